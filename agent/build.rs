@@ -1,0 +1,48 @@
+//! Builds the eBPF object that the binary embeds, or takes a prebuilt one from
+//! `MARGAY_EBPF_OBJECT`.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+#[path = "../xtask/src/ebpf.rs"]
+mod ebpf;
+
+fn main() -> ExitCode {
+    println!("cargo::rerun-if-env-changed=MARGAY_EBPF_OBJECT");
+    for path in ["../datapath-ebpf", "../common", "../Cargo.lock", "../xtask/src/ebpf.rs"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    match embed() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            println!("cargo::error=Margay's eBPF object could not be built; the reason stands above or below");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn embed() -> Result<(), String> {
+    let out = PathBuf::from(env::var("OUT_DIR").map_err(|e| e.to_string())?);
+    let object = match env::var_os("MARGAY_EBPF_OBJECT") {
+        Some(path) => PathBuf::from(path),
+        None => build(&out)?,
+    };
+    fs::copy(&object, out.join("margay.bpf.o"))
+        .map(drop)
+        .map_err(|e| format!("eBPF object {}: {e}", object.display()))
+}
+
+fn build(out: &Path) -> Result<PathBuf, String> {
+    let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR").map_err(|e| e.to_string())?);
+    let workspace = manifest.parent().ok_or("the agent has no workspace above it")?;
+    let tools = ebpf::find().map_err(|missing| {
+        format!(
+            "{missing}\n`cargo xtask setup` installs it; or set MARGAY_EBPF_OBJECT to a prebuilt object"
+        )
+    })?;
+    ebpf::build(&tools, workspace, &out.join("ebpf"))
+}

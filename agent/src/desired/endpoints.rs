@@ -1,0 +1,74 @@
+//! The endpoints of this node.
+
+use std::net::IpAddr;
+
+use margay_common::{
+    endpoint::{Endpoint as Local, Side, Workload},
+    net::Addr,
+    verdict::Program,
+};
+
+use super::{facts::LocalFacts, prefixes};
+use crate::{
+    model::{endpoint::Endpoint, network::{Network, Subnet}, snapshot::Snapshot},
+    tables::{Attachment, Entry, Interface},
+};
+
+/// What the kernel holds for an endpoint; nothing while its interface is not
+/// there.
+pub(super) fn entries(
+    endpoint: &Endpoint,
+    network: &Network,
+    snapshot: &Snapshot,
+    facts: &LocalFacts,
+) -> Vec<Entry> {
+    let Some(ifindex) = facts.interfaces.get(&endpoint.host_interface).copied() else {
+        return Vec::new();
+    };
+    let flags = prefixes::flags(network, snapshot);
+    let addressed = || {
+        let of = |addr: &IpAddr| Some((*addr, network.subnet_of(*addr)?));
+        endpoint.addresses.iter().filter_map(of)
+    };
+    let side = |v4: bool| {
+        let found = addressed().find(|(addr, _)| addr.is_ipv4() == v4);
+        found.map(|(addr, subnet)| side(addr, subnet)).unwrap_or_default()
+    };
+    let workload = Workload {
+        network: network.id,
+        sandbox: endpoint.sandbox,
+        flags,
+        mac: endpoint.mac,
+        reserved: [0; 2],
+        v4: side(true),
+        v6: side(false),
+    };
+    let local = |subnet: &Subnet| Local {
+        ifindex,
+        network: network.id,
+        sandbox: endpoint.sandbox,
+        mtu: endpoint.mtu,
+        flags,
+        mac: endpoint.mac,
+        reserved: [0; 2],
+        subnet_mask: Addr::mask(subnet.mapped_len()),
+    };
+    let attachment = Attachment { program: Program::FromWorkload, current: true };
+    let own = [
+        Entry::Interface(endpoint.host_interface.clone(), Interface::Veth),
+        Entry::Workload(ifindex, workload),
+        Entry::Attachment(endpoint.host_interface.clone(), attachment),
+    ];
+    let addresses = addressed().map(|(addr, subnet)| Entry::Endpoint(Addr::from(addr), local(subnet)));
+    own.into_iter().chain(addresses).collect()
+}
+
+fn side(addr: IpAddr, subnet: &Subnet) -> Side {
+    Side {
+        addr: Addr::from(addr),
+        gateway: Addr::from(subnet.gateway),
+        subnet_mask: Addr::mask(subnet.mapped_len()),
+        block_mask: Addr::mask(subnet.mapped_block_len()),
+        block_len: subnet.mapped_block_len(),
+    }
+}

@@ -1,0 +1,52 @@
+//! What this host says of itself.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+
+use crate::model::endpoint::Endpoint;
+
+/// The interface towards the other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MTU, without the link header.
+    pub mtu: u32,
+    /// The prefixes that are on its link.
+    pub on_link: Vec<IpNet>,
+    /// Its link-local address.
+    pub link_local: Option<Ipv6Addr>,
+}
+
+/// What this host says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalFacts {
+    /// The node's name.
+    pub node: String,
+    /// Its addresses on the underlay, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The interface towards the other nodes.
+    pub uplink: Uplink,
+    /// The interfaces that are ours, by name: their index.
+    pub interfaces: BTreeMap<String, u32>,
+    /// The endpoints of the journal, by id.
+    pub endpoints: BTreeMap<String, Endpoint>,
+}
+
+impl LocalFacts {
+    /// This node's address of the same family.
+    pub fn address_like(&self, addr: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|own| own.is_ipv4() == addr.is_ipv4())
+    }
+
+    /// Whether an address is on the uplink's own link.
+    pub fn is_on_link(&self, addr: IpAddr) -> bool {
+        self.uplink.on_link.iter().any(|prefix| prefix.contains(&addr))
+    }
+}

@@ -1,0 +1,43 @@
+//! The host's own part: `margay0`, the uplink's program, the kernel's routes.
+
+use margay_common::{net::Addr, route, verdict::Program};
+
+use super::facts::LocalFacts;
+use crate::{
+    model::network::Network,
+    tables::{Attachment, Entry, HOST_INTERFACE, HostRoute, Interface},
+};
+
+/// What every node has, whatever the store says.
+pub(super) fn entries(facts: &LocalFacts) -> Vec<Entry> {
+    let attached = |program| Attachment { program, current: true };
+    let own = |v4: bool| facts.addresses.iter().find(|addr| addr.is_ipv4() == v4);
+    let node = route::Node {
+        host_ifindex: facts.interfaces.get(HOST_INTERFACE).copied().unwrap_or_default(),
+        uplink_ifindex: facts.uplink.ifindex,
+        uplink_mtu: facts.uplink.mtu,
+        v4: own(true).copied().map(Addr::from).unwrap_or_default(),
+        v6: own(false).copied().map(Addr::from).unwrap_or_default(),
+    };
+    vec![
+        Entry::Interface(HOST_INTERFACE.into(), Interface::Host { mtu: facts.uplink.mtu }),
+        Entry::Node((), node),
+        Entry::Attachment(HOST_INTERFACE.into(), attached(Program::FromHost)),
+        Entry::Attachment(facts.uplink.name.clone(), attached(Program::FromNetwork)),
+    ]
+}
+
+/// The kernel's one route to each subnet of a network.
+pub(super) fn routes(network: &Network, facts: &LocalFacts) -> impl Iterator<Item = Entry> {
+    let mtu = container_mtu(network, facts);
+    network.subnets.iter().map(move |subnet| {
+        let (gateway, source) = (subnet.gateway, facts.address_like(subnet.gateway));
+        Entry::HostRoute(subnet.cidr, HostRoute { gateway, source, mtu })
+    })
+}
+
+/// The MTU of a network's containers on this node: the network's, but no more
+/// than the uplink carries unless the network says so.
+pub fn container_mtu(network: &Network, facts: &LocalFacts) -> u32 {
+    network.mtu.unwrap_or(facts.uplink.mtu)
+}

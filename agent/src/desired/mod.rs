@@ -1,0 +1,47 @@
+//! What the kernel should hold, from what the store and the host say now:
+//! pure and memoryless, a fold of one function per entry.
+
+mod endpoints;
+mod facts;
+pub mod host;
+mod prefixes;
+mod routes;
+
+pub use facts::{LocalFacts, Uplink};
+
+use crate::{
+    model::snapshot::Snapshot,
+    tables::{Entry, Tables},
+};
+
+/// Everything that the kernel should hold.
+pub fn desired(snapshot: &Snapshot, facts: &LocalFacts) -> Tables {
+    let mut tables = Tables::default();
+    entries(snapshot, facts).for_each(|entry| tables.put(entry));
+    tables
+}
+
+/// The same, entry by entry. No two entries have one key.
+pub fn entries<'a>(
+    snapshot: &'a Snapshot,
+    facts: &'a LocalFacts,
+) -> impl Iterator<Item = Entry> + 'a {
+    let host = host::entries(facts).into_iter();
+    let routes = snapshot
+        .claims
+        .iter()
+        .filter_map(|((id, cidr), claim)| routes::entry(*id, *cidr, claim, snapshot, facts));
+    let networks = snapshot.networks.values().flat_map(|network| {
+        let prefixes = prefixes::subnets(network, snapshot);
+        prefixes.chain(host::routes(network, facts))
+    });
+    let nodes = snapshot.nodes.values().flat_map(|node| prefixes::node(node, facts));
+    let endpoints = facts.endpoints.values().flat_map(|endpoint| {
+        let network = snapshot.networks.get(&endpoint.network);
+        network.into_iter().flat_map(|network| endpoints::entries(endpoint, network, snapshot, facts))
+    });
+    host.chain(routes).chain(networks).chain(nodes).chain(endpoints)
+}
+
+#[cfg(test)]
+mod tests;

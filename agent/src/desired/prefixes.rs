@@ -1,0 +1,67 @@
+//! Subnets and nodes.
+
+use std::net::IpAddr;
+
+use margay_common::{
+    endpoint::{BORROWED, INTERNAL, ROUTABLE},
+    net::Addr,
+    route::{NODE, Prefix, SUBNET, THIS_NODE},
+};
+
+use super::facts::LocalFacts;
+use crate::{
+    model::{network::{Network, Subnet, max_len}, node::Node, snapshot::Snapshot},
+    tables::{Entry, PrefixKey},
+};
+
+/// The subnets of a network.
+pub(super) fn subnets(network: &Network, snapshot: &Snapshot) -> impl Iterator<Item = Entry> {
+    let flags = flags(network, snapshot);
+    network.subnets.iter().map(move |subnet| {
+        let len = subnet.mapped_len();
+        let addr = Addr::from(subnet.cidr.network());
+        let prefix = Prefix {
+            kind: SUBNET,
+            network: network.id,
+            flags,
+            block_len: subnet.mapped_block_len(),
+            block_mask: Addr::mask(subnet.mapped_block_len()),
+            via: Addr::from(subnet.gateway),
+            ..Prefix::default()
+        };
+        Entry::Prefix(PrefixKey { len, addr }, prefix)
+    })
+}
+
+/// The options of a network as the programs carry them.
+pub(super) fn flags(network: &Network, snapshot: &Snapshot) -> u32 {
+    let mut flags = 0;
+    flags |= if network.internal { INTERNAL } else { 0 };
+    flags |= if network.routable { ROUTABLE } else { 0 };
+    flags |= if network.subnets.iter().any(|s| has_borrowed(network, s, snapshot)) { BORROWED } else { 0 };
+    flags
+}
+
+/// Whether single addresses of the subnet are routed.
+fn has_borrowed(network: &Network, subnet: &Subnet, snapshot: &Snapshot) -> bool {
+    let claims = snapshot.claims.range((network.id, subnet.cidr)..);
+    let mut own = claims.take_while(|((id, _), _)| *id == network.id);
+    own.any(|((_, cidr), _)| cidr.prefix_len() == max_len(cidr.addr()) && subnet.cidr.contains(cidr))
+}
+
+/// The addresses of a node, this one's included.
+pub(super) fn node(node: &Node, facts: &LocalFacts) -> Vec<Entry> {
+    let this = node.name == facts.node;
+    let entry = |addr: &IpAddr| {
+        let on_link = !this && facts.is_on_link(*addr);
+        let prefix = Prefix {
+            kind: if this { THIS_NODE } else { NODE },
+            via: if on_link { Addr::from(*addr) } else { Addr::UNSPECIFIED },
+            ifindex: facts.uplink.ifindex,
+            mtu: facts.uplink.mtu,
+            ..Prefix::default()
+        };
+        Entry::Prefix(PrefixKey { len: 128, addr: Addr::from(*addr) }, prefix)
+    };
+    node.addresses.iter().map(entry).collect()
+}

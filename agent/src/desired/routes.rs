@@ -1,0 +1,53 @@
+//! Blocks of other nodes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use margay_common::{
+    net::Addr,
+    route::{REMOTE, Route, RouteKey, UNREACHABLE},
+};
+
+use super::facts::LocalFacts;
+use crate::{
+    model::{block::Claim, node::Node, snapshot::Snapshot},
+    tables::Entry,
+};
+
+/// The route to a block, unless it is this node's own or of no network.
+pub(super) fn entry(
+    network: u32,
+    cidr: IpNet,
+    claim: &Claim,
+    snapshot: &Snapshot,
+    facts: &LocalFacts,
+) -> Option<Entry> {
+    if claim.node == facts.node || !snapshot.networks.contains_key(&network) {
+        return None;
+    }
+    let owner = snapshot.nodes.get(&claim.node);
+    let next_hop = owner.and_then(|owner| next_hop(owner, cidr.addr(), facts));
+    let addr = Addr::from(cidr.network());
+    let key = RouteKey { len: addr.mapped_len(cidr.prefix_len()), addr };
+    let route = Route {
+        kind: if next_hop.is_some() { REMOTE } else { UNREACHABLE },
+        ifindex: facts.uplink.ifindex,
+        mtu: facts.uplink.mtu,
+        network,
+        next_hop: next_hop.map(Addr::from).unwrap_or_default(),
+    };
+    Some(Entry::Route(key, route))
+}
+
+/// The address of a node that packets of a family can be sent to: one of that
+/// family on the link. IPv6 also goes by the link-local address where both
+/// nodes share a link.
+fn next_hop(node: &Node, family: IpAddr, facts: &LocalFacts) -> Option<IpAddr> {
+    let mut on_link = node.addresses.iter().copied().filter(|addr| facts.is_on_link(*addr));
+    if let Some(addr) = on_link.clone().find(|addr| addr.is_ipv4() == family.is_ipv4()) {
+        return Some(addr);
+    }
+    let shares_link = on_link.next().is_some();
+    let link_local = node.link_local.filter(|_| shares_link && family.is_ipv6());
+    link_local.map(IpAddr::V6)
+}

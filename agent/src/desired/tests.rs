@@ -1,0 +1,193 @@
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use margay_common::{net::Addr, route};
+
+use super::*;
+use crate::{
+    model::{endpoint::Endpoint, snapshot::Event},
+    tables::{HOST_INTERFACE, Key},
+};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("a literal")
+}
+
+fn cidr(text: &str) -> IpNet {
+    text.parse().expect("a literal")
+}
+
+/// A cluster of three: h1 is this node, h2 on the link, h3 far away.
+const CLUSTER: &[(&str, &str)] = &[
+    ("nodes/h1", r#"{"v":1,"name":"h1","addresses":["192.0.2.1"]}"#),
+    ("nodes/h2", r#"{"v":1,"name":"h2","addresses":["192.0.2.2"],"link_local":"fe80::2"}"#),
+    ("nodes/h3", r#"{"v":1,"name":"h3","addresses":["198.51.100.3"],"link_local":"fe80::3"}"#),
+    (
+        "networks/1",
+        r#"{"v":1,"id":1,"name":"blue","subnets":[
+            {"cidr":"10.1.0.0/16","gateway":"10.1.0.1","block_len":26},
+            {"cidr":"fd00:1::/64","gateway":"fd00:1::1","block_len":122}]}"#,
+    ),
+    (
+        "networks/2",
+        r#"{"v":1,"id":2,"name":"red","internal":true,"mtu":1400,"subnets":[
+            {"cidr":"10.2.0.0/24","gateway":"10.2.0.1","block_len":30}]}"#,
+    ),
+    ("routes/1/10.1.0.0-26", r#"{"v":1,"node":"h1"}"#),
+    ("routes/1/10.1.0.64-26", r#"{"v":1,"node":"h2"}"#),
+    ("routes/1/fd00:1::40-122", r#"{"v":1,"node":"h2"}"#),
+    ("routes/1/10.1.0.128-26", r#"{"v":1,"node":"h3"}"#),
+    ("routes/2/10.2.0.4-30", r#"{"v":1,"node":"h2"}"#),
+    ("routes/9/10.9.0.0-26", r#"{"v":1,"node":"h2"}"#),
+];
+
+fn events() -> Vec<Event> {
+    let put = |(key, value): &(&str, &str)| Event::Put {
+        key: format!("/margay/v1/{key}"),
+        value: value.as_bytes().to_vec(),
+        revision: 1,
+    };
+    CLUSTER.iter().map(put).collect()
+}
+
+fn snapshot() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.replace(&events());
+    assert!(snapshot.unreadable.is_empty(), "{:?}", snapshot.unreadable);
+    snapshot
+}
+
+fn facts() -> LocalFacts {
+    let endpoint = Endpoint {
+        id: "e1".into(),
+        name: None,
+        network: 1,
+        network_name: "blue".into(),
+        addresses: vec![ip("10.1.0.2"), ip("fd00:1::2")],
+        mac: margay_common::net::Mac([2, 0, 0, 0, 0, 1]),
+        netns: "/run/netns/c1".into(),
+        sandbox: 77,
+        ifname: "eth0".into(),
+        host_interface: "mgye1".into(),
+        mtu: 1500,
+    };
+    LocalFacts {
+        node: "h1".into(),
+        addresses: vec![ip("192.0.2.1")],
+        uplink: Uplink {
+            name: "up0".into(),
+            ifindex: 3,
+            mtu: 1500,
+            on_link: vec![cidr("192.0.2.0/24")],
+            link_local: None,
+        },
+        interfaces: [(HOST_INTERFACE.to_owned(), 4), ("mgye1".to_owned(), 5)].into(),
+        endpoints: [("e1".to_owned(), endpoint)].into(),
+    }
+}
+
+fn route(tables: &Tables, prefix: &str) -> Option<(u32, Option<IpAddr>)> {
+    let prefix = cidr(prefix);
+    let addr = Addr::from(prefix.network());
+    let key = route::RouteKey { len: addr.mapped_len(prefix.prefix_len()), addr };
+    let hop = |addr: Addr| (!addr.is_unspecified()).then(|| IpAddr::from(addr));
+    tables.routes.get(&key).map(|route| (route.kind, hop(route.next_hop)))
+}
+
+#[test]
+fn blocks_of_others_are_routed_and_own_ones_are_not() {
+    let tables = desired(&snapshot(), &facts());
+    assert_eq!(route(&tables, "10.1.0.64/26"), Some((route::REMOTE, Some(ip("192.0.2.2")))));
+    assert_eq!(route(&tables, "10.2.0.4/30"), Some((route::REMOTE, Some(ip("192.0.2.2")))));
+    assert_eq!(route(&tables, "10.1.0.0/26"), None);
+    assert_eq!(route(&tables, "10.9.0.0/26"), None, "a block of a network that is gone");
+}
+
+#[test]
+fn ipv6_goes_by_the_link_local_address_where_there_is_no_other() {
+    let tables = desired(&snapshot(), &facts());
+    assert_eq!(route(&tables, "fd00:1::40/122"), Some((route::REMOTE, Some(ip("fe80::2")))));
+}
+
+#[test]
+fn a_node_that_is_not_on_link_is_unreachable() {
+    let tables = desired(&snapshot(), &facts());
+    assert_eq!(route(&tables, "10.1.0.128/26"), Some((route::UNREACHABLE, None)));
+}
+
+#[test]
+fn nodes_and_subnets_are_prefixes() {
+    let tables = desired(&snapshot(), &facts());
+    let kinds: Vec<_> = tables.prefixes.values().map(|prefix| prefix.kind).collect();
+    let count = |kind| kinds.iter().filter(|k| **k == kind).count();
+    assert_eq!((count(route::SUBNET), count(route::NODE), count(route::THIS_NODE)), (3, 2, 1));
+}
+
+#[test]
+fn an_endpoint_is_served_only_while_its_interface_is_there() {
+    let (snapshot, mut facts) = (snapshot(), facts());
+    let tables = desired(&snapshot, &facts);
+    assert_eq!(tables.endpoints.len(), 2);
+    assert_eq!(tables.workloads[&5].v6.addr, Addr::from(ip("fd00:1::2")));
+    assert!(tables.attachments.contains_key("mgye1"));
+    facts.interfaces.remove("mgye1");
+    let tables = desired(&snapshot, &facts);
+    assert!(tables.endpoints.is_empty() && tables.workloads.is_empty());
+    assert!(!tables.attachments.contains_key("mgye1"));
+}
+
+#[test]
+fn the_host_has_one_route_for_each_subnet() {
+    let tables = desired(&snapshot(), &facts());
+    assert_eq!(tables.host_routes.len(), 3);
+    let red = tables.host_routes[&cidr("10.2.0.0/24")];
+    assert_eq!((red.gateway, red.source, red.mtu), (ip("10.2.0.1"), Some(ip("192.0.2.1")), 1400));
+    assert_eq!(tables.host_routes[&cidr("fd00:1::/64")].source, None);
+}
+
+#[test]
+fn a_borrowed_address_is_noticed() {
+    let mut snapshot = snapshot();
+    let flags = |s: &Snapshot| desired(s, &facts()).workloads[&5].flags;
+    assert_eq!(flags(&snapshot), 0);
+    snapshot.apply(&Event::Put {
+        key: "/margay/v1/routes/1/10.1.0.70-32".into(),
+        value: br#"{"v":1,"node":"h2"}"#.to_vec(),
+        revision: 2,
+    });
+    assert_eq!(flags(&snapshot), margay_common::endpoint::BORROWED);
+}
+
+/// Whatever the order, and whatever came and went between, the same store
+/// gives the same tables.
+#[test]
+fn desired_is_memoryless() {
+    let expected = desired(&snapshot(), &facts());
+    let delete = |event: &Event| match event {
+        Event::Put { key, .. } | Event::Delete { key } => Event::Delete { key: key.clone() },
+    };
+    let mut forwards = Snapshot::default();
+    let mut backwards = Snapshot::default();
+    for event in events() {
+        forwards.apply(&event);
+        forwards.apply(&delete(&event));
+        forwards.apply(&event);
+    }
+    for event in events().iter().rev() {
+        backwards.apply(event);
+    }
+    assert_eq!(desired(&forwards, &facts()), expected);
+    assert_eq!(desired(&backwards, &facts()), expected);
+    for event in events() {
+        forwards.apply(&delete(&event));
+    }
+    assert_eq!(desired(&forwards, &facts()), desired(&Snapshot::default(), &facts()));
+}
+
+#[test]
+fn no_two_entries_have_one_key() {
+    let (snapshot, facts) = (snapshot(), facts());
+    let keys: Vec<Key> = entries(&snapshot, &facts).map(|entry| entry.key()).collect();
+    let distinct: BTreeSet<&Key> = keys.iter().collect();
+    assert_eq!(distinct.len(), keys.len());
+}

@@ -1,0 +1,80 @@
+//! A local endpoint, as the node's journal keeps it.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use margay_common::net::Mac;
+use serde::{Deserialize, Serialize};
+
+/// One container's attachment to one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Sixteen hexadecimal digits.
+    pub id: String,
+    /// A name for people, unique among the network's endpoints on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The network's id.
+    pub network: u32,
+    /// The network's name when the endpoint was attached.
+    pub network_name: String,
+    /// At most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The container's MAC.
+    #[serde(with = "mac_text")]
+    pub mac: Mac,
+    /// Where the network namespace was found.
+    pub netns: PathBuf,
+    /// The inode number of the network namespace.
+    pub sandbox: u32,
+    /// The interface inside.
+    pub ifname: String,
+    /// The veth's host side.
+    pub host_interface: String,
+    /// The interface's MTU.
+    pub mtu: u32,
+}
+
+/// A MAC as `02:00:...`.
+pub mod mac_text {
+    use margay_common::net::Mac;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Writes a MAC.
+    pub fn format(mac: &Mac) -> String {
+        mac.0.map(|byte| format!("{byte:02x}")).join(":")
+    }
+
+    /// Reads a MAC: six pairs of hexadecimal digits, colons between.
+    pub fn parse(text: &str) -> Option<Mac> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2)?;
+            *byte = u8::from_str_radix(part, 16).ok()?;
+        }
+        parts.next().is_none().then_some(Mac(bytes))
+    }
+
+    pub(super) fn serialize<S: Serializer>(mac: &Mac, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&format(mac))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Mac, D::Error> {
+        let text = String::deserialize(d)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no MAC")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mac_text::{format, parse};
+
+    #[test]
+    fn macs_are_read_as_they_are_written() {
+        let mac = parse("02:00:5e:10:00:ff").expect("a MAC");
+        assert_eq!(format(&mac), "02:00:5e:10:00:ff");
+        for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:00", "2:0:5e:10:0:ff", "gg:00:00:00:00:00"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

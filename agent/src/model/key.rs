@@ -1,0 +1,101 @@
+//! The store's keys.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+
+/// What every key begins with.
+pub const ROOT: &str = "/margay/v1/";
+
+/// One key of the store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// Id of the cluster and epoch; created once.
+    Cluster,
+    /// The next network id; rewritten in the transaction of every create.
+    Guard,
+    /// A network, by id.
+    Network(u32),
+    /// A node, by name.
+    Node(String),
+    /// The node that has an underlay address.
+    Address(IpAddr),
+    /// Bound to the node's lease.
+    Alive(String),
+    /// The owner of a block of a network.
+    Route(u32, IpNet),
+    /// The allocations in a block of a network.
+    Ipam(u32, IpNet),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(ROOT)?;
+        match self {
+            Self::Cluster => f.write_str("cluster"),
+            Self::Guard => f.write_str("guard"),
+            Self::Network(id) => write!(f, "networks/{id}"),
+            Self::Node(name) => write!(f, "nodes/{name}"),
+            Self::Address(addr) => write!(f, "addresses/{addr}"),
+            Self::Alive(name) => write!(f, "alive/{name}"),
+            Self::Route(id, cidr) => write!(f, "routes/{id}/{}-{}", cidr.addr(), cidr.prefix_len()),
+            Self::Ipam(id, cidr) => write!(f, "ipam/{id}/{}-{}", cidr.addr(), cidr.prefix_len()),
+        }
+    }
+}
+
+impl Key {
+    /// Reads a key; `None` for what this agent does not know.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix(ROOT)?.split('/');
+        let key = match (parts.next()?, parts.next(), parts.next()) {
+            ("cluster", None, None) => Self::Cluster,
+            ("guard", None, None) => Self::Guard,
+            ("networks", Some(id), None) => Self::Network(id.parse().ok()?),
+            ("nodes", Some(name), None) => Self::Node(name.into()),
+            ("addresses", Some(addr), None) => Self::Address(addr.parse().ok()?),
+            ("alive", Some(name), None) => Self::Alive(name.into()),
+            ("routes", Some(id), Some(cidr)) => Self::Route(id.parse().ok()?, cidr_of(cidr)?),
+            ("ipam", Some(id), Some(cidr)) => Self::Ipam(id.parse().ok()?, cidr_of(cidr)?),
+            _ => return None,
+        };
+        parts.next().is_none().then_some(key)
+    }
+}
+
+fn cidr_of(text: &str) -> Option<IpNet> {
+    text.replacen('-', "/", 1).parse().ok()
+}
+
+/// Everything about the allocations of one network.
+pub fn ipam_of(network: u32) -> String {
+    format!("{ROOT}ipam/{network}/")
+}
+
+/// Everything about the routes of one network.
+pub fn routes_of(network: u32) -> String {
+    format!("{ROOT}routes/{network}/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        for text in [
+            "cluster", "guard", "networks/7", "nodes/h-1", "addresses/192.0.2.1",
+            "addresses/2001:db8::1", "alive/h1", "routes/7/10.1.0.64-26", "ipam/7/fd00::40-122",
+        ] {
+            let text = format!("{ROOT}{text}");
+            assert_eq!(Key::parse(&text).map(|key| key.to_string()).as_deref(), Some(&*text));
+        }
+    }
+
+    #[test]
+    fn strange_keys_are_nobodys() {
+        for text in ["/other/v1/cluster", "/margay/v1/networks/x", "/margay/v1/routes/7", "/margay/v1/nodes/a/b"] {
+            assert_eq!(Key::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! A network: what containers join.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use margay_common::net::Addr;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::Unknown;
+
+/// Addresses in a block unless the subnet is small.
+const DEFAULT_BLOCK: u32 = 64;
+/// Blocks that a small subnet should still hold.
+const BLOCKS_WANTED: u32 = 64;
+/// The smallest block.
+const MIN_BLOCK: u32 = 4;
+/// The largest block.
+const MAX_BLOCK: u32 = 4096;
+/// The least MTU that IPv6 works with (RFC 8200 section 5).
+const MIN_MTU_V6: u32 = 1280;
+/// The least MTU that IPv4 works with (RFC 791 section 3.2).
+const MIN_MTU_V4: u32 = 576;
+/// The greatest MTU of a veth.
+const MAX_MTU: u32 = 65_535;
+
+/// A network's subnet of one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The subnet.
+    pub cidr: IpNet,
+    /// The gateway, the same on every node and answered for by the programs.
+    pub gateway: IpAddr,
+    /// Length of the prefix of one block, in the subnet's own family.
+    pub block_len: u8,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// 1 to 2^24-1, never given to another network.
+    pub id: u32,
+    /// Unique in the cluster.
+    pub name: String,
+    /// One subnet of either family, or one of each.
+    pub subnets: Vec<Subnet>,
+    /// The containers' MTU; without it they take the uplink's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Nothing leaves the network except to the cluster's nodes.
+    #[serde(default)]
+    pub internal: bool,
+    /// Any router may send to the network.
+    #[serde(default)]
+    pub routable: bool,
+    /// Fields of a newer agent.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// What a user asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRequest {
+    /// Unique in the cluster.
+    pub name: String,
+    /// One subnet of either family, or one of each.
+    pub subnets: Vec<IpNet>,
+    /// Gateways other than the first address of their subnet.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// The containers' MTU.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Nothing leaves the network except to the cluster's nodes.
+    #[serde(default)]
+    pub internal: bool,
+    /// Any router may send to the network.
+    #[serde(default)]
+    pub routable: bool,
+    /// Addresses in one block.
+    #[serde(default)]
+    pub block_size: Option<u32>,
+}
+
+/// What is wrong with a request, in the words of the user.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the message of each says it")]
+pub enum NetworkError {
+    #[error("network name {0:?}: use 1 to 63 letters, digits, '-', '_' and '.', the first a letter or digit")]
+    Name(String),
+    #[error("a network needs a subnet: --subnet CIDR")]
+    NoSubnet,
+    #[error("a network has at most one subnet of each family, {0} and {1} are of one")]
+    SameFamily(IpNet, IpNet),
+    #[error("subnet {0} has bits set behind its prefix; did you mean {1}?")]
+    HostBits(IpNet, IpNet),
+    #[error("subnet {0} is too small: it has to hold a gateway and a block of {MIN_BLOCK}")]
+    TooSmall(IpNet),
+    #[error("subnet {0} cannot be used for containers: it is {1}")]
+    NotUnicast(IpNet, &'static str),
+    #[error("gateway {0} is in none of the network's subnets")]
+    GatewayOutside(IpAddr),
+    #[error("gateway {0} is the network's first or last address, which hosts do not use")]
+    GatewayReserved(IpAddr),
+    #[error("gateways {0} and {1} are in one subnet, which has one gateway")]
+    TwoGateways(IpAddr, IpAddr),
+    #[error("block size {size} does not fit subnet {subnet}: use a power of two from {MIN_BLOCK} to {max}")]
+    BlockSize { size: u32, subnet: IpNet, max: u32 },
+    #[error("MTU {0}: use {1} to {MAX_MTU}")]
+    Mtu(u32, u32),
+    #[error("a network is internal or routable, not both")]
+    InternalRoutable,
+}
+
+impl NetworkRequest {
+    /// Checks the request and fills in what it leaves open.
+    pub fn into_network(self, id: u32) -> Result<Network, NetworkError> {
+        check_name(&self.name)?;
+        if self.internal && self.routable {
+            return Err(NetworkError::InternalRoutable);
+        }
+        let subnets = self.subnets()?;
+        let v6 = subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv6());
+        let min_mtu = if v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
+        if let Some(mtu) = self.mtu.filter(|mtu| !(min_mtu..=MAX_MTU).contains(mtu)) {
+            return Err(NetworkError::Mtu(mtu, min_mtu));
+        }
+        let Self { name, mtu, internal, routable, .. } = self;
+        Ok(Network { id, name, subnets, mtu, internal, routable, unknown: Unknown::new() })
+    }
+
+    fn subnets(&self) -> Result<Vec<Subnet>, NetworkError> {
+        if let [first, second, ..] = self.subnets[..]
+            && (first.addr().is_ipv4() == second.addr().is_ipv4() || self.subnets.len() > 2)
+        {
+            return Err(NetworkError::SameFamily(first, second));
+        }
+        if self.subnets.is_empty() {
+            return Err(NetworkError::NoSubnet);
+        }
+        self.check_gateways()?;
+        self.subnets.iter().map(|cidr| self.subnet(*cidr)).collect()
+    }
+
+    fn check_gateways(&self) -> Result<(), NetworkError> {
+        for gateway in &self.gateways {
+            if !self.subnets.iter().any(|cidr| cidr.contains(gateway)) {
+                return Err(NetworkError::GatewayOutside(*gateway));
+            }
+        }
+        match self.gateways[..] {
+            [a, b, ..] if a.is_ipv4() == b.is_ipv4() => Err(NetworkError::TwoGateways(a, b)),
+            _ => Ok(()),
+        }
+    }
+
+    fn subnet(&self, cidr: IpNet) -> Result<Subnet, NetworkError> {
+        check_cidr(cidr)?;
+        let chosen = self.gateways.iter().copied().find(|gateway| cidr.contains(gateway));
+        let gateway = chosen.unwrap_or_else(|| nth(cidr, 1));
+        let subnet = Subnet { cidr, gateway, block_len: block_len(cidr, self.block_size)? };
+        if subnet.is_edge(gateway) {
+            return Err(NetworkError::GatewayReserved(gateway));
+        }
+        Ok(subnet)
+    }
+}
+
+impl Subnet {
+    /// Whether an address is the subnet's first or, for IPv4, last.
+    pub fn is_edge(&self, addr: IpAddr) -> bool {
+        addr == self.cidr.network() || (addr.is_ipv4() && addr == self.cidr.broadcast())
+    }
+
+    /// Whether an endpoint can have an address.
+    pub fn is_assignable(&self, addr: IpAddr) -> bool {
+        self.cidr.contains(&addr) && !self.is_edge(addr) && addr != self.gateway
+    }
+
+    /// The block that contains an address of the subnet.
+    pub fn block_of(&self, addr: IpAddr) -> IpNet {
+        net(addr, self.block_len).trunc()
+    }
+
+    /// All blocks, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = IpNet> {
+        let (first, len) = (self.cidr.network(), self.block_len);
+        let count = 1_u128 << u32::from(len - self.cidr.prefix_len()).min(127);
+        let step = 1_u128 << (max_len(first) - len);
+        (0..count).map(move |i| net(offset(first, i * step), len))
+    }
+
+    /// Length of a block's prefix, of 128 bits.
+    pub fn mapped_block_len(&self) -> u32 {
+        Addr::from(self.cidr.addr()).mapped_len(self.block_len)
+    }
+
+    /// Length of the subnet's prefix, of 128 bits.
+    pub fn mapped_len(&self) -> u32 {
+        Addr::from(self.cidr.addr()).mapped_len(self.cidr.prefix_len())
+    }
+}
+
+impl Network {
+    /// The subnet that contains an address.
+    pub fn subnet_of(&self, addr: IpAddr) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| subnet.cidr.contains(&addr))
+    }
+
+    /// Whether the other network is the same but for id and unknown fields.
+    pub fn same_options(&self, other: &Self) -> bool {
+        let plain = |n: &Self| Self { id: 0, unknown: Unknown::new(), ..n.clone() };
+        plain(self) == plain(other)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), NetworkError> {
+    let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if starts && rest && name.len() <= 63 { Ok(()) } else { Err(NetworkError::Name(name.into())) }
+}
+
+fn check_cidr(cidr: IpNet) -> Result<(), NetworkError> {
+    if cidr.trunc() != cidr {
+        return Err(NetworkError::HostBits(cidr, cidr.trunc()));
+    }
+    let addr = cidr.addr();
+    let link_local = match addr {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let mapped = matches!(addr, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let reserved = matches!(addr, IpAddr::V4(v4) if v4.octets()[0] >= 240 || v4.octets()[0] == 0);
+    let what = match () {
+        () if cidr.prefix_len() == 0 || addr.is_unspecified() => "everything",
+        () if addr.is_multicast() => "multicast",
+        () if addr.is_loopback() => "loopback",
+        () if link_local => "link-local",
+        () if mapped => "IPv4-mapped",
+        () if reserved => "reserved",
+        () if max_len(addr) - cidr.prefix_len() < 3 => return Err(NetworkError::TooSmall(cidr)),
+        () => return Ok(()),
+    };
+    Err(NetworkError::NotUnicast(cidr, what))
+}
+
+/// The block length for a subnet: as asked, or by the rule of 64.
+fn block_len(cidr: IpNet, size: Option<u32>) -> Result<u8, NetworkError> {
+    let bits = u32::from(max_len(cidr.addr()) - cidr.prefix_len());
+    // Half of the subnet, so that no block is the subnet itself.
+    let max = if bits > 12 { MAX_BLOCK } else { (1 << bits) / 2 };
+    let size = match size {
+        Some(size) if size.is_power_of_two() && (MIN_BLOCK..=max).contains(&size) => size,
+        Some(size) => return Err(NetworkError::BlockSize { size, subnet: cidr, max }),
+        None if bits >= (DEFAULT_BLOCK * BLOCKS_WANTED).ilog2() => DEFAULT_BLOCK,
+        None => ((1 << bits) / BLOCKS_WANTED).max(MIN_BLOCK),
+    };
+    Ok(max_len(cidr.addr()) - size.ilog2() as u8)
+}
+
+/// Bits of an address of that family.
+pub fn max_len(addr: IpAddr) -> u8 {
+    if addr.is_ipv4() { 32 } else { 128 }
+}
+
+/// A prefix with bits behind it allowed; `len` above the family's is cut.
+pub fn net(addr: IpAddr, len: u8) -> IpNet {
+    match addr {
+        IpAddr::V4(v4) => IpNet::V4(Ipv4Net::new_assert(v4, len.min(32))),
+        IpAddr::V6(v6) => IpNet::V6(Ipv6Net::new_assert(v6, len.min(128))),
+    }
+}
+
+/// The address `n` behind another, wrapping at the end of the family.
+pub fn offset(addr: IpAddr, n: u128) -> IpAddr {
+    match addr {
+        IpAddr::V4(v4) => IpAddr::V4(v4.to_bits().wrapping_add(n as u32).into()),
+        IpAddr::V6(v6) => IpAddr::V6(v6.to_bits().wrapping_add(n).into()),
+    }
+}
+
+/// The `n`th address of a prefix.
+pub fn nth(cidr: IpNet, n: u128) -> IpAddr {
+    offset(cidr.network(), n)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+use super::*;
+
+fn request(subnets: &[&str]) -> NetworkRequest {
+    NetworkRequest {
+        name: "blue".into(),
+        subnets: subnets.iter().map(|s| s.parse().expect("a literal")).collect(),
+        ..NetworkRequest::default()
+    }
+}
+
+fn error(request: NetworkRequest) -> NetworkError {
+    request.into_network(1).expect_err("should be refused")
+}
+
+#[test]
+fn what_is_left_open_is_filled_in() {
+    let network = request(&["10.1.0.0/16", "fd00:1::/64"]).into_network(7).expect("valid");
+    assert_eq!(network.id, 7);
+    assert_eq!(network.subnets[0].gateway.to_string(), "10.1.0.1");
+    assert_eq!(network.subnets[0].block_len, 26);
+    assert_eq!(network.subnets[1].gateway.to_string(), "fd00:1::1");
+    assert_eq!(network.subnets[1].block_len, 122);
+}
+
+#[test]
+fn small_subnets_have_small_blocks() {
+    for (cidr, len) in [("10.0.0.0/20", 26), ("10.0.0.0/22", 28), ("10.0.0.0/24", 30), ("10.0.0.0/29", 30)] {
+        let network = request(&[cidr]).into_network(1).expect("valid");
+        assert_eq!(network.subnets[0].block_len, len, "{cidr}");
+    }
+}
+
+#[test]
+fn blocks_cover_the_subnet() {
+    let network = request(&["10.0.0.0/24"]).into_network(1).expect("valid");
+    let blocks: Vec<_> = network.subnets[0].blocks().collect();
+    assert_eq!(blocks.len(), 64);
+    assert_eq!(blocks[63].to_string(), "10.0.0.252/30");
+    let addr = "10.0.0.77".parse().expect("a literal");
+    assert_eq!(network.subnets[0].block_of(addr).to_string(), "10.0.0.76/30");
+}
+
+#[test]
+fn edges_and_gateway_are_nobodys() {
+    let network = request(&["10.0.0.0/24"]).into_network(1).expect("valid");
+    let assignable = |addr: &str| network.subnets[0].is_assignable(addr.parse().expect("a literal"));
+    assert!(assignable("10.0.0.2") && assignable("10.0.0.254"));
+    for no in ["10.0.0.0", "10.0.0.1", "10.0.0.255", "10.0.1.2"] {
+        assert!(!assignable(no), "{no}");
+    }
+}
+
+#[test]
+fn bad_requests_are_named() {
+    let with = |f: fn(&mut NetworkRequest)| {
+        let mut r = request(&["10.0.0.0/24"]);
+        f(&mut r);
+        error(r).to_string()
+    };
+    assert!(error(request(&[])).to_string().contains("--subnet"));
+    assert!(error(request(&["10.0.0.1/24"])).to_string().contains("did you mean 10.0.0.0/24"));
+    assert!(error(request(&["10.0.0.0/24", "10.1.0.0/24"])).to_string().contains("one subnet of each"));
+    assert!(error(request(&["10.0.0.0/30"])).to_string().contains("too small"));
+    for cidr in ["224.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "fe80::/64", "0.0.0.0/0", "ff00::/16", "240.0.0.0/8"] {
+        assert!(matches!(error(request(&[cidr])), NetworkError::NotUnicast(..)), "{cidr}");
+    }
+    assert!(with(|r| r.gateways = vec!["10.9.0.1".parse().expect("literal")]).contains("10.9.0.1"));
+    assert!(with(|r| r.gateways = vec!["10.0.0.255".parse().expect("literal")]).contains("first or last"));
+    assert!(with(|r| r.block_size = Some(3)).contains("power of two from 4 to 128"));
+    assert!(with(|r| r.block_size = Some(256)).contains("does not fit"));
+    assert!(with(|r| r.mtu = Some(100)).contains("576"));
+    assert!(with(|r| r.name = "a/b".into()).contains("a/b"));
+    assert!(with(|r| (r.internal, r.routable) = (true, true)).contains("not both"));
+}
+
+#[test]
+fn fields_of_a_newer_agent_survive() {
+    let json = br#"{"v":1,"id":1,"name":"blue","subnets":[],"mode":"overlay"}"#;
+    let network: Network = crate::model::decode(json).expect("parses");
+    assert_eq!(network.unknown["mode"], "overlay");
+    let again = String::from_utf8(crate::model::encode(&network)).expect("utf-8");
+    assert!(again.contains(r#""mode":"overlay""#), "{again}");
+    assert!(crate::model::decode::<Network>(br#"{"v":9,"id":1}"#).is_err());
+}

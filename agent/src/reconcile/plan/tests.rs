@@ -1,0 +1,160 @@
+use std::collections::BTreeSet;
+
+use margay_common::{
+    endpoint::{Endpoint, Workload},
+    net::Addr,
+    route::{Node, Prefix, Route, RouteKey, SUBNET},
+    verdict::Program,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::tables::{Attachment, HOST_INTERFACE, HostRoute, Interface, PrefixKey};
+
+/// A kernel that refuses what refers to something it does not hold, and to
+/// remove what something still refers to.
+#[derive(Default)]
+struct FakeKernel {
+    tables: Tables,
+    refuse: BTreeSet<Key>,
+}
+
+/// The tables with interface index 1 for `a` and 2 for `b`.
+fn ifindex(name: &str) -> u32 {
+    if name == "a" { 1 } else { 2 }
+}
+
+fn interface(index: u32) -> String {
+    if index == 1 { "a".into() } else { "b".into() }
+}
+
+fn references(entry: &Entry) -> Vec<Key> {
+    match entry {
+        Entry::Interface(..) | Entry::Node(..) => vec![],
+        Entry::Workload(index, _) => vec![Key::Interface(interface(*index))],
+        Entry::Attachment(name, a) if a.program == Program::FromWorkload => {
+            vec![Key::Interface(name.clone()), Key::Workload(ifindex(name))]
+        }
+        Entry::Attachment(name, _) => vec![Key::Interface(name.clone()), Key::Node(())],
+        Entry::Route(..) | Entry::Prefix(..) => vec![Key::Node(())],
+        Entry::Endpoint(_, e) => vec![Key::Workload(e.ifindex), Key::Attachment(interface(e.ifindex))],
+        Entry::HostRoute(..) => {
+            vec![Key::Interface(HOST_INTERFACE.into()), Key::Attachment(HOST_INTERFACE.into())]
+        }
+    }
+}
+
+impl FakeKernel {
+    fn apply(&mut self, change: &Change) -> Result<(), String> {
+        let held: BTreeSet<Key> = self.tables.entries().map(|entry| entry.key()).collect();
+        if self.refuse.contains(&change.key()) {
+            return Err("refused".into());
+        }
+        match change {
+            Change::Put(entry) => {
+                for key in references(entry) {
+                    assert!(held.contains(&key), "{entry:?} refers to {key:?}, which is not there");
+                }
+                self.tables.put(entry.clone());
+            }
+            Change::Remove(key) => {
+                for entry in self.tables.entries().filter(|entry| entry.key() != *key) {
+                    assert!(!references(&entry).contains(key), "{entry:?} still refers to {key:?}");
+                }
+                self.tables.remove(key);
+            }
+        }
+        Ok(())
+    }
+
+    fn converge(&mut self, desired: &Tables) -> usize {
+        let changes = plan(desired, &self.tables);
+        changes.iter().filter(|change| self.apply(change).is_err()).count()
+    }
+}
+
+/// A state of which each bit is one part, all of its references included.
+fn state(bits: u16) -> Tables {
+    let bit = |n: u16| bits & (1 << n) != 0;
+    let mut t = Tables::default();
+    if bit(0) {
+        t.put(Entry::Interface(HOST_INTERFACE.into(), Interface::Host { mtu: 1500 }));
+        t.put(Entry::Node((), Node { uplink_mtu: 1400 + u32::from(bit(1)), ..Node::default() }));
+        let attachment = Attachment { program: Program::FromHost, current: bit(2) };
+        t.put(Entry::Attachment(HOST_INTERFACE.into(), attachment));
+        if bit(3) {
+            let cidr = "10.0.0.0/24".parse().expect("a literal");
+            let gateway = "10.0.0.1".parse().expect("a literal");
+            t.put(Entry::HostRoute(cidr, HostRoute { gateway, source: None, mtu: 1500 }));
+        }
+        if bit(4) {
+            t.put(Entry::Route(RouteKey::default(), Route { kind: 1, mtu: u32::from(bit(5)), ..Route::default() }));
+            let key = PrefixKey { len: 0, addr: Addr::default() };
+            t.put(Entry::Prefix(key, Prefix { kind: SUBNET, ..Prefix::default() }));
+        }
+    }
+    for (name, on, moved) in [("a", bit(6), false), ("b", bit(7), bit(8))] {
+        if on {
+            let index = ifindex(name);
+            t.put(Entry::Interface(name.into(), Interface::Veth));
+            t.put(Entry::Workload(index, Workload { network: 1, ..Workload::default() }));
+            t.put(Entry::Attachment(name.into(), Attachment { program: Program::FromWorkload, current: true }));
+            // With `moved` both claim one address, and the later has it.
+            let addr = Addr([0, 0, 0, if moved { 1 } else { index }]);
+            t.put(Entry::Endpoint(addr, Endpoint { ifindex: index, ..Endpoint::default() }));
+        }
+    }
+    t
+}
+
+#[test]
+fn every_state_leads_to_every_other() {
+    for from in 0..512 {
+        for to in 0..512 {
+            let mut kernel = FakeKernel::default();
+            kernel.converge(&state(from));
+            assert_eq!(kernel.tables, state(from));
+            kernel.converge(&state(to));
+            assert_eq!(kernel.tables, state(to), "{from} -> {to}");
+        }
+    }
+}
+
+#[test]
+fn nothing_changes_where_nothing_differs() {
+    for bits in 0..512 {
+        assert_eq!(plan(&state(bits), &state(bits)), []);
+    }
+}
+
+proptest! {
+    /// Whatever history the kernel has had, refusals included, it ends where
+    /// it should once nothing is refused, and unrelated changes never wait.
+    #[test]
+    fn histories_converge(history in prop::collection::vec((0u16..512, 0u16..512), 1..12), last in 0u16..512) {
+        let mut kernel = FakeKernel::default();
+        for (target, refused) in history {
+            let target = state(target);
+            // Leaves only: refusing what others refer to is the retry's affair.
+            let leaves = state(refused).endpoints.into_keys().map(Key::Endpoint);
+            kernel.refuse = leaves.collect();
+            let refusals = kernel.refuse.len();
+            let before = kernel.tables.clone();
+            let mut survivors = target.clone();
+            for key in &kernel.refuse {
+                // A leaf that cannot be removed keeps its references: skip
+                // such targets, the kernel would rightly complain.
+                if before.endpoints.keys().any(|a| Key::Endpoint(*a) == *key) {
+                    survivors = before.clone();
+                }
+            }
+            if survivors == target {
+                let failed = kernel.converge(&target);
+                prop_assert!(failed <= refusals);
+            }
+        }
+        kernel.refuse.clear();
+        kernel.converge(&state(last));
+        prop_assert_eq!(kernel.tables, state(last));
+    }
+}

@@ -1,0 +1,144 @@
+//! Everything that the kernel holds for us, as one value: what it should hold
+//! and what it does hold are both [`Tables`].
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use margay_common::{
+    endpoint::{Endpoint, Workload},
+    net::Addr,
+    route::{Node, Prefix, Route, RouteKey},
+    verdict::Program,
+};
+
+/// Name of the host's own interface into the networks.
+pub const HOST_INTERFACE: &str = "margay0";
+/// Prefix of the names of the host side of every endpoint's veth.
+pub const VETH_PREFIX: &str = "mgy";
+
+/// An interface that is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Interface {
+    /// `margay0`, with its MTU.
+    Host {
+        /// The largest packet without the link header.
+        mtu: u32,
+    },
+    /// The host side of the veth of an endpoint. Attaching makes it; the
+    /// tables only know that it is wanted.
+    Veth,
+}
+
+/// A program at its hook on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attachment {
+    /// The program, which knows its hook.
+    pub program: Program,
+    /// Whether it is the one of this agent's object, not of an earlier one.
+    pub current: bool,
+}
+
+/// A subnet or a node in the trie of prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PrefixKey {
+    /// Length of the prefix, of 128 bits.
+    pub len: u32,
+    /// The address, masked to that length.
+    pub addr: Addr,
+}
+
+/// The host's own route to a subnet, by `margay0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostRoute {
+    /// The subnet's gateway: one neighbour entry serves the whole subnet.
+    pub gateway: IpAddr,
+    /// The address that the host speaks from.
+    pub source: Option<IpAddr>,
+    /// The largest packet that every endpoint of the subnet takes.
+    pub mtu: u32,
+}
+
+/// Declares the tables in the order of reference: an entry may refer to
+/// entries of earlier tables only.
+macro_rules! tables {
+    ($($(#[$meta:meta])* $field:ident: $variant:ident($key:ty => $value:ty);)*) => {
+        /// What the kernel holds for us, or should.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Tables { $($(#[$meta])* pub $field: BTreeMap<$key, $value>,)* }
+
+        /// Names one entry. The order is that of the tables.
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Key { $($(#[$meta])* $variant($key),)* }
+
+        /// One entry.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Entry { $($(#[$meta])* $variant($key, $value),)* }
+
+        impl Entry {
+            /// The entry's name.
+            pub fn key(&self) -> Key {
+                match self { $(Self::$variant(key, _) => Key::$variant(key.clone()),)* }
+            }
+        }
+
+        impl Tables {
+            /// Adds or replaces an entry.
+            pub fn put(&mut self, entry: Entry) {
+                match entry { $(Entry::$variant(key, value) => { self.$field.insert(key, value); })* }
+            }
+
+            /// Removes an entry.
+            pub fn remove(&mut self, key: &Key) {
+                match key { $(Key::$variant(key) => { self.$field.remove(key); })* }
+            }
+
+            /// All entries, in the order of the tables.
+            pub fn entries(&self) -> impl Iterator<Item = Entry> {
+                let all = std::iter::empty();
+                $(let all = all.chain(
+                    self.$field.iter().map(|(k, v)| Entry::$variant(k.clone(), v.clone())),
+                );)*
+                all
+            }
+
+            /// The entries of `self` that `other` lacks or holds differently,
+            /// and the keys of `other` that `self` lacks, each in the order of
+            /// the tables.
+            pub fn difference(&self, other: &Self) -> (Vec<Entry>, Vec<Key>) {
+                let (mut put, mut remove) = (Vec::new(), Vec::new());
+                $(
+                    for (key, value) in &self.$field {
+                        if other.$field.get(key) != Some(value) {
+                            put.push(Entry::$variant(key.clone(), value.clone()));
+                        }
+                    }
+                    for key in other.$field.keys() {
+                        if !self.$field.contains_key(key) {
+                            remove.push(Key::$variant(key.clone()));
+                        }
+                    }
+                )*
+                (put, remove)
+            }
+        }
+    };
+}
+
+tables! {
+    /// Interfaces by name.
+    interfaces: Interface(String => Interface);
+    /// The node's own entry.
+    node: Node(() => Node);
+    /// Containers by the index of their veth's host side.
+    workloads: Workload(u32 => Workload);
+    /// Programs by the interface that they are attached to.
+    attachments: Attachment(String => Attachment);
+    /// Blocks of other nodes.
+    routes: Route(RouteKey => Route);
+    /// Subnets and nodes.
+    prefixes: Prefix(PrefixKey => Prefix);
+    /// Local addresses.
+    endpoints: Endpoint(Addr => Endpoint);
+    /// The host's routes to our subnets.
+    host_routes: HostRoute(IpNet => HostRoute);
+}

@@ -1,0 +1,96 @@
+//! Local endpoints: what the programs know of a container on this node.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::net::{Addr, Family, Mac};
+
+/// The network answers "prohibited" to whatever leaves it, except to the
+/// cluster's nodes.
+pub const INTERNAL: u32 = 1 << 0;
+/// Any router may send to the network, and its endpoints answer by the uplink
+/// without the host's stack.
+pub const ROUTABLE: u32 = 1 << 1;
+/// Some of the network's addresses are routed one by one, so an exact look-up
+/// has to come before that of the block.
+pub const BORROWED: u32 = 1 << 2;
+
+/// One family of a [`Workload`]. All zero where the network has no subnet of
+/// that family: the unspecified address never passes for a source.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct Side {
+    /// The endpoint's address.
+    pub addr: Addr,
+    /// The network's gateway, answered for by the programs.
+    pub gateway: Addr,
+    /// Mask of the network's subnet.
+    pub subnet_mask: Addr,
+    /// Mask of one block of the subnet.
+    pub block_mask: Addr,
+    /// Length of that mask, of 128 bits.
+    pub block_len: u32,
+}
+
+/// What `from_workload` knows of the container behind an interface. The key is
+/// the index of the veth's host side.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct Workload {
+    /// The network's id, 24 bits.
+    pub network: u32,
+    /// The inode number of the container's network namespace: endpoints with
+    /// the same one may send from each other's addresses.
+    pub sandbox: u32,
+    /// [`INTERNAL`], [`ROUTABLE`], [`BORROWED`].
+    pub flags: u32,
+    /// The container's own MAC, the only one it may send from.
+    pub mac: Mac,
+    /// Keeps the layout free of padding; zero.
+    pub reserved: [u8; 2],
+    /// IPv4.
+    pub v4: Side,
+    /// IPv6.
+    pub v6: Side,
+}
+
+impl Workload {
+    /// The half of this workload that a packet of `family` concerns.
+    #[inline(always)]
+    pub const fn side(&self, family: Family) -> &Side {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+}
+
+/// Where a local address lives. The key is the address.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct Endpoint {
+    /// Index of the veth's host side.
+    pub ifindex: u32,
+    /// The network's id, 24 bits.
+    pub network: u32,
+    /// The inode number of the container's network namespace.
+    pub sandbox: u32,
+    /// The largest packet that the container takes, without the link header.
+    pub mtu: u32,
+    /// As in [`Workload::flags`].
+    pub flags: u32,
+    /// The container's MAC.
+    pub mac: Mac,
+    /// Keeps the layout free of padding; zero.
+    pub reserved: [u8; 2],
+    /// Mask of the network's subnet: who shares it shares the network.
+    pub subnet_mask: Addr,
+}

@@ -1,0 +1,97 @@
+//! Where an address lives that is not on this node.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::net::Addr;
+
+/// Another node has it; [`Route::next_hop`] is how to get there.
+pub const REMOTE: u32 = 1;
+/// Another node has it, but none of its addresses is on-link.
+pub const UNREACHABLE: u32 = 2;
+
+/// The key of a route: a block, or with 128 bits a single address.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct RouteKey {
+    /// Length of the prefix, of 128 bits. Part of the key, so that a block
+    /// and its own first address are two routes.
+    pub len: u32,
+    /// The address, masked to that length.
+    pub addr: Addr,
+}
+
+/// Where a block lives.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct Route {
+    /// [`REMOTE`] or [`UNREACHABLE`].
+    pub kind: u32,
+    /// The interface that leads there.
+    pub ifindex: u32,
+    /// The largest packet that fits on the way, without the link header.
+    pub mtu: u32,
+    /// The network's id, 24 bits.
+    pub network: u32,
+    /// The other node's address on the link. An IPv4 packet may have an IPv6
+    /// next hop, the reverse is beyond the kernel.
+    pub next_hop: Addr,
+}
+
+/// The prefix is the subnet of a network.
+pub const SUBNET: u32 = 1;
+/// The prefix is the address of another node of the cluster.
+pub const NODE: u32 = 2;
+/// The prefix is an address of this node.
+pub const THIS_NODE: u32 = 3;
+
+/// What a prefix means that is not a block: a subnet or a node. The key is
+/// the prefix, matched longest first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct Prefix {
+    /// [`SUBNET`], [`NODE`] or [`THIS_NODE`].
+    pub kind: u32,
+    /// The network's id for a subnet, else zero.
+    pub network: u32,
+    /// As in [`crate::endpoint::Workload::flags`], for a subnet.
+    pub flags: u32,
+    /// Length of one block, of 128 bits, for a subnet.
+    pub block_len: u32,
+    /// Mask of one block, for a subnet.
+    pub block_mask: Addr,
+    /// For a subnet its gateway, the source of errors about it; for a node how
+    /// to get there, or unspecified where it is not on-link.
+    pub via: Addr,
+    /// For a node the interface that leads there.
+    pub ifindex: u32,
+    /// For a node the largest packet that fits on the way.
+    pub mtu: u32,
+}
+
+/// What the programs know of this node, the only entry of its table.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct Node {
+    /// Index of `margay0`.
+    pub host_ifindex: u32,
+    /// Index of the uplink.
+    pub uplink_ifindex: u32,
+    /// MTU of the uplink.
+    pub uplink_mtu: u32,
+    /// The node's IPv4 address, or unspecified.
+    pub v4: Addr,
+    /// The node's IPv6 address, or unspecified.
+    pub v6: Addr,
+}

@@ -1,0 +1,33 @@
+//! The maps: names, capacities, and the version of their layout.
+
+/// The version of the layout of every map below. It is part of the path where
+/// they are pinned, so an agent never reads another layout as its own.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// [`crate::route::Node`], one entry.
+pub const NODE: &str = "NODE";
+/// Interface index to [`crate::endpoint::Workload`].
+pub const WORKLOADS: &str = "WORKLOADS";
+/// [`crate::net::Addr`] to [`crate::endpoint::Endpoint`].
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// [`crate::route::RouteKey`] to [`crate::route::Route`].
+pub const ROUTES: &str = "ROUTES";
+/// Prefix to [`crate::route::Prefix`], longest match.
+pub const PREFIXES: &str = "PREFIXES";
+/// Index from [`crate::verdict::counter`] to [`crate::verdict::Count`], per CPU.
+pub const COUNTERS: &str = "COUNTERS";
+/// Interface index to the budget of ICMP errors; the programs' own.
+pub const ICMP_BUDGET: &str = "ICMP_BUDGET";
+/// Scratch space for the building of ICMP errors, per CPU; the programs' own.
+pub const SCRATCH: &str = "SCRATCH";
+
+/// Endpoints on one node.
+pub const MAX_WORKLOADS: u32 = 16_384;
+/// Addresses of endpoints on one node: one of each family.
+pub const MAX_ENDPOINTS: u32 = 2 * MAX_WORKLOADS;
+/// Blocks and borrowed addresses of the whole cluster.
+pub const MAX_ROUTES: u32 = 1 << 20;
+/// Subnets and nodes of the whole cluster.
+pub const MAX_PREFIXES: u32 = 1 << 16;
+/// Interfaces whose budget of ICMP errors is remembered.
+pub const MAX_ICMP_BUDGETS: u32 = 4_096;

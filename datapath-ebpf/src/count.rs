@@ -1,0 +1,38 @@
+//! Every packet is counted once, under its verdict or the reason of its drop.
+
+use aya_log_ebpf::debug;
+use margay_common::verdict::{DropReason, Note, Program, Verdict, counter};
+
+use crate::{maps, packet::Packet};
+
+/// Counts a packet that goes on.
+#[inline(always)]
+pub fn verdict(program: Program, packet: &Packet<'_>, verdict: Verdict) {
+    maps::count(counter(program, verdict as u8), packet.len());
+}
+
+/// Counts a packet that is dropped.
+#[inline(always)]
+pub fn drop(program: Program, packet: &Packet<'_>, reason: DropReason) {
+    maps::count(counter(program, reason as u8), packet.len());
+}
+
+/// Counts something beside the verdict.
+#[inline(always)]
+pub fn note(program: Program, packet: &Packet<'_>, note: Note) {
+    maps::count(counter(program, note as u8), packet.len());
+}
+
+/// Tells of a drop where the agent was started with `--datapath-log`; the
+/// verifier removes it otherwise.
+#[inline(always)]
+pub fn log(packet: &Packet<'_>, program: Program, reason: DropReason) {
+    debug!(
+        packet.context(),
+        "program {} dropped {} bytes from interface {}: reason {}",
+        program as u8,
+        packet.len(),
+        packet.ifindex(),
+        reason as u8
+    );
+}

@@ -1,0 +1,87 @@
+//! The ways on for a packet, and how each is taken.
+
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
+use margay_common::{
+    endpoint::Endpoint,
+    net::{Addr, GATEWAY_MAC, Mac},
+    verdict::Verdict,
+};
+
+use crate::packet::Packet;
+
+/// What becomes of a packet that is not dropped.
+pub enum Forward {
+    /// Not ours.
+    Pass,
+    /// Straight into the namespace behind a local veth. Only from the ingress
+    /// side: the helper drops elsewhere.
+    Peer { ifindex: u32, mac: Mac },
+    /// Out of a local veth, for what comes from the host.
+    Veth { ifindex: u32, mac: Mac },
+    /// To another node.
+    Node { ifindex: u32, next_hop: Addr },
+    /// To the world, by the kernel's own routing.
+    World { ifindex: u32 },
+    /// Up to the host's stack, as if it had come in on `margay0`.
+    Host { ifindex: u32 },
+    /// Back to where it came from: it has become the answer.
+    Answer,
+}
+
+impl Forward {
+    /// Into the namespace of a local endpoint.
+    #[inline(always)]
+    pub fn peer(endpoint: &Endpoint) -> Self {
+        Self::Peer { ifindex: endpoint.ifindex, mac: endpoint.mac }
+    }
+
+    /// Out of the veth of a local endpoint.
+    #[inline(always)]
+    pub fn veth(endpoint: &Endpoint) -> Self {
+        Self::Veth { ifindex: endpoint.ifindex, mac: endpoint.mac }
+    }
+
+    /// What this is counted as.
+    #[inline(always)]
+    pub const fn verdict(&self) -> Verdict {
+        match self {
+            Self::Pass => Verdict::Passed,
+            Self::Peer { .. } | Self::Veth { .. } => Verdict::Local,
+            Self::Node { .. } => Verdict::Remote,
+            Self::World { .. } => Verdict::World,
+            Self::Host { .. } => Verdict::Host,
+            Self::Answer => Verdict::Answered,
+        }
+    }
+}
+
+/// Sends a packet on its way.
+#[inline(always)]
+pub fn carry_out(packet: &Packet<'_>, decision: &Forward) -> i32 {
+    match *decision {
+        Forward::Pass | Forward::Answer => packet.redirect(packet.ifindex(), 0),
+        Forward::Peer { ifindex, mac } => {
+            packet.adopt();
+            readdress(packet, mac, packet.redirect_peer(ifindex))
+        }
+        Forward::Veth { ifindex, mac } => {
+            packet.adopt();
+            readdress(packet, mac, packet.redirect(ifindex, 0))
+        }
+        Forward::Node { ifindex, next_hop } => packet.redirect_neigh(ifindex, &next_hop),
+        Forward::World { ifindex } => packet.redirect_routed(ifindex),
+        Forward::Host { ifindex } => {
+            packet.adopt();
+            readdress(packet, GATEWAY_MAC, packet.redirect(ifindex, BPF_F_INGRESS.into()))
+        }
+    }
+}
+
+/// Addresses the frame to `mac`, from the gateway.
+#[inline(always)]
+fn readdress(packet: &Packet<'_>, mac: Mac, action: i32) -> i32 {
+    match packet.set_macs(mac, GATEWAY_MAC) {
+        Some(()) => action,
+        None => TC_ACT_SHOT,
+    }
+}

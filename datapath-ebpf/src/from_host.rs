@@ -1,0 +1,73 @@
+//! From the host's stack, which has one route per network and family, to
+//! `margay0`.
+
+use margay_common::{
+    endpoint::{BORROWED, ROUTABLE},
+    net::{Addr, Family},
+    route::{Prefix, SUBNET},
+    verdict::DropReason,
+};
+
+use crate::{
+    forward::Forward,
+    ip::{Ip, check_size},
+    maps, ndp,
+    packet::{Blame, Packet},
+    route::{self, Blocks, Hop},
+};
+
+/// Decides about a packet that the host sends to a network.
+#[inline(always)]
+pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropReason> {
+    let family = packet.family().ok_or(DropReason::EtherType)?;
+    let ip = Ip::parse(packet, family)?;
+    if is_multicast(&ip.dst, family) {
+        return Err(DropReason::Multicast);
+    }
+    let made_here = packet.ingress_ifindex() == 0;
+    if let Some(endpoint) = maps::endpoint(&ip.dst) {
+        if !made_here && endpoint.flags & ROUTABLE == 0 {
+            return Err(DropReason::Outside);
+        }
+        if packet.l3_len() > endpoint.mtu {
+            blame.mtu = endpoint.mtu;
+            blame.gateway = maps::prefix(&ip.dst).map(|subnet| subnet.via).unwrap_or_default();
+            check_size(packet, &ip, endpoint.mtu)?;
+        }
+        return Ok(Forward::veth(endpoint));
+    }
+    match maps::prefix(&ip.dst) {
+        Some(subnet) if subnet.kind == SUBNET => to_remote(packet, &ip, subnet, made_here, blame),
+        _ => Err(DropReason::BadDestination),
+    }
+}
+
+/// Sends to the node that has the address. The host's stack has already taken
+/// one off the TTL of what it forwards.
+#[inline(always)]
+fn to_remote(
+    packet: &Packet<'_>,
+    ip: &Ip,
+    subnet: &Prefix,
+    made_here: bool,
+    blame: &mut Blame,
+) -> Result<Forward, DropReason> {
+    if !made_here && subnet.flags & ROUTABLE == 0 {
+        return Err(DropReason::Outside);
+    }
+    blame.gateway = subnet.via;
+    let borrowed = subnet.flags & BORROWED != 0;
+    let blocks = Blocks { mask: &subnet.block_mask, len: subnet.block_len, borrowed };
+    match route::lookup(&ip.dst, &blocks) {
+        Some(route) => route::follow(packet, ip, route, Hop::Origin, blame),
+        None => Err(DropReason::NoEndpoint),
+    }
+}
+
+#[inline(always)]
+fn is_multicast(addr: &Addr, family: Family) -> bool {
+    match family {
+        Family::V4 => matches!(addr.v4_word().to_ne_bytes(), [224..=239, ..] | [255, 255, 255, 255]),
+        Family::V6 => addr.0[0].to_ne_bytes()[0] == 0xff || ndp::is_link_local(addr),
+    }
+}

@@ -1,0 +1,158 @@
+//! From a container: is it who it claims to be, and where does it want to go?
+
+use margay_common::{
+    endpoint::{BORROWED, INTERNAL, ROUTABLE, Side, Workload},
+    net::{Addr, Family, GATEWAY_MAC},
+    route::{NODE, SUBNET, THIS_NODE},
+    verdict::DropReason,
+};
+
+use crate::{
+    arp, echo,
+    forward::Forward,
+    ip::Ip,
+    maps, ndp,
+    packet::{ARP, Blame, ETH_LEN, IPV4, IPV6, Packet, QINQ, VLAN},
+    route::{self, Blocks, Hop},
+};
+
+/// Decides about a packet that came out of a container.
+///
+/// To another node it costs three look-ups: the container behind the
+/// interface, the destination as a local endpoint, its block as a route.
+#[inline(always)]
+pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropReason> {
+    let workload = maps::workload(packet.ifindex()).ok_or(DropReason::UnknownInterface)?;
+    packet.pull(ETH_LEN);
+    let ethernet = packet.ethernet().ok_or(DropReason::Malformed)?;
+    if packet.had_vlan() {
+        return Err(DropReason::Vlan);
+    }
+    if ethernet.src != workload.mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    let family = match ethernet.kind {
+        IPV4 => Family::V4,
+        IPV6 => Family::V6,
+        ARP => return arp::decide(packet, workload),
+        VLAN | QINQ => return Err(DropReason::Vlan),
+        _ => return Err(DropReason::EtherType),
+    };
+    let ip = Ip::parse(packet, family)?;
+    if family == Family::V6
+        && let Some(kind) = ip.icmp_type(packet)
+        && ndp::is_ndp(kind)
+    {
+        return ndp::decide(packet, workload, &ip);
+    }
+    check_destination(&ip)?;
+    if ethernet.dst != GATEWAY_MAC {
+        return Err(DropReason::OtherHost);
+    }
+    let workload = sender(workload, &ip)?;
+    deliver(packet, &ip, workload, blame)
+}
+
+/// Refuses destinations that no router forwards to.
+#[inline(always)]
+fn check_destination(ip: &Ip) -> Result<(), DropReason> {
+    match ip.family {
+        Family::V4 => match ip.dst.v4_word().to_ne_bytes() {
+            [255, 255, 255, 255] => Err(DropReason::Broadcast),
+            [224..=239, ..] => Err(DropReason::Multicast),
+            [0 | 127 | 240..=255, ..] => Err(DropReason::BadDestination),
+            _ => Ok(()),
+        },
+        Family::V6 if ip.dst.0[0].to_ne_bytes()[0] == 0xff => Err(DropReason::Multicast),
+        Family::V6 if ndp::is_link_local(&ip.dst) => Err(DropReason::BadDestination),
+        // Unspecified, loopback, IPv4-mapped and IPv4-compatible.
+        Family::V6 if ip.dst.0[0] | ip.dst.0[1] == 0 => Err(DropReason::BadDestination),
+        Family::V6 => Ok(()),
+    }
+}
+
+/// Whether the container may use an address: its own, or that of another
+/// endpoint of the same sandbox.
+#[inline(always)]
+pub fn may_use(workload: &Workload, side: &Side, addr: &Addr) -> bool {
+    if addr.is_unspecified() {
+        return false;
+    }
+    *addr == side.addr || maps::endpoint(addr).is_some_and(|e| e.sandbox == workload.sandbox)
+}
+
+/// The endpoint that a packet counts as by its source: this one, or another
+/// of the same sandbox, since a container on two networks may answer through
+/// the other interface.
+#[inline(always)]
+fn sender(workload: &'static Workload, ip: &Ip) -> Result<&'static Workload, DropReason> {
+    if ip.src == workload.side(ip.family).addr && !ip.src.is_unspecified() {
+        return Ok(workload);
+    }
+    if ip.src.is_unspecified() {
+        return Err(DropReason::SpoofedSource);
+    }
+    let other = maps::endpoint(&ip.src).ok_or(DropReason::SpoofedSource)?;
+    if other.sandbox != workload.sandbox {
+        return Err(DropReason::SpoofedSource);
+    }
+    maps::workload(other.ifindex).ok_or(DropReason::SpoofedSource)
+}
+
+/// Finds the way to the destination.
+#[inline(always)]
+fn deliver(
+    packet: &Packet<'_>,
+    ip: &Ip,
+    workload: &Workload,
+    blame: &mut Blame,
+) -> Result<Forward, DropReason> {
+    let side = workload.side(ip.family);
+    blame.gateway = side.gateway;
+    if !ip.dst.matches(&side.addr, &side.subnet_mask) {
+        return leave(packet, ip, workload, blame);
+    }
+    if let Some(endpoint) = maps::endpoint(&ip.dst) {
+        return Ok(Forward::peer(endpoint));
+    }
+    let borrowed = workload.flags & BORROWED != 0;
+    let blocks = Blocks { mask: &side.block_mask, len: side.block_len, borrowed };
+    if let Some(route) = route::lookup(&ip.dst, &blocks) {
+        return route::follow(packet, ip, route, Hop::Routed, blame);
+    }
+    if ip.dst == side.gateway {
+        return echo::decide(packet, workload, ip);
+    }
+    if ip.family == Family::V4 && ip.dst.is_last(&side.subnet_mask) {
+        return Err(DropReason::Broadcast);
+    }
+    Err(DropReason::NoEndpoint)
+}
+
+/// Finds the way to a destination that is not of the sender's network.
+#[inline(always)]
+fn leave(
+    packet: &Packet<'_>,
+    ip: &Ip,
+    workload: &Workload,
+    blame: &mut Blame,
+) -> Result<Forward, DropReason> {
+    let node = maps::node().ok_or(DropReason::Unconfigured)?;
+    let host = Forward::Host { ifindex: node.host_ifindex };
+    if let Some(prefix) = maps::prefix(&ip.dst) {
+        return match prefix.kind {
+            THIS_NODE => Ok(host),
+            NODE => route::to_node(packet, ip, prefix, blame),
+            SUBNET => Err(DropReason::Isolated),
+            _ => Err(DropReason::NoEndpoint),
+        };
+    }
+    if workload.flags & INTERNAL != 0 {
+        return Err(DropReason::Internal);
+    }
+    if workload.flags & ROUTABLE == 0 {
+        return Ok(host);
+    }
+    route::onwards(packet, ip, Hop::Routed, node.uplink_mtu, blame)?;
+    Ok(Forward::World { ifindex: node.uplink_ifindex })
+}

@@ -1,0 +1,227 @@
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443) errors about dropped packets: what
+//! makes traceroute and path-MTU discovery work.
+
+use aya_ebpf::helpers::bpf_csum_diff;
+use margay_common::{
+    icmp::{IcmpError, QUOTE_MAX, is_error},
+    net::{Addr, Family},
+    verdict::{Note, Program},
+};
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::{
+    count,
+    ip::{ICMP, ICMPV6, Ip},
+    maps::{self, SUM_LEN, Scratch},
+    packet::{Blame, ETH_LEN, IPV4_LEN, IPV6_LEN, Packet},
+};
+
+const ICMP_LEN: usize = 8;
+/// Low-delay class of network control, as routers mark their errors
+/// (RFC 1812 section 4.3.2.5).
+const TOS: u8 = 0xc0;
+const TTL: u8 = 64;
+
+/// Replaces the packet by the error about it, addressed to its sender. Fails
+/// where none may be sent.
+#[inline(always)]
+pub fn answer(
+    program: Program,
+    packet: &Packet<'_>,
+    error: IcmpError,
+    family: Family,
+    blame: &Blame,
+) -> Result<(), ()> {
+    let ip = Ip::parse(packet, family).map_err(drop)?;
+    if blame.gateway.is_unspecified() || !deserves_error(packet, &ip) {
+        return Err(());
+    }
+    if !maps::may_send_error(packet.ifindex()) {
+        count::note(program, packet, Note::IcmpLimited);
+        return Err(());
+    }
+    let ethernet = packet.ethernet().ok_or(())?;
+    let scratch = maps::scratch().ok_or(())?;
+    let len = packet.l3_len() as usize;
+    let quote = if len > QUOTE_MAX { QUOTE_MAX } else { len };
+    let header = seal(packet, &ip, error, blame, scratch, quote)?;
+    write(packet, &ip, blame, header, scratch, quote)?;
+    packet.set_macs(ethernet.src, ethernet.dst).ok_or(())?;
+    count::note(program, packet, Note::IcmpSent);
+    Ok(())
+}
+
+/// RFC 1122 section 3.2.2 and RFC 4443 section 2.4: no error about an error,
+/// about a fragment other than the first, or to a sender that is no single
+/// host. Multicast destinations never come this far.
+#[inline(always)]
+fn deserves_error(packet: &Packet<'_>, ip: &Ip) -> bool {
+    let single = match ip.family {
+        Family::V4 => {
+            let first = ip.src.v4_word().to_ne_bytes()[0];
+            first != 0 && first != 127 && first < 224
+        }
+        Family::V6 => !ip.src.is_unspecified() && ip.src.0[0].to_ne_bytes()[0] != 0xff,
+    };
+    if !single || ip.later_fragment {
+        return false;
+    }
+    match ip.icmp_type(packet) {
+        Some(kind) => !is_error(kind, ip.family),
+        None => true,
+    }
+}
+
+/// The first 8 bytes of an error.
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct Header {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+    /// The MTU, at the end of these four bytes in both families.
+    rest: u32,
+}
+
+impl Header {
+    const ZERO: Self = Self { kind: 0, code: 0, checksum: 0, rest: 0 };
+
+    #[inline(always)]
+    fn new(error: IcmpError, blame: &Blame) -> Self {
+        let rest = if error.carries_mtu { blame.mtu.to_be() } else { 0 };
+        Self { kind: error.kind, code: error.code, checksum: 0, rest }
+    }
+}
+
+/// What the checksum covers ahead of the quote: the pseudo header of RFC 8200
+/// section 8.1, all zero for IPv4, and the error's own header.
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct Summed {
+    src: Addr,
+    dst: Addr,
+    len: u32,
+    next: u32,
+    icmp: Header,
+}
+
+const SUMMED: usize = size_of::<Summed>();
+
+/// Copies the quote into the scratch space and gives the error's header with
+/// its checksum.
+#[inline(always)]
+fn seal(
+    packet: &Packet<'_>,
+    ip: &Ip,
+    error: IcmpError,
+    blame: &Blame,
+    scratch: &mut Scratch,
+    quote: usize,
+) -> Result<Header, ()> {
+    let mut icmp = Header::new(error, blame);
+    let mut summed = Summed { src: Addr::default(), dst: Addr::default(), len: 0, next: 0, icmp };
+    if ip.family == Family::V6 {
+        summed.src = blame.gateway;
+        summed.dst = ip.src;
+        summed.len = ((ICMP_LEN + quote) as u32).to_be();
+        summed.next = u32::from(ICMPV6).to_be();
+    }
+    let summed: [u8; SUMMED] = zerocopy::transmute!(summed);
+    scratch.head = summed;
+    scratch.quote = [0; QUOTE_MAX];
+    packet.load_into(ETH_LEN, &mut scratch.quote, quote).ok_or(())?;
+    icmp.checksum = checksum::<SUM_LEN>(zerocopy::transmute_ref!(&*scratch));
+    Ok(icmp)
+}
+
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct HeadersV4 {
+    version_ihl: u8,
+    tos: u8,
+    total_len: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    proto: u8,
+    checksum: u16,
+    src: u32,
+    dst: u32,
+    icmp: Header,
+}
+
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct HeadersV6 {
+    version: u32,
+    payload_len: u16,
+    next: u8,
+    hop_limit: u8,
+    src: Addr,
+    dst: Addr,
+    icmp: Header,
+}
+
+/// Makes the frame the error: new headers behind the Ethernet header, then the
+/// quote.
+#[inline(always)]
+fn write(
+    packet: &Packet<'_>,
+    ip: &Ip,
+    blame: &Blame,
+    icmp: Header,
+    scratch: &Scratch,
+    quote: usize,
+) -> Result<(), ()> {
+    match ip.family {
+        Family::V4 => {
+            let mut headers = HeadersV4 {
+                version_ihl: 0x45,
+                tos: TOS,
+                total_len: ((IPV4_LEN + ICMP_LEN + quote) as u16).to_be(),
+                id: 0,
+                fragment: 0,
+                ttl: TTL,
+                proto: ICMP,
+                checksum: 0,
+                src: blame.gateway.v4_word(),
+                dst: ip.src.v4_word(),
+                icmp: Header::ZERO,
+            };
+            // The ICMP header is zero meanwhile, so it adds nothing.
+            headers.checksum = checksum::<{ size_of::<HeadersV4>() }>(&zerocopy::transmute!(headers));
+            headers.icmp = icmp;
+            let headers: [u8; size_of::<HeadersV4>()] = zerocopy::transmute!(headers);
+            packet.resize(ETH_LEN + headers.len() + quote)?;
+            packet.store(ETH_LEN, &headers, headers.len())?;
+            packet.store(ETH_LEN + headers.len(), &scratch.quote, quote)
+        }
+        Family::V6 => {
+            let headers = HeadersV6 {
+                version: 0x6000_0000_u32.to_be(),
+                payload_len: ((ICMP_LEN + quote) as u16).to_be(),
+                next: ICMPV6,
+                hop_limit: TTL,
+                src: blame.gateway,
+                dst: ip.src,
+                icmp,
+            };
+            let headers: [u8; size_of::<HeadersV6>()] = zerocopy::transmute!(headers);
+            packet.resize(ETH_LEN + headers.len() + quote)?;
+            packet.store(ETH_LEN, &headers, headers.len())?;
+            packet.store(ETH_LEN + headers.len(), &scratch.quote, quote)
+        }
+    }
+}
+
+/// The Internet checksum (RFC 1071) over a multiple of four bytes, at most
+/// 512, as it goes into a header.
+#[inline(always)]
+pub fn checksum<const N: usize>(bytes: &[u8; N]) -> u16 {
+    let to = bytes.as_ptr().cast_mut().cast();
+    // SAFETY: the helper reads `N` bytes from `bytes` and writes nothing.
+    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, to, N as u32, 0) } as u32;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}

@@ -1,0 +1,277 @@
+//! IPv4 and IPv6 headers: one view of both.
+
+use margay_common::{
+    net::{Addr, Family},
+    verdict::DropReason,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, Packet};
+
+/// ICMP in the protocol field.
+pub const ICMP: u8 = 1;
+/// TCP.
+pub const TCP: u8 = 6;
+/// UDP.
+pub const UDP: u8 = 17;
+/// ICMPv6 in the next header field.
+pub const ICMPV6: u8 = 58;
+
+const TTL_OFFSET: usize = ETH_LEN + 8;
+const CHECKSUM_OFFSET: usize = ETH_LEN + 10;
+const HOP_LIMIT_OFFSET: usize = ETH_LEN + 7;
+
+/// IPv6 extension headers that a packet may have; more are malformed.
+const EXTENSIONS_MAX: usize = 6;
+
+/// What the programs want to know of an IP header.
+#[derive(Clone, Copy)]
+pub struct Ip {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Source.
+    pub src: Addr,
+    /// Destination.
+    pub dst: Addr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// The protocol behind the IP header and all extensions.
+    pub proto: u8,
+    /// Where that protocol's header starts in the frame.
+    pub l4: usize,
+    /// Whether the packet is a fragment other than the first, so that no such
+    /// header is there.
+    pub later_fragment: bool,
+    /// Whether the packet is any fragment.
+    pub fragment: bool,
+}
+
+/// IPv4, RFC 791, without options.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Ipv4Header {
+    version_ihl: u8,
+    tos: u8,
+    total_len: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    proto: u8,
+    checksum: u16,
+    src: u32,
+    dst: u32,
+}
+
+/// IPv6, RFC 8200.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Ipv6Header {
+    version_class: u8,
+    class_flow: u8,
+    flow: u16,
+    payload_len: u16,
+    next: u8,
+    hop_limit: u8,
+    src: Addr,
+    dst: Addr,
+}
+
+impl Ip {
+    /// Reads the header of a packet of that family.
+    #[inline(always)]
+    pub fn parse(packet: &Packet<'_>, family: Family) -> Result<Self, DropReason> {
+        match family {
+            Family::V4 => parse_v4(packet),
+            Family::V6 => parse_v6(packet),
+        }
+    }
+
+    /// The destination alone, of a packet that may be broken otherwise.
+    #[inline(always)]
+    pub fn destination(packet: &Packet<'_>, family: Family) -> Option<Addr> {
+        match family {
+            Family::V4 => packet.read::<Ipv4Header>(ETH_LEN).map(|h| Addr::from_v4_word(h.dst)),
+            Family::V6 => packet.read::<Ipv6Header>(ETH_LEN).map(|h| h.dst),
+        }
+    }
+
+    /// The type field where this is ICMP of the packet's family.
+    #[inline(always)]
+    pub fn icmp_type(&self, packet: &Packet<'_>) -> Option<u8> {
+        let icmp = match self.family {
+            Family::V4 => ICMP,
+            Family::V6 => ICMPV6,
+        };
+        if self.proto != icmp || self.later_fragment {
+            return None;
+        }
+        packet.load(self.l4)
+    }
+}
+
+#[inline(always)]
+fn parse_v4(packet: &Packet<'_>) -> Result<Ip, DropReason> {
+    packet.pull(ETH_LEN + IPV4_LEN);
+    let header: Ipv4Header = packet.read(ETH_LEN).ok_or(DropReason::Malformed)?;
+    let header_len = usize::from(header.version_ihl & 0xf) * 4;
+    let total_len = u32::from(u16::from_be(header.total_len));
+    // A super-packet above 64 KiB says 0.
+    let truncated = total_len != 0
+        && (total_len > packet.l3_len() || total_len < header_len as u32);
+    if header.version_ihl >> 4 != 4 || header_len < IPV4_LEN || truncated {
+        return Err(DropReason::Malformed);
+    }
+    if header_len > IPV4_LEN {
+        check_options(packet, header_len - IPV4_LEN)?;
+    }
+    let fragment = u16::from_be(header.fragment);
+    Ok(Ip {
+        family: Family::V4,
+        src: Addr::from_v4_word(header.src),
+        dst: Addr::from_v4_word(header.dst),
+        ttl: header.ttl,
+        proto: header.proto,
+        l4: ETH_LEN + header_len,
+        later_fragment: fragment & 0x1fff != 0,
+        fragment: fragment & 0x3fff != 0,
+    })
+}
+
+/// Refuses loose and strict source routing (RFC 791 section 3.1, RFC 7126
+/// section 4.3); other options do no harm here.
+#[inline(never)]
+fn check_options(packet: &Packet<'_>, len: usize) -> Result<(), DropReason> {
+    let mut at = 0usize;
+    for _ in 0..40 {
+        if at >= len {
+            return Ok(());
+        }
+        let kind: u8 = packet.load(ETH_LEN + IPV4_LEN + at).ok_or(DropReason::Malformed)?;
+        match kind {
+            0 => return Ok(()),
+            1 => at += 1,
+            131 | 137 => return Err(DropReason::SourceRoute),
+            _ => {
+                let size: u8 = packet.load(ETH_LEN + IPV4_LEN + at + 1).ok_or(DropReason::Malformed)?;
+                if size < 2 {
+                    return Err(DropReason::Malformed);
+                }
+                at += usize::from(size);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn parse_v6(packet: &Packet<'_>) -> Result<Ip, DropReason> {
+    packet.pull(ETH_LEN + IPV6_LEN);
+    let header: Ipv6Header = packet.read(ETH_LEN).ok_or(DropReason::Malformed)?;
+    let payload_len = u32::from(u16::from_be(header.payload_len));
+    // A super-packet above 64 KiB says 0.
+    let truncated = payload_len != 0 && payload_len + IPV6_LEN as u32 > packet.l3_len();
+    if header.version_class >> 4 != 6 || truncated {
+        return Err(DropReason::Malformed);
+    }
+    let mut ip = Ip {
+        family: Family::V6,
+        src: header.src,
+        dst: header.dst,
+        ttl: header.hop_limit,
+        proto: header.next,
+        l4: ETH_LEN + IPV6_LEN,
+        later_fragment: false,
+        fragment: false,
+    };
+    if is_extension(header.next) {
+        let walked = walk_extensions(packet, header.next)?;
+        ip.proto = walked as u8;
+        ip.l4 = (walked >> 8) as usize & 0xffff;
+        ip.fragment = walked & FRAGMENT != 0;
+        ip.later_fragment = walked & LATER_FRAGMENT != 0;
+    }
+    Ok(ip)
+}
+
+const FRAGMENT: u32 = 1 << 24;
+const LATER_FRAGMENT: u32 = 1 << 25;
+
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    // Hop-by-hop, routing, fragment, authentication, destination options.
+    matches!(next, 0 | 43 | 44 | 51 | 60)
+}
+
+/// Steps over the extension headers. The result is packed, since a function
+/// of its own may return one register: protocol, offset, fragment flags.
+#[inline(never)]
+fn walk_extensions(packet: &Packet<'_>, first: u8) -> Result<u32, DropReason> {
+    let (mut next, mut at, mut flags) = (first, ETH_LEN + IPV6_LEN, 0);
+    for _ in 0..EXTENSIONS_MAX {
+        if !is_extension(next) || flags & LATER_FRAGMENT != 0 {
+            return Ok(u32::from(next) | (at as u32) << 8 | flags);
+        }
+        let header: [u8; 4] = packet.load(at).ok_or(DropReason::Malformed)?;
+        let mut len = (usize::from(header[1]) + 1) * 8;
+        match next {
+            43 if header[2] == 0 => return Err(DropReason::SourceRoute),
+            44 => {
+                len = 8;
+                flags |= FRAGMENT;
+                if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
+                    flags |= LATER_FRAGMENT;
+                }
+            }
+            51 => len = (usize::from(header[1]) + 2) * 4,
+            _ => {}
+        }
+        next = header[0];
+        at += len;
+    }
+    Err(DropReason::Malformed)
+}
+
+/// Takes one off the TTL or hop limit. An IPv4 header's checksum is one's
+/// complement arithmetic, so it grows by what the TTL's half-word lost
+/// (RFC 1141).
+#[inline(always)]
+pub fn decrement_ttl(packet: &Packet<'_>, ip: &Ip) -> Result<(), DropReason> {
+    if ip.ttl <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    let written = match ip.family {
+        Family::V6 => packet.write(HOP_LIMIT_OFFSET, ip.ttl - 1),
+        Family::V4 => {
+            let sum: u16 = packet.read(CHECKSUM_OFFSET).ok_or(DropReason::Malformed)?;
+            let sum = u32::from(sum) + u32::from(0x0100_u16.to_be());
+            let sum = (sum + (sum >> 16)) as u16;
+            packet.write(TTL_OFFSET, ip.ttl - 1).and(packet.write(CHECKSUM_OFFSET, sum))
+        }
+    };
+    written.ok_or(DropReason::Malformed)
+}
+
+/// Refuses a packet that is larger than `mtu`. A super-packet is as large as
+/// its segments will be.
+#[inline(always)]
+pub fn check_size(packet: &Packet<'_>, ip: &Ip, mtu: u32) -> Result<(), DropReason> {
+    if packet.l3_len() <= mtu {
+        return Ok(());
+    }
+    let gso_size = packet.gso_size();
+    if gso_size != 0 && segment_len(packet, ip, gso_size) <= mtu {
+        return Ok(());
+    }
+    Err(DropReason::TooBig)
+}
+
+/// Length of one segment of a super-packet with its own IP header.
+#[inline(always)]
+fn segment_len(packet: &Packet<'_>, ip: &Ip, gso_size: u32) -> u32 {
+    let l4_len = match ip.proto {
+        TCP => packet.load::<u8>(ip.l4 + 12).map_or(60, |offset| u32::from(offset >> 4) * 4),
+        UDP => 8,
+        _ => 0,
+    };
+    gso_size + (ip.l4 - ETH_LEN) as u32 + l4_len
+}

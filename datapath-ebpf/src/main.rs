@@ -1,0 +1,138 @@
+//! Margay's eBPF programs: one entry per hook, and the only place where a
+//! decision becomes a verdict.
+//!
+//! A packet goes through one program on each node that it touches. The program
+//! parses it, looks its destination up in the maps, decides, and this file
+//! counts the decision and carries it out. The rooms are named for what they
+//! do; functions stand in the order in which a packet meets them.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod arp;
+#[cfg(target_arch = "bpf")]
+mod count;
+#[cfg(target_arch = "bpf")]
+mod echo;
+#[cfg(target_arch = "bpf")]
+mod forward;
+#[cfg(target_arch = "bpf")]
+mod from_host;
+#[cfg(target_arch = "bpf")]
+mod from_network;
+#[cfg(target_arch = "bpf")]
+mod from_workload;
+#[cfg(target_arch = "bpf")]
+mod icmp;
+#[cfg(target_arch = "bpf")]
+mod ip;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod ndp;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod route;
+
+#[cfg(target_arch = "bpf")]
+mod hooks {
+    use aya_ebpf::{
+        bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
+        macros::classifier,
+        programs::TcContext,
+    };
+    use margay_common::{
+        icmp::error_for,
+        verdict::{DropReason, Program},
+    };
+
+    use crate::{
+        count,
+        forward::{self, Forward},
+        from_host, from_network, from_workload, icmp,
+        packet::{Blame, Packet},
+    };
+
+    /// Ingress of the host side of an endpoint's veth.
+    #[classifier]
+    pub fn from_workload(ctx: TcContext) -> i32 {
+        let packet = Packet::new(&ctx);
+        let mut blame = Blame::default();
+        let decision = from_workload::decide(&packet, &mut blame);
+        conclude(Program::FromWorkload, &packet, decision, &blame)
+    }
+
+    /// Ingress of the uplink.
+    #[classifier]
+    pub fn from_network(ctx: TcContext) -> i32 {
+        let packet = Packet::new(&ctx);
+        let mut blame = Blame::default();
+        let decision = from_network::decide(&packet, &mut blame);
+        conclude(Program::FromNetwork, &packet, decision, &blame)
+    }
+
+    /// Egress of `margay0`.
+    #[classifier]
+    pub fn from_host(ctx: TcContext) -> i32 {
+        let packet = Packet::new(&ctx);
+        let mut blame = Blame::default();
+        let decision = from_host::decide(&packet, &mut blame);
+        conclude(Program::FromHost, &packet, decision, &blame)
+    }
+
+    /// Counts a decision and carries it out.
+    #[inline(always)]
+    fn conclude(
+        program: Program,
+        packet: &Packet<'_>,
+        decision: Result<Forward, DropReason>,
+        blame: &Blame,
+    ) -> i32 {
+        match decision {
+            Ok(Forward::Pass) => {
+                count::verdict(program, packet, Forward::Pass.verdict());
+                TC_ACT_UNSPEC
+            }
+            Ok(decision) => {
+                count::verdict(program, packet, decision.verdict());
+                forward::carry_out(packet, &decision)
+            }
+            Err(reason) => {
+                count::drop(program, packet, reason);
+                count::log(packet, program, reason);
+                explain(program, packet, reason, blame)
+            }
+        }
+    }
+
+    /// Turns a dropped packet into the ICMP error about it, where one is due.
+    #[inline(always)]
+    fn explain(program: Program, packet: &Packet<'_>, reason: DropReason, blame: &Blame) -> i32 {
+        let Some(family) = packet.family() else { return TC_ACT_SHOT };
+        let Some(error) = error_for(reason, family) else { return TC_ACT_SHOT };
+        let ifindex = packet.ifindex();
+        if icmp::answer(program, packet, error, family, blame).is_err() {
+            return TC_ACT_SHOT;
+        }
+        // What came out of margay0 goes back in, everything else back where
+        // it came from.
+        let flags = if matches!(program, Program::FromHost) { BPF_F_INGRESS } else { 0 };
+        packet.redirect(ifindex, flags.into())
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // No path reaches this: the programs neither index nor unwrap.
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

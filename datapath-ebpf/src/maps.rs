@@ -1,0 +1,136 @@
+//! Every map, private behind the look-ups that the programs make.
+//!
+//! Values are copied out at once where they are small. The large ones are
+//! read in place: the agent replaces a value as a whole, never in part, and
+//! the kernel keeps the old one until no program can hold it any more.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    helpers::bpf_ktime_get_ns,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+};
+use margay_common::{
+    endpoint::{Endpoint, Workload},
+    icmp::{ERRORS_PER_SECOND, QUOTE_MAX},
+    net::Addr,
+    route::{Node, Prefix, Route, RouteKey},
+    table,
+    verdict::{COUNTERS as COUNTER_ENTRIES, Count},
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+#[map]
+static NODE: Array<Node> = Array::with_max_entries(1, 0);
+#[map]
+static WORKLOADS: HashMap<u32, Workload> = HashMap::with_max_entries(table::MAX_WORKLOADS, 0);
+#[map]
+static ENDPOINTS: HashMap<Addr, Endpoint> = HashMap::with_max_entries(table::MAX_ENDPOINTS, 0);
+#[map]
+static ROUTES: HashMap<RouteKey, Route> =
+    HashMap::with_max_entries(table::MAX_ROUTES, BPF_F_NO_PREALLOC);
+#[map]
+static PREFIXES: LpmTrie<Addr, Prefix> =
+    LpmTrie::with_max_entries(table::MAX_PREFIXES, BPF_F_NO_PREALLOC);
+#[map]
+static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTER_ENTRIES, 0);
+#[map]
+static ICMP_BUDGET: LruHashMap<u32, Budget> =
+    LruHashMap::with_max_entries(table::MAX_ICMP_BUDGETS, 0);
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The ICMP errors that one interface caused in the second that began at
+/// `since`, nanoseconds of the monotonic clock.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Budget {
+    since: u64,
+    spent: u64,
+}
+
+/// What the checksum of an ICMP error covers.
+pub const SUM_LEN: usize = size_of::<Scratch>();
+
+/// Scratch space for an ICMP error under construction.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Scratch {
+    /// Pseudo header and the error's own header.
+    pub head: [u8; 48],
+    /// The quote, zero behind its end.
+    pub quote: [u8; QUOTE_MAX],
+}
+
+/// What the programs know of this node.
+#[inline(always)]
+pub fn node() -> Option<&'static Node> {
+    NODE.get(0)
+}
+
+/// The container behind an interface.
+#[inline(always)]
+pub fn workload(ifindex: u32) -> Option<&'static Workload> {
+    // SAFETY: see the module's text; the kernel frees a replaced value only
+    // after this run.
+    unsafe { WORKLOADS.get(ifindex) }
+}
+
+/// The local endpoint that has an address.
+#[inline(always)]
+pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
+    // SAFETY: as in `workload`.
+    unsafe { ENDPOINTS.get(addr) }
+}
+
+/// The route for exactly this prefix.
+#[inline(always)]
+pub fn route(key: &RouteKey) -> Option<&'static Route> {
+    // SAFETY: as in `workload`.
+    unsafe { ROUTES.get(key) }
+}
+
+/// The longest subnet or node that contains an address.
+#[inline(always)]
+pub fn prefix(addr: &Addr) -> Option<&'static Prefix> {
+    PREFIXES.get(Key::new(128, *addr))
+}
+
+/// Adds one packet to a counter.
+#[inline(always)]
+pub fn count(index: u32, bytes: u32) {
+    if let Some(count) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the value is this CPU's own, and programs do not preempt
+        // one another on a CPU.
+        unsafe {
+            (*count).packets += 1;
+            (*count).bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// This CPU's scratch space.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: the value is this CPU's own, programs do not preempt one another
+    // on a CPU, and one run takes it once.
+    SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+}
+
+/// Takes one ICMP error out of the interface's budget of this second.
+#[inline(always)]
+pub fn may_send_error(ifindex: u32) -> bool {
+    // SAFETY: the helper only reads the clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if let Some(budget) = ICMP_BUDGET.get_ptr_mut(ifindex) {
+        // SAFETY: the pointer is valid for this run. Two CPUs may race; then
+        // an error more or less is sent, which the limit does not mind.
+        unsafe {
+            if now - (*budget).since < 1_000_000_000 {
+                (*budget).spent += 1;
+                return (*budget).spent <= u64::from(ERRORS_PER_SECOND);
+            }
+        }
+    }
+    ICMP_BUDGET.insert(ifindex, Budget { since: now, spent: 1 }, 0).is_ok()
+}

@@ -1,0 +1,305 @@
+//! The packet: the only unsafe access to its bytes and to the kernel's helpers
+//! that act on it.
+
+use core::{ffi::c_void, mem::size_of};
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::{
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use margay_common::net::{Addr, Family, Mac};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Length of an Ethernet header; every frame here has one without tags.
+pub const ETH_LEN: usize = 14;
+/// Length of an IPv4 header without options.
+pub const IPV4_LEN: usize = 20;
+/// Length of an IPv6 header without extensions.
+pub const IPV6_LEN: usize = 40;
+
+/// EtherTypes as they lie in a frame.
+pub const IPV4: u16 = 0x0800_u16.to_be();
+/// IPv6.
+pub const IPV6: u16 = 0x86dd_u16.to_be();
+/// ARP.
+pub const ARP: u16 = 0x0806_u16.to_be();
+/// A VLAN tag that the device left in the frame.
+pub const VLAN: u16 = 0x8100_u16.to_be();
+/// A service VLAN tag.
+pub const QINQ: u16 = 0x88a8_u16.to_be();
+
+/// `pkt_type` of a frame that is addressed to the device it came in on.
+const PACKET_HOST: u32 = 0;
+/// Address families in `bpf_redir_neigh`.
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// An Ethernet header.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct Ethernet {
+    /// Destination.
+    pub dst: Mac,
+    /// Source.
+    pub src: Mac,
+    /// EtherType, network byte order.
+    pub kind: u16,
+}
+
+/// What an ICMP error about the packet would say, filled in as soon as it is
+/// known. Without a source no error can be sent.
+#[derive(Default)]
+pub struct Blame {
+    /// The gateway of the network concerned, source of the error.
+    pub gateway: Addr,
+    /// The MTU that a packet was too big for.
+    pub mtu: u32,
+}
+
+/// One packet in one run of a program.
+pub struct Packet<'a> {
+    ctx: &'a TcContext,
+}
+
+impl<'a> Packet<'a> {
+    /// Wraps the context of a program.
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext) -> Self {
+        Self { ctx }
+    }
+
+    /// The context, for aya-log.
+    #[inline(always)]
+    pub fn context(&self) -> &TcContext {
+        self.ctx
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.ctx.skb.skb
+    }
+
+    /// Length of the frame: payload of a super-packet and link header included.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    /// Length without the link header.
+    #[inline(always)]
+    pub fn l3_len(&self) -> u32 {
+        self.len().wrapping_sub(ETH_LEN as u32)
+    }
+
+    /// The interface whose hook this run belongs to.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel passes a context that is valid for the whole run
+        // and rewrites this access into one of its own structure.
+        unsafe { (*self.skb()).ifindex }
+    }
+
+    /// The interface that the packet came in on, 0 where this host made it.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).ingress_ifindex }
+    }
+
+    /// Payload of one segment of a super-packet, 0 for a plain packet.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).gso_size }
+    }
+
+    /// Whether the device took a VLAN tag off the frame.
+    #[inline(always)]
+    pub fn had_vlan(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).vlan_present != 0 }
+    }
+
+    /// Whether the frame is addressed to the device that it came in on.
+    #[inline(always)]
+    pub fn is_for_this_host(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).pkt_type == PACKET_HOST }
+    }
+
+    /// The family by the kernel's own notion of the protocol.
+    #[inline(always)]
+    pub fn family(&self) -> Option<Family> {
+        // SAFETY: as in `ifindex`.
+        match unsafe { (*self.skb()).protocol } as u16 {
+            IPV4 => Some(Family::V4),
+            IPV6 => Some(Family::V6),
+            _ => None,
+        }
+    }
+
+    /// Makes the first `len` bytes directly accessible. Drivers may leave
+    /// headers in page fragments, so this is not a given.
+    #[inline(always)]
+    pub fn pull(&self, len: usize) {
+        if self.ctx.data() + len > self.ctx.data_end() {
+            // SAFETY: the helper takes any length and fails if the packet has
+            // less; the views are made anew after it, as `at` does each time.
+            unsafe { bpf_skb_pull_data(self.skb(), len as u32) };
+        }
+    }
+
+    /// A view of the `T` at `offset`, where the packet has that many bytes.
+    /// `offset` has to be a constant for the verifier.
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.ctx.data();
+        if start + offset + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        Some((start + offset) as *mut T)
+    }
+
+    /// Copies the `T` at `offset` out of the directly accessible bytes.
+    #[inline(always)]
+    pub fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` compared the end with the packet's, and every bit
+        // pattern is a `T`. Alignment: BPF loads take any address where the
+        // kernel's machine does, and the verifier refuses the program elsewhere.
+        self.at::<T>(offset).map(|p| unsafe { *p })
+    }
+
+    /// Writes the `T` at `offset` into the directly accessible bytes.
+    #[inline(always)]
+    pub fn write<T: IntoBytes>(&self, offset: usize, value: T) -> Option<()> {
+        // SAFETY: as in `read`; no reference to the bytes lives across this,
+        // since `read` copies.
+        self.at::<T>(offset).map(|p| unsafe { *p = value })
+    }
+
+    /// Copies bytes from anywhere in the packet, also from page fragments and
+    /// at a variable offset: for the rare paths. Fails past the end.
+    #[inline(always)]
+    pub fn load<T: FromBytes + IntoBytes + Default>(&self, offset: usize) -> Option<T> {
+        let mut value = T::default();
+        let (to, len) = ((&raw mut value).cast::<c_void>(), size_of::<T>() as u32);
+        // SAFETY: the helper writes `len` bytes into `value`, which has that
+        // size and takes every bit pattern, or none at all.
+        match unsafe { bpf_skb_load_bytes(self.skb().cast(), offset as u32, to, len) } {
+            0 => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Copies `len` bytes from `offset` to the start of `to`; `len` has to be
+    /// bounded by the buffer's size.
+    #[inline(always)]
+    pub fn load_into<const N: usize>(&self, offset: usize, to: &mut [u8; N], len: usize) -> Option<()> {
+        if len == 0 || len > N {
+            return None;
+        }
+        // SAFETY: `len` is at most the size of the buffer, as compared above.
+        match unsafe { bpf_skb_load_bytes(self.skb().cast(), offset as u32, to.as_mut_ptr().cast(), len as u32) } {
+            0 => Some(()),
+            _ => None,
+        }
+    }
+
+    /// Makes the frame `len` bytes long. It is one of ours from then on:
+    /// super-packet or not, it becomes a plain one.
+    #[inline(always)]
+    pub fn resize(&self, len: usize) -> Result<(), ()> {
+        // SAFETY: the helper resizes the frame or fails; no view outlives it.
+        match unsafe { bpf_skb_change_tail(self.skb(), len as u32, 0) } {
+            0 => Ok(()),
+            _ => Err(()),
+        }
+    }
+
+    /// Writes the first `len` bytes of `from` at `offset`; `len` has to be
+    /// bounded by the buffer's size.
+    #[inline(always)]
+    pub fn store<const N: usize>(&self, offset: usize, from: &[u8; N], len: usize) -> Result<(), ()> {
+        if len == 0 || len > N {
+            return Err(());
+        }
+        let from = from.as_ptr().cast();
+        // SAFETY: `len` is at most the size of the buffer, as compared above,
+        // and the helper refuses what does not fit into the frame.
+        match unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, from, len as u32, 0) } {
+            0 => Ok(()),
+            _ => Err(()),
+        }
+    }
+
+    /// The Ethernet header.
+    #[inline(always)]
+    pub fn ethernet(&self) -> Option<Ethernet> {
+        self.read(0)
+    }
+
+    /// Writes both MACs.
+    #[inline(always)]
+    pub fn set_macs(&self, dst: Mac, src: Mac) -> Option<()> {
+        self.write(0, [dst, src])
+    }
+
+    /// Marks the packet as addressed to whom it reaches next, and takes off
+    /// the mark that the host's own rules may have set.
+    #[inline(always)]
+    pub fn adopt(&self) {
+        self.ctx.set_mark(0);
+        if !self.is_for_this_host() {
+            // SAFETY: the helper changes a field of the packet only. Without
+            // this, kernels before 6.15 deliver a frame that came by multicast
+            // or promiscuously as one for somebody else.
+            unsafe { bpf_skb_change_type(self.skb(), PACKET_HOST) };
+        }
+    }
+
+    /// Sends the packet out of an interface, or with `BPF_F_INGRESS` into it.
+    #[inline(always)]
+    pub fn redirect(&self, ifindex: u32, flags: u64) -> i32 {
+        // SAFETY: the helper notes the interface for after the run; an unknown
+        // one drops the packet.
+        unsafe { bpf_redirect(ifindex, flags) as i32 }
+    }
+
+    /// Puts the packet into the namespace at the other end of a veth.
+    #[inline(always)]
+    pub fn redirect_peer(&self, ifindex: u32) -> i32 {
+        // SAFETY: as in `redirect`.
+        unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+    }
+
+    /// Sends the packet out of an interface to a next hop, whose MAC the
+    /// kernel's neighbour table knows or asks for.
+    #[inline(always)]
+    pub fn redirect_neigh(&self, ifindex: u32, next_hop: &Addr) -> i32 {
+        let mut neigh = bpf_redir_neigh {
+            nh_family: AF_INET6,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: next_hop.0 },
+        };
+        if next_hop.is_v4() {
+            neigh.nh_family = AF_INET;
+            neigh.__bindgen_anon_1.ipv6_nh = [next_hop.v4_word(), 0, 0, 0];
+        }
+        let len = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: the helper copies `neigh` before it returns.
+        unsafe { bpf_redirect_neigh(ifindex, &raw mut neigh, len, 0) as i32 }
+    }
+
+    /// Sends the packet out of an interface to the next hop of the kernel's
+    /// own routing table.
+    #[inline(always)]
+    pub fn redirect_routed(&self, ifindex: u32) -> i32 {
+        // SAFETY: a null pointer with length 0 asks for the kernel's routing.
+        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    }
+}

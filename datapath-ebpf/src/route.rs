@@ -1,0 +1,96 @@
+//! From a destination to the way there.
+
+use margay_common::{
+    net::Addr,
+    route::{Prefix, REMOTE, Route, RouteKey},
+    verdict::DropReason,
+};
+
+use crate::{
+    forward::Forward,
+    ip::{Ip, check_size, decrement_ttl},
+    maps,
+    packet::{Blame, Packet},
+};
+
+/// How the blocks of a subnet are keyed.
+pub struct Blocks<'a> {
+    /// Mask of one block.
+    pub mask: &'a Addr,
+    /// Length of that mask, of 128 bits.
+    pub len: u32,
+    /// Whether single addresses are routed, too.
+    pub borrowed: bool,
+}
+
+/// The route to an address of a subnet that is not on this node.
+#[inline(always)]
+pub fn lookup(dst: &Addr, blocks: &Blocks<'_>) -> Option<&'static Route> {
+    if blocks.borrowed {
+        if let Some(route) = maps::route(&RouteKey { len: 128, addr: *dst }) {
+            return Some(route);
+        }
+    }
+    maps::route(&RouteKey { len: blocks.len, addr: dst.masked(blocks.mask) })
+}
+
+/// Whether the node routes a packet onwards, and so takes one off its TTL, or
+/// made it itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// One hop further.
+    Routed,
+    /// The first.
+    Origin,
+}
+
+/// Sends a packet to the node at the end of a route.
+#[inline(always)]
+pub fn follow(
+    packet: &Packet<'_>,
+    ip: &Ip,
+    route: &Route,
+    hop: Hop,
+    blame: &mut Blame,
+) -> Result<Forward, DropReason> {
+    if route.kind != REMOTE {
+        return Err(DropReason::NodeUnreachable);
+    }
+    onwards(packet, ip, hop, route.mtu, blame)?;
+    Ok(Forward::Node { ifindex: route.ifindex, next_hop: route.next_hop })
+}
+
+/// Sends a packet to another node itself.
+#[inline(always)]
+pub fn to_node(
+    packet: &Packet<'_>,
+    ip: &Ip,
+    node: &Prefix,
+    blame: &mut Blame,
+) -> Result<Forward, DropReason> {
+    if node.via.is_unspecified() {
+        return Err(DropReason::NodeUnreachable);
+    }
+    onwards(packet, ip, Hop::Routed, node.mtu, blame)?;
+    Ok(Forward::Node { ifindex: node.ifindex, next_hop: node.via })
+}
+
+/// What every packet pays that leaves the node: size first, then TTL.
+#[inline(always)]
+pub fn onwards(
+    packet: &Packet<'_>,
+    ip: &Ip,
+    hop: Hop,
+    mtu: u32,
+    blame: &mut Blame,
+) -> Result<(), DropReason> {
+    if hop == Hop::Routed && ip.ttl <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    blame.mtu = mtu;
+    check_size(packet, ip, mtu)?;
+    match hop {
+        Hop::Routed => decrement_ttl(packet, ip),
+        Hop::Origin => Ok(()),
+    }
+}

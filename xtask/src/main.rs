@@ -1,0 +1,3 @@
+//! The repository's commands.
+mod ebpf;
+fn main() { let _ = ebpf::find(); }
