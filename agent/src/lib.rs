@@ -2,6 +2,7 @@
 //! it. ARCHITECTURE.md draws the map; `cargo xtask lint` holds its edges.
 
 pub mod desired;
+pub mod kernel;
 pub mod model;
 pub mod reconcile;
 pub mod tables;

@@ -10,9 +10,10 @@ use margay_common::{
 
 use crate::{
     forward::Forward,
+    icmp::Blame,
     ip::{Ip, check_size},
     maps, ndp,
-    packet::{Blame, Packet},
+    packet::Packet,
     route::{self, Blocks, Hop},
 };
 
@@ -24,6 +25,7 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
     if is_multicast(&ip.dst, family) {
         return Err(DropReason::Multicast);
     }
+    blame.ip = ip;
     let made_here = packet.ingress_ifindex() == 0;
     if let Some(endpoint) = maps::endpoint(&ip.dst) {
         if !made_here && endpoint.flags & ROUTABLE == 0 {

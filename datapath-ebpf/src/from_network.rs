@@ -9,9 +9,10 @@ use margay_common::{
 
 use crate::{
     forward::Forward,
+    icmp::Blame,
     ip::{Ip, check_size},
     maps,
-    packet::{Blame, Packet},
+    packet::Packet,
     route::{self, Blocks, Hop},
 };
 
@@ -27,6 +28,7 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         Ok(ip) => ip,
         Err(reason) => return refuse_if_ours(packet, family, reason),
     };
+    blame.ip = ip;
     let Some(node) = maps::node() else { return Ok(Forward::Pass) };
     let own = match family {
         Family::V4 => &node.v4,

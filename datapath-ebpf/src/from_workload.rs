@@ -10,9 +10,10 @@ use margay_common::{
 use crate::{
     arp, echo,
     forward::Forward,
+    icmp::Blame,
     ip::Ip,
     maps, ndp,
-    packet::{ARP, Blame, ETH_LEN, IPV4, IPV6, Packet, QINQ, VLAN},
+    packet::{ARP, ETH_LEN, IPV4, IPV6, Packet, QINQ, VLAN},
     route::{self, Blocks, Hop},
 };
 
@@ -49,6 +50,7 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
     if ethernet.dst != GATEWAY_MAC {
         return Err(DropReason::OtherHost);
     }
+    blame.ip = ip;
     let workload = sender(workload, &ip)?;
     deliver(packet, &ip, workload, blame)
 }

@@ -13,7 +13,7 @@ use crate::{
     count,
     ip::{ICMP, ICMPV6, Ip},
     maps::{self, SUM_LEN, Scratch},
-    packet::{Blame, ETH_LEN, IPV4_LEN, IPV6_LEN, Packet},
+    packet::{ETH_LEN, IPV4_LEN, Packet},
 };
 
 const ICMP_LEN: usize = 8;
@@ -22,6 +22,22 @@ const ICMP_LEN: usize = 8;
 const TOS: u8 = 0xc0;
 const TTL: u8 = 64;
 
+/// What an ICMP error about the packet would say, filled in as soon as it is
+/// known. Without a source no error can be sent.
+pub struct Blame {
+    /// The gateway of the network concerned, source of the error.
+    pub gateway: Addr,
+    /// The MTU that a packet was too big for.
+    pub mtu: u32,
+    /// The packet's own header; meaningful once there is a gateway.
+    pub ip: Ip,
+}
+
+impl Blame {
+    /// Nothing to say yet.
+    pub const NONE: Self = Self { gateway: Addr::UNSPECIFIED, mtu: 0, ip: Ip::NONE };
+}
+
 /// Replaces the packet by the error about it, addressed to its sender. Fails
 /// where none may be sent.
 #[inline(always)]
@@ -29,11 +45,10 @@ pub fn answer(
     program: Program,
     packet: &Packet<'_>,
     error: IcmpError,
-    family: Family,
     blame: &Blame,
 ) -> Result<(), ()> {
-    let ip = Ip::parse(packet, family).map_err(drop)?;
-    if blame.gateway.is_unspecified() || !deserves_error(packet, &ip) {
+    let ip = &blame.ip;
+    if blame.gateway.is_unspecified() || !deserves_error(packet, ip) {
         return Err(());
     }
     if !maps::may_send_error(packet.ifindex()) {
@@ -44,8 +59,8 @@ pub fn answer(
     let scratch = maps::scratch().ok_or(())?;
     let len = packet.l3_len() as usize;
     let quote = if len > QUOTE_MAX { QUOTE_MAX } else { len };
-    let header = seal(packet, &ip, error, blame, scratch, quote)?;
-    write(packet, &ip, blame, header, scratch, quote)?;
+    let header = seal(packet, ip, error, blame, scratch, quote)?;
+    write(packet, ip, blame, header, scratch, quote)?;
     packet.set_macs(ethernet.src, ethernet.dst).ok_or(())?;
     count::note(program, packet, Note::IcmpSent);
     Ok(())

@@ -77,6 +77,18 @@ struct Ipv6Header {
 }
 
 impl Ip {
+    /// No header yet.
+    pub const NONE: Self = Self {
+        family: Family::V4,
+        src: Addr::UNSPECIFIED,
+        dst: Addr::UNSPECIFIED,
+        ttl: 0,
+        proto: 0,
+        l4: 0,
+        later_fragment: false,
+        fragment: false,
+    };
+
     /// Reads the header of a packet of that family.
     #[inline(always)]
     pub fn parse(packet: &Packet<'_>, family: Family) -> Result<Self, DropReason> {
@@ -137,28 +149,43 @@ fn parse_v4(packet: &Packet<'_>) -> Result<Ip, DropReason> {
     })
 }
 
+/// IPv4 options.
+const END: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const LOOSE_ROUTE: u8 = 131;
+const STRICT_ROUTE: u8 = 137;
+/// The longest options that an IPv4 header can have.
+const OPTIONS_MAX: usize = 40;
+
 /// Refuses loose and strict source routing (RFC 791 section 3.1, RFC 7126
 /// section 4.3); other options do no harm here.
+///
+/// The loop goes over positions and not over options: so the verifier meets
+/// few states, whatever the lengths say.
 #[inline(never)]
 fn check_options(packet: &Packet<'_>, len: usize) -> Result<(), DropReason> {
-    let mut at = 0usize;
-    for _ in 0..40 {
-        if at >= len {
-            return Ok(());
+    let mut next = 0;
+    for at in 0..OPTIONS_MAX {
+        if at != next || at >= len {
+            continue;
         }
-        let kind: u8 = packet.load(ETH_LEN + IPV4_LEN + at).ok_or(DropReason::Malformed)?;
-        match kind {
-            0 => return Ok(()),
-            1 => at += 1,
-            131 | 137 => return Err(DropReason::SourceRoute),
-            _ => {
-                let size: u8 = packet.load(ETH_LEN + IPV4_LEN + at + 1).ok_or(DropReason::Malformed)?;
-                if size < 2 {
-                    return Err(DropReason::Malformed);
-                }
-                at += usize::from(size);
-            }
+        let offset = ETH_LEN + IPV4_LEN + at;
+        let kind: u8 = packet.load(offset).ok_or(DropReason::Malformed)?;
+        if kind == END {
+            break;
         }
+        if kind == NO_OPERATION {
+            next = at + 1;
+            continue;
+        }
+        let size: u8 = packet.load(offset + 1).ok_or(DropReason::Malformed)?;
+        if kind == LOOSE_ROUTE || kind == STRICT_ROUTE {
+            return Err(DropReason::SourceRoute);
+        }
+        if size < 2 {
+            return Err(DropReason::Malformed);
+        }
+        next = at + usize::from(size);
     }
     Ok(())
 }
@@ -187,19 +214,24 @@ fn parse_v6(packet: &Packet<'_>) -> Result<Ip, DropReason> {
         let walked = walk_extensions(packet, header.next)?;
         ip.proto = walked as u8;
         ip.l4 = (walked >> 8) as usize & 0xffff;
-        ip.fragment = walked & FRAGMENT != 0;
+        ip.fragment = walked & FRAGMENTED != 0;
         ip.later_fragment = walked & LATER_FRAGMENT != 0;
     }
     Ok(ip)
 }
 
-const FRAGMENT: u32 = 1 << 24;
+/// Routing and fragment headers.
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+/// What `walk_extensions` found.
+const FRAGMENTED: u32 = 1 << 24;
 const LATER_FRAGMENT: u32 = 1 << 25;
 
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
-    // Hop-by-hop, routing, fragment, authentication, destination options.
-    matches!(next, 0 | 43 | 44 | 51 | 60)
+    // Hop-by-hop, routing, fragment, destination options. An authentication
+    // header counts as the protocol: nothing behind it concerns us.
+    matches!(next, 0 | ROUTING | FRAGMENT | 60)
 }
 
 /// Steps over the extension headers. The result is packed, since a function
@@ -208,25 +240,23 @@ const fn is_extension(next: u8) -> bool {
 fn walk_extensions(packet: &Packet<'_>, first: u8) -> Result<u32, DropReason> {
     let (mut next, mut at, mut flags) = (first, ETH_LEN + IPV6_LEN, 0);
     for _ in 0..EXTENSIONS_MAX {
+        let header: [u8; 4] = packet.load(at).ok_or(DropReason::Malformed)?;
+        let mut units = usize::from(header[1]);
+        if next == ROUTING && header[2] == 0 {
+            return Err(DropReason::SourceRoute);
+        }
+        if next == FRAGMENT {
+            units = 0;
+            flags |= FRAGMENTED;
+            if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
+                flags |= LATER_FRAGMENT;
+            }
+        }
+        next = header[0];
+        at += (units + 1) * 8;
         if !is_extension(next) || flags & LATER_FRAGMENT != 0 {
             return Ok(u32::from(next) | (at as u32) << 8 | flags);
         }
-        let header: [u8; 4] = packet.load(at).ok_or(DropReason::Malformed)?;
-        let mut len = (usize::from(header[1]) + 1) * 8;
-        match next {
-            43 if header[2] == 0 => return Err(DropReason::SourceRoute),
-            44 => {
-                len = 8;
-                flags |= FRAGMENT;
-                if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
-                    flags |= LATER_FRAGMENT;
-                }
-            }
-            51 => len = (usize::from(header[1]) + 2) * 4,
-            _ => {}
-        }
-        next = header[0];
-        at += len;
     }
     Err(DropReason::Malformed)
 }

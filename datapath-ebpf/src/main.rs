@@ -50,15 +50,16 @@ mod hooks {
     use crate::{
         count,
         forward::{self, Forward},
-        from_host, from_network, from_workload, icmp,
-        packet::{Blame, Packet},
+        from_host, from_network, from_workload,
+        icmp::{self, Blame},
+        packet::Packet,
     };
 
     /// Ingress of the host side of an endpoint's veth.
     #[classifier]
     pub fn from_workload(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
-        let mut blame = Blame::default();
+        let mut blame = Blame::NONE;
         let decision = from_workload::decide(&packet, &mut blame);
         conclude(Program::FromWorkload, &packet, decision, &blame)
     }
@@ -67,7 +68,7 @@ mod hooks {
     #[classifier]
     pub fn from_network(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
-        let mut blame = Blame::default();
+        let mut blame = Blame::NONE;
         let decision = from_network::decide(&packet, &mut blame);
         conclude(Program::FromNetwork, &packet, decision, &blame)
     }
@@ -76,7 +77,7 @@ mod hooks {
     #[classifier]
     pub fn from_host(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);
-        let mut blame = Blame::default();
+        let mut blame = Blame::NONE;
         let decision = from_host::decide(&packet, &mut blame);
         conclude(Program::FromHost, &packet, decision, &blame)
     }
@@ -109,10 +110,9 @@ mod hooks {
     /// Turns a dropped packet into the ICMP error about it, where one is due.
     #[inline(always)]
     fn explain(program: Program, packet: &Packet<'_>, reason: DropReason, blame: &Blame) -> i32 {
-        let Some(family) = packet.family() else { return TC_ACT_SHOT };
-        let Some(error) = error_for(reason, family) else { return TC_ACT_SHOT };
+        let Some(error) = error_for(reason, blame.ip.family) else { return TC_ACT_SHOT };
         let ifindex = packet.ifindex();
-        if icmp::answer(program, packet, error, family, blame).is_err() {
+        if icmp::answer(program, packet, error, blame).is_err() {
             return TC_ACT_SHOT;
         }
         // What came out of margay0 goes back in, everything else back where

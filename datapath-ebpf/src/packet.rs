@@ -4,6 +4,7 @@
 use core::{ffi::c_void, mem::size_of};
 
 use aya_ebpf::{
+    check_bounds_signed,
     bindings::{
         __sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
@@ -50,16 +51,6 @@ pub struct Ethernet {
     pub src: Mac,
     /// EtherType, network byte order.
     pub kind: u16,
-}
-
-/// What an ICMP error about the packet would say, filled in as soon as it is
-/// known. Without a source no error can be sent.
-#[derive(Default)]
-pub struct Blame {
-    /// The gateway of the network concerned, source of the error.
-    pub gateway: Addr,
-    /// The MTU that a packet was too big for.
-    pub mtu: u32,
 }
 
 /// One packet in one run of a program.
@@ -201,7 +192,7 @@ impl<'a> Packet<'a> {
     /// bounded by the buffer's size.
     #[inline(always)]
     pub fn load_into<const N: usize>(&self, offset: usize, to: &mut [u8; N], len: usize) -> Option<()> {
-        if len == 0 || len > N {
+        if !is_within(len, N) {
             return None;
         }
         // SAFETY: `len` is at most the size of the buffer, as compared above.
@@ -226,7 +217,7 @@ impl<'a> Packet<'a> {
     /// bounded by the buffer's size.
     #[inline(always)]
     pub fn store<const N: usize>(&self, offset: usize, from: &[u8; N], len: usize) -> Result<(), ()> {
-        if len == 0 || len > N {
+        if !is_within(len, N) {
             return Err(());
         }
         let from = from.as_ptr().cast();
@@ -302,4 +293,11 @@ impl<'a> Packet<'a> {
         // SAFETY: a null pointer with length 0 asks for the kernel's routing.
         unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
     }
+}
+
+/// Whether `len` is 1 to `max`, compared in a way that the verifier follows:
+/// the compiler would fold both comparisons into one that it does not.
+#[inline(always)]
+fn is_within(len: usize, max: usize) -> bool {
+    check_bounds_signed(len as i64, 1, max as i64)
 }

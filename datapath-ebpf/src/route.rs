@@ -8,9 +8,10 @@ use margay_common::{
 
 use crate::{
     forward::Forward,
+    icmp::Blame,
     ip::{Ip, check_size, decrement_ttl},
     maps,
-    packet::{Blame, Packet},
+    packet::Packet,
 };
 
 /// How the blocks of a subnet are keyed.

@@ -1,1 +1,8 @@
-//! x
+//! The lab: what the suites that need root stand on.
+//!
+//! Everything here assumes the private machine that `cargo xtask test` makes:
+//! its own network, mount and process namespaces, with a bpffs and a /run of
+//! its own, so that nothing of a test outlives the run, whatever happens.
+
+pub mod bpf;
+pub mod frame;

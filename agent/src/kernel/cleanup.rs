@@ -1,0 +1,49 @@
+//! Takes everything of ours off this host.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use rtnetlink::Handle;
+
+use super::{attach, datapath, facts, link, pins::{self, Pins}};
+use crate::tables::HOST_INTERFACE;
+
+/// Detaches and removes everything that is ours, and says what it was. What is
+/// already gone is fine, so this can be repeated.
+pub async fn everything(netlink: &Handle, root: &Path, uplink: Option<&str>) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    let pins = Pins::at(root);
+    for (dst, _) in link::host_routes(netlink).await? {
+        link::remove_host_route(netlink, dst).await?;
+        done.push(format!("route {dst}"));
+    }
+    let pinned = pins.linked_interfaces()?;
+    for interface in pinned.iter().map(String::as_str).chain(uplink) {
+        attach::detach(&pins, netlink, interface).await?;
+        done.push(format!("programs on {interface}"));
+    }
+    for name in facts::own_interfaces(netlink).await?.into_keys() {
+        link::remove(netlink, &name).await?;
+        done.push(format!("interface {name}"));
+    }
+    link::remove(netlink, HOST_INTERFACE).await?;
+    if root.exists() {
+        remove_pins(&pins)?;
+        done.push(format!("pins in {}", root.display()));
+    }
+    Ok(done)
+}
+
+fn remove_pins(pins: &Pins) -> Result<()> {
+    for object in pins::names(&pins.programs())? {
+        datapath::remove_programs(&pins.programs().join(object))?;
+    }
+    for dir in pins::names(pins.root())? {
+        let dir = pins.root().join(dir);
+        for name in pins::names(&dir)? {
+            pins::unlink(&dir.join(name))?;
+        }
+        fs::remove_dir(&dir).with_context(|| format!("{}", dir.display()))?;
+    }
+    fs::remove_dir(pins.root()).with_context(|| format!("{}", pins.root().display()))
+}

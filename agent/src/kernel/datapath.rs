@@ -1,0 +1,184 @@
+//! The programs and maps: loaded once for each object, pinned, and found again
+//! by a restarted agent, which then loads nothing.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    EbpfLoader, VerifierLogLevel,
+    maps::MapInfo,
+    programs::{ProgramError, SchedClassifier},
+};
+use margay_common::{
+    endpoint::{Endpoint, Workload},
+    net::Addr,
+    route::{Node, Prefix, Route, RouteKey},
+    table,
+    verdict::{Count, Program},
+};
+
+use super::{
+    pins::{self, Pins},
+    table::{HashTable, PerCpu, Single, TrieTable},
+};
+
+/// The object that the binary carries.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay.bpf.o"));
+
+/// The maps, as many as the agent reads or writes.
+pub struct Maps {
+    /// This node.
+    pub node: Single<Node>,
+    /// Containers by interface.
+    pub workloads: HashTable<u32, Workload>,
+    /// Local addresses.
+    pub endpoints: HashTable<Addr, Endpoint>,
+    /// Blocks of other nodes.
+    pub routes: HashTable<RouteKey, Route>,
+    /// Subnets and nodes.
+    pub prefixes: TrieTable<Addr, Prefix>,
+    /// Counters.
+    pub counters: PerCpu<Count>,
+}
+
+/// The programs and maps of this agent's object.
+pub struct Datapath {
+    /// The programs, ready to be attached.
+    pub programs: BTreeMap<Program, SchedClassifier>,
+    /// The maps.
+    pub maps: Maps,
+}
+
+impl Datapath {
+    /// Finds what is pinned, or loads and pins it. With `log` the programs
+    /// tell of every drop through aya-log.
+    pub fn load(pins: &Pins, log: bool) -> Result<Self> {
+        let dir = pins.programs().join(object_name(log));
+        if !is_complete(&dir) {
+            load_and_pin(pins, &dir, log)?;
+        }
+        let maps = Maps::open(&pins.maps())?;
+        let programs = Program::ALL.iter().map(|program| Ok((*program, open(&dir, *program)?)));
+        Ok(Self { programs: programs.collect::<Result<_>>()?, maps })
+    }
+
+    /// Removes the programs of other objects. Whatever is attached keeps its
+    /// program until it is replaced.
+    pub fn forget_others(pins: &Pins, log: bool) -> Result<()> {
+        for name in pins::names(&pins.programs())? {
+            if name != object_name(log) {
+                remove_programs(&pins.programs().join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel's id of a program.
+    pub fn program_id(&self, program: Program) -> Result<u32> {
+        let loaded = self.programs.get(&program).context("every program is loaded")?;
+        Ok(loaded.info()?.id())
+    }
+}
+
+impl Maps {
+    /// Opens the pinned maps.
+    pub fn open(dir: &Path) -> Result<Self> {
+        Ok(Self {
+            node: Single::open(dir, table::NODE)?,
+            workloads: HashTable::open(dir, table::WORKLOADS)?,
+            endpoints: HashTable::open(dir, table::ENDPOINTS)?,
+            routes: HashTable::open(dir, table::ROUTES)?,
+            prefixes: TrieTable::open(dir, table::PREFIXES)?,
+            counters: PerCpu::open(dir, table::COUNTERS)?,
+        })
+    }
+}
+
+/// The capacity of a pinned map.
+pub fn capacity(dir: &Path, name: &str) -> Result<u32> {
+    Ok(MapInfo::from_pin(dir.join(name))?.max_entries())
+}
+
+/// Maps that outlive the agent. The scratch space and log buffer do not.
+const PINNED: [&str; 7] = [
+    table::NODE,
+    table::WORKLOADS,
+    table::ENDPOINTS,
+    table::ROUTES,
+    table::PREFIXES,
+    table::COUNTERS,
+    table::ICMP_BUDGET,
+];
+
+fn load_and_pin(pins: &Pins, dir: &Path, log: bool) -> Result<()> {
+    let level = if log { aya_log::Level::Debug as u8 } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(None)
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .override_global(aya_log::LEVEL, &level, true);
+    for name in PINNED {
+        loader.map_pin_path(name, pins.maps().join(name));
+    }
+    let mut object = loader.load(OBJECT).context("the eBPF object does not load")?;
+    fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
+    for program in Program::ALL {
+        let found = object.program_mut(program.label());
+        let found = found.ok_or_else(|| anyhow!("the eBPF object lacks {}", program.label()))?;
+        let loaded: &mut SchedClassifier = found.try_into()?;
+        loaded.load().map_err(|error| refused(*program, error))?;
+        let path = dir.join(program.label());
+        pins::unlink(&path)?;
+        loaded.pin(&path).with_context(|| format!("{}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The verifier's last words are the ones that count.
+fn refused(program: Program, error: ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError { io_error, verifier_log } = &error else {
+        return anyhow::Error::from(error).context(format!("program {}", program.label()));
+    };
+    let log = verifier_log.to_string();
+    let from = log.lines().count().saturating_sub(30);
+    let tail: Vec<&str> = log.lines().skip(from).collect();
+    anyhow!("the kernel refuses program {}: {io_error}\n{}", program.label(), tail.join("\n"))
+}
+
+fn open(dir: &Path, program: Program) -> Result<SchedClassifier> {
+    let path = dir.join(program.label());
+    SchedClassifier::from_pin(&path).with_context(|| format!("program {}", path.display()))
+}
+
+fn is_complete(dir: &Path) -> bool {
+    Program::ALL.iter().all(|program| dir.join(program.label()).exists())
+}
+
+/// Removes the pins of the programs of one object.
+pub fn remove_programs(dir: &Path) -> Result<()> {
+    for name in pins::names(dir)? {
+        pins::unlink(&dir.join(name))?;
+    }
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| dir.display().to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// Names the object and the way that it is loaded.
+fn object_name(log: bool) -> String {
+    let mut hasher = DefaultHasher::new();
+    (OBJECT, log).hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Where the programs of this agent's object are pinned.
+pub fn programs_dir(pins: &Pins, log: bool) -> PathBuf {
+    pins.programs().join(object_name(log))
+}

@@ -1,0 +1,179 @@
+//! This host's kernel, as tables.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context, Result, anyhow};
+use aya::programs::TcAttachType;
+use margay_common::verdict::Program;
+use rtnetlink::Handle;
+use tokio::sync::Mutex;
+
+use super::{
+    Kernel, attach::{self, TcMode}, datapath::{Datapath, capacity}, facts, link, pins::Pins, sysctl,
+};
+use crate::{
+    reconcile::Change,
+    tables::{Attachment, Entry, HOST_INTERFACE, Interface, Key, PrefixKey, Tables},
+};
+
+/// This host's kernel.
+pub struct Host {
+    pins: Pins,
+    netlink: Handle,
+    mode: TcMode,
+    uplink: String,
+    datapath: Arc<Mutex<Datapath>>,
+}
+
+/// A map's name, entries and capacity.
+pub type Usage = (&'static str, usize, u32);
+
+impl Host {
+    /// Loads the programs, or finds them loaded.
+    pub fn new(pins: Pins, netlink: Handle, mode: TcMode, uplink: String, log: bool) -> Result<Self> {
+        let datapath = Datapath::load(&pins, log)?;
+        Ok(Self { pins, netlink, mode, uplink, datapath: Arc::new(Mutex::new(datapath)) })
+    }
+
+    /// The programs and maps, for whoever reads counters.
+    pub fn datapath(&self) -> Arc<Mutex<Datapath>> {
+        Arc::clone(&self.datapath)
+    }
+
+    async fn attachment(&self, interface: &str, datapath: &Datapath) -> Result<Option<Attachment>> {
+        let found = attach::attached(self.mode, &self.pins, &self.netlink, interface).await?;
+        let Some((hook, id)) = found else { return Ok(None) };
+        let program = match hook {
+            TcAttachType::Egress => Program::FromHost,
+            _ if interface == self.uplink => Program::FromNetwork,
+            _ => Program::FromWorkload,
+        };
+        let current = datapath.program_id(program)? == id;
+        Ok(Some(Attachment { program, current }))
+    }
+
+    async fn read_interfaces(&self, tables: &mut Tables) -> Result<()> {
+        for link in link::list(&self.netlink).await? {
+            if link.name == HOST_INTERFACE && link.up {
+                tables.interfaces.insert(link.name, Interface::Host { mtu: link.mtu });
+            } else if facts::is_own(&link.name) {
+                tables.interfaces.insert(link.name, Interface::Veth);
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, entry: &Entry) -> Result<()> {
+        let datapath = Arc::clone(&self.datapath);
+        let mut datapath = datapath.lock().await;
+        let maps = &mut datapath.maps;
+        match entry {
+            Entry::Interface(name, Interface::Host { mtu }) => self.put_host_interface(name, *mtu).await,
+            // Attaching makes it; a lost one ends with its endpoint.
+            Entry::Interface(..) => Ok(()),
+            Entry::Node((), node) => maps.node.put(*node),
+            Entry::Workload(index, workload) => maps.workloads.put(*index, *workload),
+            Entry::Route(key, route) => maps.routes.put(*key, *route),
+            Entry::Prefix(key, prefix) => maps.prefixes.put(key.len, key.addr, *prefix),
+            Entry::Endpoint(addr, endpoint) => maps.endpoints.put(*addr, *endpoint),
+            Entry::Attachment(name, wanted) => {
+                let program = datapath.programs.get_mut(&wanted.program);
+                let program = program.context("every program is loaded")?;
+                let hook = attach::hook(wanted.program);
+                attach::attach(self.mode, &self.pins, &self.netlink, name, hook, program).await
+            }
+            Entry::HostRoute(dst, route) => {
+                let index = link::index(&self.netlink, HOST_INTERFACE).await?;
+                let index = index.ok_or_else(|| anyhow!("{HOST_INTERFACE} is not there"))?;
+                link::put_host_route(&self.netlink, index, *dst, route).await
+            }
+        }
+    }
+
+    async fn remove(&mut self, key: &Key) -> Result<()> {
+        let mut datapath = self.datapath.lock().await;
+        let maps = &mut datapath.maps;
+        match key {
+            Key::Interface(name) => link::remove(&self.netlink, name).await,
+            Key::Node(()) => maps.node.put(Default::default()),
+            Key::Workload(index) => maps.workloads.remove(*index),
+            Key::Route(key) => maps.routes.remove(*key),
+            Key::Prefix(key) => maps.prefixes.remove(key.len, key.addr),
+            Key::Endpoint(addr) => maps.endpoints.remove(*addr),
+            Key::Attachment(name) => attach::detach(&self.pins, &self.netlink, name).await,
+            Key::HostRoute(dst) => link::remove_host_route(&self.netlink, *dst).await,
+        }
+    }
+
+    /// Makes `margay0`, or gives it the MTU that it should have. It has no
+    /// address; the kernel's routes lead to it through gateways on its link.
+    async fn put_host_interface(&self, name: &str, mtu: u32) -> Result<()> {
+        if link::find(&self.netlink, name).await?.is_none() {
+            link::add_host_pair(&self.netlink, name, mtu).await?;
+        }
+        // No link-local address, no advertisements: nothing there speaks IPv6
+        // but what the host routes to it.
+        for interface in [name, link::HOST_PEER] {
+            sysctl::set("ipv6", interface, "accept_ra", "0")?;
+            sysctl::set("ipv6", interface, "addr_gen_mode", "1")?;
+        }
+        for interface in [link::HOST_PEER, name] {
+            let found = link::find(&self.netlink, interface).await?;
+            let found = found.ok_or_else(|| anyhow!("{interface} is not there"))?;
+            link::set_mtu(&self.netlink, found.index, mtu).await?;
+            link::set_up(&self.netlink, found.index).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Kernel for Host {
+    async fn read(&mut self) -> Result<Tables> {
+        let mut tables = Tables::default();
+        self.read_interfaces(&mut tables).await?;
+        let datapath = self.datapath.lock().await;
+        let maps = &datapath.maps;
+        let node = maps.node.read()?;
+        if node != Default::default() {
+            tables.node.insert((), node);
+        }
+        tables.workloads = maps.workloads.read()?;
+        tables.routes = maps.routes.read()?;
+        tables.endpoints = maps.endpoints.read()?;
+        for ((len, addr), prefix) in maps.prefixes.read()? {
+            tables.prefixes.insert(PrefixKey { len, addr }, prefix);
+        }
+        tables.host_routes = link::host_routes(&self.netlink).await?.into_iter().collect();
+        let pinned = self.pins.linked_interfaces()?;
+        let own = tables.interfaces.keys().cloned();
+        for interface in own.chain([self.uplink.clone()]).chain(pinned) {
+            if let Some(attachment) = self.attachment(&interface, &datapath).await? {
+                tables.attachments.insert(interface, attachment);
+            } else if self.pins.link(&interface).exists() {
+                // The interface is gone, its link is a husk.
+                attach::detach(&self.pins, &self.netlink, &interface).await?;
+            }
+        }
+        Ok(tables)
+    }
+
+    async fn apply(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::Put(entry) => self.put(entry).await,
+            Change::Remove(key) => self.remove(key).await,
+        }
+    }
+}
+
+/// The maps that can fill up: their entries by the tables, their capacity by
+/// the kernel.
+pub fn usage(maps: &Path, tables: &Tables) -> Result<Vec<Usage>> {
+    use margay_common::table::{ENDPOINTS, PREFIXES, ROUTES, WORKLOADS};
+    let used = [
+        (WORKLOADS, tables.workloads.len()),
+        (ENDPOINTS, tables.endpoints.len()),
+        (ROUTES, tables.routes.len()),
+        (PREFIXES, tables.prefixes.len()),
+    ];
+    used.into_iter().map(|(name, used)| Ok((name, used, capacity(maps, name)?))).collect()
+}

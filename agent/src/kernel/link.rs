@@ -1,0 +1,294 @@
+//! Interfaces, addresses, neighbours and routes by netlink.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsRawFd,
+};
+
+use anyhow::{Context, Result, bail};
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use margay_common::net::{GATEWAY_MAC, Mac};
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
+    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope},
+};
+use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::netns::Netns;
+use crate::{
+    model::network::{max_len, net},
+    tables::HostRoute,
+};
+
+/// The number that marks the kernel's routes as ours (`ip route show proto`).
+pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);
+/// The other end of `margay0`; nothing ever arrives there.
+pub const HOST_PEER: &str = "margay0-peer";
+
+/// An interface.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Whether it is set up.
+    pub up: bool,
+    /// Whether it carries Ethernet frames.
+    pub ethernet: bool,
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let (mut name, mut mtu) = (String::new(), 0);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(found) => name.clone_from(found),
+                LinkAttribute::Mtu(found) => mtu = *found,
+                _ => {}
+            }
+        }
+        Self {
+            name,
+            index: message.header.index,
+            mtu,
+            up: message.header.flags.contains(LinkFlags::Up),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        }
+    }
+}
+
+/// All interfaces.
+pub async fn list(netlink: &Handle) -> Result<Vec<Link>> {
+    Ok(netlink.link().get().execute().map_ok(Link::from).try_collect().await?)
+}
+
+/// The interface of that name.
+pub async fn find(netlink: &Handle, name: &str) -> Result<Option<Link>> {
+    match netlink.link().get().match_name(name).execute().try_next().await {
+        Ok(link) => Ok(link.map(Link::from)),
+        Err(error) if is(&error, libc::ENODEV) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The index of the interface of that name.
+pub async fn index(netlink: &Handle, name: &str) -> Result<Option<u32>> {
+    Ok(find(netlink, name).await?.map(|link| link.index))
+}
+
+/// Removes an interface, if it is there; its peer goes with it.
+pub async fn remove(netlink: &Handle, name: &str) -> Result<()> {
+    let Some(index) = index(netlink, name).await? else { return Ok(()) };
+    match netlink.link().del(index).execute().await {
+        Err(error) if !is(&error, libc::ENODEV) => Err(error).context(format!("remove {name}")),
+        _ => Ok(()),
+    }
+}
+
+/// Sets an interface up.
+pub async fn set_up(netlink: &Handle, index: u32) -> Result<()> {
+    let message = LinkUnspec::new_with_index(index).up().build();
+    Ok(netlink.link().set(message).execute().await?)
+}
+
+/// Sets an interface's MTU.
+pub async fn set_mtu(netlink: &Handle, index: u32, mtu: u32) -> Result<()> {
+    let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+    Ok(netlink.link().set(message).execute().await?)
+}
+
+/// Makes `margay0` and its peer, both down.
+pub async fn add_host_pair(netlink: &Handle, name: &str, mtu: u32) -> Result<()> {
+    let peer = LinkMessageBuilder::<LinkUnspec>::new().name(HOST_PEER).mtu(mtu).build();
+    let message = veth(name, mtu, peer).arp(false).build();
+    netlink.link().add(message).execute().await.context(format!("create {name}"))
+}
+
+/// A veth into a container.
+pub struct VethSpec<'a> {
+    /// Name of the host side.
+    pub host: &'a str,
+    /// Name inside.
+    pub inside: &'a str,
+    /// MAC inside.
+    pub mac: Mac,
+    /// MTU of both ends.
+    pub mtu: u32,
+}
+
+/// Makes a veth with its inner end in the namespace at once, both ends down.
+pub async fn add_veth(netlink: &Handle, netns: &Netns, spec: &VethSpec<'_>) -> Result<()> {
+    let peer = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(spec.inside)
+        .mtu(spec.mtu)
+        .address(spec.mac.0.to_vec())
+        .setns_by_fd(netns.fd().as_raw_fd())
+        .build();
+    let message = veth(spec.host, spec.mtu, peer).build();
+    match netlink.link().add(message).execute().await {
+        Err(error) if is(&error, libc::EEXIST) => bail!(
+            "interface {} exists in {} already; choose another with --ifname",
+            spec.inside,
+            netns.path.display()
+        ),
+        result => result.context(format!("create veth {}", spec.host)),
+    }
+}
+
+fn veth(name: &str, mtu: u32, peer: LinkMessage) -> LinkMessageBuilder<LinkVeth> {
+    LinkMessageBuilder::<LinkVeth>::new(name, "")
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .mtu(mtu)
+        .address(GATEWAY_MAC.0.to_vec())
+}
+
+/// The addresses of an interface, each with its prefix.
+pub async fn addresses(netlink: &Handle, index: u32) -> Result<Vec<IpNet>> {
+    let mut found = netlink.address().get().set_link_index_filter(index).execute();
+    let mut addresses = Vec::new();
+    while let Some(message) = found.try_next().await? {
+        let local = message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Local(addr) => Some(*addr),
+            _ => None,
+        });
+        let plain = message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(addr) => Some(*addr),
+            _ => None,
+        });
+        if let Some(addr) = local.or(plain) {
+            addresses.push(net(addr, message.header.prefix_len));
+        }
+    }
+    Ok(addresses)
+}
+
+/// The link-local address among them.
+pub fn link_local(addresses: &[IpNet]) -> Option<Ipv6Addr> {
+    addresses.iter().find_map(|net| match net.addr() {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),
+        _ => None,
+    })
+}
+
+/// Gives a container's interface its address, without duplicate address
+/// detection: nobody else on that link could have it.
+pub async fn add_address(netlink: &Handle, index: u32, addr: IpAddr) -> Result<()> {
+    let mut request = netlink.address().add(index, addr, max_len(addr));
+    if addr.is_ipv6() {
+        let message = request.message_mut();
+        message.header.flags |= AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    request.execute().await.context(format!("address {addr}"))
+}
+
+/// Gives a container's interface the gateway as a neighbour for good.
+pub async fn add_gateway_neighbour(netlink: &Handle, index: u32, gateway: IpAddr) -> Result<()> {
+    let request = netlink.neighbours().add(index, gateway).link_layer_address(&GATEWAY_MAC.0);
+    request.replace().execute().await.context(format!("neighbour {gateway}"))
+}
+
+/// A container's routes: the gateway on the link, each subnet of the network
+/// and everything else through it. Where there is a default route already, it
+/// stays.
+pub async fn add_container_routes(
+    netlink: &Handle,
+    index: u32,
+    subnet: IpNet,
+    gateway: IpAddr,
+) -> Result<()> {
+    let on_link = route(net(gateway, max_len(gateway)), index).scope(RouteScope::Link);
+    netlink.route().add(on_link.build()).execute().await.context("route to the gateway")?;
+    let default = net(if gateway.is_ipv4() { [0, 0, 0, 0].into() } else { Ipv6Addr::UNSPECIFIED.into() }, 0);
+    for dst in [subnet, default] {
+        let through = with_gateway(route(dst, index), gateway)?;
+        match netlink.route().add(through.build()).execute().await {
+            Err(error) if is(&error, libc::EEXIST) && dst == default => {}
+            result => result.context(format!("route to {dst} via {gateway}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// The host's routes that are ours.
+pub async fn host_routes(netlink: &Handle) -> Result<Vec<(IpNet, HostRoute)>> {
+    let mut routes = Vec::new();
+    for v4 in [true, false] {
+        let any: IpAddr = if v4 { [0, 0, 0, 0].into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let filter = RouteMessageBuilder::<IpAddr>::new().destination_prefix(any, 0)?.build();
+        let mut found = netlink.route().get(filter).execute();
+        while let Some(message) = found.try_next().await? {
+            if message.header.protocol == PROTOCOL {
+                routes.extend(host_route(&message, v4));
+            }
+        }
+    }
+    Ok(routes)
+}
+
+fn host_route(message: &RouteMessage, v4: bool) -> Option<(IpNet, HostRoute)> {
+    let addr = |address: &RouteAddress| match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    };
+    let (mut dst, mut gateway, mut source, mut mtu) = (None, None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(found) => dst = addr(found),
+            RouteAttribute::Gateway(found) => gateway = addr(found),
+            RouteAttribute::PrefSource(found) => source = addr(found),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|m| match m {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                })?;
+            }
+            _ => {}
+        }
+    }
+    let dst = net(dst.filter(|dst| dst.is_ipv4() == v4)?, message.header.destination_prefix_length);
+    Some((dst, HostRoute { gateway: gateway?, source, mtu }))
+}
+
+/// Adds or replaces one of the host's routes.
+pub async fn put_host_route(netlink: &Handle, index: u32, dst: IpNet, spec: &HostRoute) -> Result<()> {
+    let mut builder = with_gateway(route(dst, index), spec.gateway)?.onlink().protocol(PROTOCOL);
+    if let Some(source) = spec.source {
+        builder = builder.pref_source(source)?;
+    }
+    let mut message = builder.build();
+    message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(spec.mtu)]));
+    let request = netlink.route().add(message).replace();
+    request.execute().await.context(format!("route to {dst} by margay0"))
+}
+
+/// Removes one of the host's routes, if it is there.
+pub async fn remove_host_route(netlink: &Handle, dst: IpNet) -> Result<()> {
+    let message = route(dst, 0).protocol(PROTOCOL).build();
+    match netlink.route().del(message).execute().await {
+        Err(error) if !is(&error, libc::ESRCH) => Err(error).context(format!("remove route to {dst}")),
+        _ => Ok(()),
+    }
+}
+
+fn route(dst: IpNet, index: u32) -> RouteMessageBuilder<IpAddr> {
+    let builder = RouteMessageBuilder::<IpAddr>::new();
+    // The only error is a prefix longer than its family has bits.
+    let builder = builder.destination_prefix(dst.network(), dst.prefix_len()).unwrap_or_default();
+    if index == 0 { builder } else { builder.output_interface(index) }
+}
+
+fn with_gateway(builder: RouteMessageBuilder<IpAddr>, gateway: IpAddr) -> Result<RouteMessageBuilder<IpAddr>> {
+    Ok(builder.gateway(gateway)?)
+}
+
+/// Whether an error is the kernel's with that number.
+pub fn is(error: &Error, errno: i32) -> bool {
+    matches!(error, Error::NetlinkError(message) if message.raw_code() == -errno)
+}

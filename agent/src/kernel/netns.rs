@@ -1,0 +1,93 @@
+//! Network namespaces of containers.
+
+use std::{
+    fs::File,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::fstatfs,
+};
+use rtnetlink::Handle;
+use tokio::runtime;
+
+use super::sysctl;
+
+/// An open network namespace of somebody else.
+#[derive(Debug)]
+pub struct Netns {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// Its inode number, unique while it lives.
+    pub inode: u32,
+    file: File,
+}
+
+/// `NSFS_MAGIC` of linux/magic.h.
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+impl Netns {
+    /// Opens a namespace, which must be another than the agent's own.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| {
+            format!("network namespace {}: is the container gone?", path.display())
+        })?;
+        let kind = fstatfs(&file)?.filesystem_type().0 as i64;
+        if kind != NSFS_MAGIC {
+            bail!("{} is no network namespace", path.display());
+        }
+        let inode = inode(&file)?;
+        if inode == inode_of_own()? {
+            bail!("{} is the host's own network namespace, which cannot be attached", path.display());
+        }
+        Ok(Self { path: path.to_owned(), inode, file })
+    }
+
+    /// Netlink inside the namespace: a socket stays where it was made.
+    pub async fn netlink(&self) -> Result<Handle> {
+        let runtime = runtime::Handle::current();
+        self.run(move || {
+            let _guard = runtime.enter();
+            let (connection, handle, _) = rtnetlink::new_connection()?;
+            tokio::spawn(connection);
+            Ok(handle)
+        })
+        .await
+    }
+
+    /// Sets a switch of an interface inside.
+    pub async fn sysctl(&self, family: &'static str, interface: &str, name: &'static str, value: &'static str) -> Result<()> {
+        let interface = interface.to_owned();
+        self.run(move || sysctl::set(family, &interface, name, value)).await
+    }
+
+    /// A descriptor of the namespace, for netlink to name it.
+    pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Runs something in the namespace, in a thread of its own: threads of the
+    /// runtime never leave theirs.
+    async fn run<T: Send + 'static>(&self, what: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let file = self.file.try_clone()?;
+        let (send, receive) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("netns".into()).spawn(move || {
+            let entered = setns(&file, CloneFlags::CLONE_NEWNET).context("setns");
+            drop(send.send(entered.and_then(|()| what())));
+        })?;
+        receive.await.map_err(|_| anyhow!("the thread in the namespace ended early"))?
+    }
+}
+
+/// The inode number of the agent's own namespace.
+pub fn inode_of_own() -> Result<u32> {
+    inode(&File::open("/proc/thread-self/ns/net")?)
+}
+
+fn inode(file: &File) -> Result<u32> {
+    let inode = file.metadata()?.ino();
+    u32::try_from(inode).with_context(|| format!("namespace inode {inode} is beyond 32 bits"))
+}

@@ -1,0 +1,103 @@
+//! Where everything of ours is pinned below the folder in bpffs that the agent
+//! was given:
+//!
+//! ```text
+//! v<layout>/<MAP>            maps, by layout version
+//! programs/<object>/<name>   programs, by the object that they come from
+//! links/<interface>          tcx links
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use margay_common::table::LAYOUT_VERSION;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// The folders of the pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Makes the folders, or says what is in the way.
+    pub fn create(root: &Path) -> Result<Self> {
+        let pins = Self { root: root.to_owned() };
+        let parent = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let kind = statfs(parent).with_context(|| format!("{}", parent.display()))?;
+        if kind.filesystem_type() != BPF_FS_MAGIC {
+            bail!(
+                "{} is not on a BPF file system: mount -t bpf bpf /sys/fs/bpf, or name a folder on one with --bpffs",
+                root.display()
+            );
+        }
+        for dir in [pins.maps(), pins.programs(), pins.links()] {
+            fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+        }
+        Ok(pins)
+    }
+
+    /// The folders where they are, existing or not.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The maps of this layout.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join(format!("v{LAYOUT_VERSION}"))
+    }
+
+    /// The programs of all objects.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    /// The tcx links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// The link of an interface. bpffs takes no dots, interfaces no colons.
+    pub fn link(&self, interface: &str) -> PathBuf {
+        self.links().join(interface.replace('.', ":"))
+    }
+
+    /// The interfaces that have a link.
+    pub fn linked_interfaces(&self) -> Result<Vec<String>> {
+        let names = names(&self.links())?;
+        Ok(names.into_iter().map(|name| name.replace(':', ".")).collect())
+    }
+}
+
+/// The names in a folder, none where there is no folder.
+pub fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("{}", dir.display())),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a file; a missing one is fine.
+pub fn unlink(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

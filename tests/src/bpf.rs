@@ -1,0 +1,325 @@
+//! One packet through one program with `BPF_PROG_TEST_RUN`: no wire, but the
+//! real programs, the real maps, and every counter.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use aya::{TestRun, TestRunOptions};
+use margay::{
+    desired::{LocalFacts, Uplink, desired},
+    kernel::{counters, datapath::Datapath, link, pins::{self, Pins}},
+    model::{endpoint::Endpoint, snapshot::{Event, Snapshot}},
+    tables::{Entry, HOST_INTERFACE, Tables},
+};
+use margay_common::{net::Mac, verdict::Program};
+use nix::sched::{CloneFlags, unshare};
+
+/// A node of a small cluster, without a wire: see [`CLUSTER`].
+pub struct Node {
+    datapath: Datapath,
+    root: PathBuf,
+    ifindexes: BTreeMap<String, u32>,
+}
+
+/// What became of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The action that the program returned: 7 is a redirect.
+    pub action: i32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+    /// Every counter that moved: program, label and by how much.
+    pub counted: Vec<String>,
+}
+
+/// `TC_ACT_UNSPEC`: not ours.
+pub const PASS: i32 = -1;
+/// `TC_ACT_SHOT`: dropped.
+pub const DROP: i32 = 2;
+/// `TC_ACT_REDIRECT`: sent on its way.
+pub const REDIRECT: i32 = 7;
+
+/// The cluster: this node is h1, h2 is on the link, h3 is not. Blue is plain
+/// and dual-stack, red is another, inner is internal, open is routable.
+const CLUSTER: &[(&str, &str)] = &[
+    ("nodes/h1", r#"{"v":1,"name":"h1","addresses":["192.0.2.1","2001:db8::1"]}"#),
+    ("nodes/h2", r#"{"v":1,"name":"h2","addresses":["192.0.2.2","2001:db8::2"]}"#),
+    ("nodes/h3", r#"{"v":1,"name":"h3","addresses":["198.51.100.3","2001:db8:3::3"]}"#),
+    ("networks/1", r#"{"v":1,"id":1,"name":"blue","subnets":[
+        {"cidr":"10.1.0.0/16","gateway":"10.1.0.1","block_len":26},
+        {"cidr":"fd00:1::/64","gateway":"fd00:1::1","block_len":122}]}"#),
+    ("networks/2", r#"{"v":1,"id":2,"name":"red","subnets":[
+        {"cidr":"10.2.0.0/16","gateway":"10.2.0.1","block_len":26},
+        {"cidr":"fd00:2::/64","gateway":"fd00:2::1","block_len":122}]}"#),
+    ("networks/3", r#"{"v":1,"id":3,"name":"inner","internal":true,"subnets":[
+        {"cidr":"10.3.0.0/16","gateway":"10.3.0.1","block_len":26},
+        {"cidr":"fd00:3::/64","gateway":"fd00:3::1","block_len":122}]}"#),
+    ("networks/4", r#"{"v":1,"id":4,"name":"open","routable":true,"subnets":[
+        {"cidr":"10.4.0.0/16","gateway":"10.4.0.1","block_len":26},
+        {"cidr":"fd00:4::/64","gateway":"fd00:4::1","block_len":122}]}"#),
+    ("routes/1/10.1.0.64-26", r#"{"v":1,"node":"h2"}"#),
+    ("routes/1/fd00:1::40-122", r#"{"v":1,"node":"h2"}"#),
+    ("routes/1/10.1.0.128-26", r#"{"v":1,"node":"h3"}"#),
+    ("routes/1/fd00:1::80-122", r#"{"v":1,"node":"h3"}"#),
+    ("routes/2/10.2.0.64-26", r#"{"v":1,"node":"h2"}"#),
+    ("routes/2/fd00:2::40-122", r#"{"v":1,"node":"h2"}"#),
+    ("routes/4/10.4.0.64-26", r#"{"v":1,"node":"h2"}"#),
+    ("routes/4/fd00:4::40-122", r#"{"v":1,"node":"h2"}"#),
+    // A single address of h2's block that h1 could have borrowed from h3.
+    ("routes/4/10.4.0.130-32", r#"{"v":1,"node":"h2"}"#),
+    ("routes/4/fd00:4::82-128", r#"{"v":1,"node":"h2"}"#),
+];
+
+/// Local endpoints: name, network, host part of the addresses, sandbox. `c1`
+/// and `c1red` are one container on two networks; `small` has an MTU of 1300.
+const ENDPOINTS: &[(&str, u32, u8, u32)] = &[
+    ("c1", 1, 2, 101),
+    ("c2", 1, 3, 102),
+    ("c1red", 2, 2, 101),
+    ("r1", 2, 3, 103),
+    ("i1", 3, 2, 104),
+    ("o1", 4, 2, 105),
+    ("small", 1, 4, 106),
+];
+
+/// The uplink's interface.
+pub const UPLINK: &str = "up0";
+/// The uplink's MTU.
+pub const UPLINK_MTU: u32 = 1400;
+
+impl Node {
+    /// A fresh node in a fresh network namespace, which this thread enters.
+    pub fn new() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
+        let names = ENDPOINTS.iter().map(|e| interface(e.0)).chain([UPLINK.into(), HOST_INTERFACE.into()]);
+        let ifindexes = make_interfaces(names.collect());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let root = PathBuf::from(format!("/sys/fs/bpf/margay-test-{}-{n}", std::process::id()));
+        let pins = Pins::create(&root).expect("a bpffs on /sys/fs/bpf; run by `cargo xtask test`");
+        let mut datapath = Datapath::load(&pins, false).expect("the programs load");
+        let tables = desired(&snapshot(), &facts(&ifindexes));
+        fill(&mut datapath, &tables);
+        Self { datapath, root, ifindexes }
+    }
+
+    /// The index of an interface: an endpoint's by its name, or the uplink's.
+    pub fn ifindex(&self, name: &str) -> u32 {
+        let found = self.ifindexes.get(name).or_else(|| self.ifindexes.get(&interface(name)));
+        *found.unwrap_or_else(|| panic!("no interface {name}"))
+    }
+
+    /// Runs what a container sends.
+    pub fn from_workload(&mut self, endpoint: &str, frame: &[u8]) -> Outcome {
+        let ifindex = self.ifindex(endpoint);
+        self.run(Program::FromWorkload, frame, Context { ifindex, ..Context::default() })
+    }
+
+    /// Runs what comes in on the uplink.
+    pub fn from_network(&mut self, frame: &[u8]) -> Outcome {
+        let ifindex = self.ifindex(UPLINK);
+        self.run(Program::FromNetwork, frame, Context { ifindex, ..Context::default() })
+    }
+
+    /// Runs what the host itself sends by `margay0`.
+    pub fn from_host(&mut self, frame: &[u8]) -> Outcome {
+        let ifindex = self.ifindex(HOST_INTERFACE);
+        self.run(Program::FromHost, frame, Context { ifindex, ..Context::default() })
+    }
+
+    /// Runs what the host forwards from the uplink to `margay0`.
+    pub fn from_host_forwarded(&mut self, frame: &[u8]) -> Outcome {
+        let ifindex = self.ifindex(HOST_INTERFACE);
+        let ingress_ifindex = self.ifindex(UPLINK);
+        self.run(Program::FromHost, frame, Context { ifindex, ingress_ifindex, ..Context::default() })
+    }
+
+    /// Runs a program.
+    pub fn run(&mut self, program: Program, frame: &[u8], context: Context) -> Outcome {
+        let before = self.counters();
+        let mut out = vec![0; frame.len() + 256];
+        let context = context.bytes();
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = self.datapath.programs[&program].test_run(options).expect("the program runs");
+        out.truncate(result.data_size_out as usize);
+        let after = self.counters();
+        let moved = after.iter().filter(|(name, count)| before[*name] != **count);
+        let counted = moved.map(|(name, count)| match count - before[name] {
+            1 => name.clone(),
+            n => format!("{name} {n}"),
+        });
+        Outcome { action: result.return_value as i32, frame: out, counted: counted.collect() }
+    }
+
+    /// Replaces or adds entries of the maps.
+    pub fn put(&mut self, entry: Entry) {
+        let mut tables = Tables::default();
+        tables.put(entry);
+        fill(&mut self.datapath, &tables);
+    }
+
+    /// Nanoseconds that one run takes, the mean of `repeat` in one call.
+    pub fn nanoseconds(&self, program: Program, frame: &[u8], ifindex: u32, repeat: u32) -> u64 {
+        let context = Context { ifindex, ..Context::default() }.bytes();
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = self.datapath.programs[&program].test_run(options).expect("the program runs");
+        result.duration.as_nanos() as u64
+    }
+
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let counters = counters::read(&self.datapath.maps.counters).expect("counters");
+        counters.into_iter().map(|c| (format!("{} {}", c.program, c.reason), c.packets)).collect()
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let pins = Pins::at(&self.root);
+        let dirs = pins::names(&pins.programs()).unwrap_or_default();
+        let dirs = dirs.iter().map(|name| pins.programs().join(name));
+        for dir in dirs.chain([pins.maps(), pins.links(), pins.programs()]) {
+            for name in pins::names(&dir).unwrap_or_default() {
+                drop(pins::unlink(&dir.join(name)));
+            }
+            drop(std::fs::remove_dir(dir));
+        }
+        drop(std::fs::remove_dir(&self.root));
+    }
+}
+
+/// What a program is told of a packet besides its bytes.
+#[derive(Clone, Copy, Default)]
+pub struct Context {
+    /// The interface of the hook.
+    pub ifindex: u32,
+    /// The interface that the packet came in on.
+    pub ingress_ifindex: u32,
+    /// Payload of one segment of a super-packet.
+    pub gso_size: u32,
+}
+
+impl Context {
+    /// As `struct __sk_buff`.
+    fn bytes(self) -> [u8; 192] {
+        let mut bytes = [0; 192];
+        for (at, value) in [(36, self.ingress_ifindex), (40, self.ifindex), (176, self.gso_size)] {
+            bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+/// The MAC of an endpoint.
+pub fn mac(endpoint: &str) -> [u8; 6] {
+    let position = ENDPOINTS.iter().position(|e| e.0 == endpoint).expect("an endpoint");
+    [2, 0, 0, 0, 0, position as u8]
+}
+
+/// The IPv4 and the IPv6 address of network `network` with host part `host`.
+pub fn both(network: u8, host: u8) -> [IpAddr; 2] {
+    let v4 = IpAddr::from([10, network, 0, host]);
+    let v6 = IpAddr::from([0xfd00, u16::from(network), 0, 0, 0, 0, 0, u16::from(host)]);
+    [v4, v6]
+}
+
+fn interface(endpoint: &str) -> String {
+    format!("mgy-{endpoint}")
+}
+
+/// Makes interfaces that carry the gateway's MAC, so that frames to it are
+/// frames to this host.
+fn make_interfaces(names: Vec<String>) -> BTreeMap<String, u32> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let (connection, netlink, _) = rtnetlink::new_connection().expect("netlink");
+        tokio::spawn(connection);
+        let mut made = BTreeMap::new();
+        for name in names {
+            link::add_host_pair(&netlink, &name, 1500).await.expect("an interface");
+            // The pair's other end has one name for all: give it another.
+            let peer = link::index(&netlink, link::HOST_PEER).await.expect("netlink").expect("the peer");
+            let rename = rtnetlink::LinkUnspec::new_with_index(peer).name(format!("p{peer}"));
+            netlink.link().set(rename.build()).execute().await.expect("rename");
+            let index = link::index(&netlink, &name).await.expect("netlink").expect("just made");
+            made.insert(name, index);
+        }
+        made
+    })
+}
+
+fn snapshot() -> Snapshot {
+    let put = |(key, value): &(&str, &str)| Event::Put {
+        key: format!("/margay/v1/{key}"),
+        value: value.as_bytes().to_vec(),
+        revision: 1,
+    };
+    let mut snapshot = Snapshot::default();
+    snapshot.replace(&CLUSTER.iter().map(put).collect::<Vec<_>>());
+    assert!(snapshot.unreadable.is_empty(), "{:?}", snapshot.unreadable);
+    snapshot
+}
+
+fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
+    let endpoint = |(name, network, host, sandbox): &(&str, u32, u8, u32)| Endpoint {
+        id: (*name).into(),
+        name: Some((*name).into()),
+        network: *network,
+        network_name: format!("network{network}"),
+        addresses: both(*network as u8, *host).to_vec(),
+        mac: Mac(mac(name)),
+        netns: PathBuf::new(),
+        sandbox: *sandbox,
+        ifname: "eth0".into(),
+        host_interface: interface(name),
+        mtu: if *name == "small" { 1300 } else { 1500 },
+    };
+    LocalFacts {
+        node: "h1".into(),
+        addresses: vec![IpAddr::from([192, 0, 2, 1]), "2001:db8::1".parse().expect("a literal")],
+        uplink: Uplink {
+            name: UPLINK.into(),
+            ifindex: ifindexes[UPLINK],
+            mtu: UPLINK_MTU,
+            on_link: vec!["192.0.2.0/24".parse().expect("net"), "2001:db8::/64".parse().expect("net")],
+            link_local: None,
+        },
+        interfaces: ifindexes.clone(),
+        endpoints: ENDPOINTS.iter().map(|e| (e.0.to_owned(), endpoint(e))).collect(),
+    }
+}
+
+/// Writes the entries that are maps'.
+fn fill(datapath: &mut Datapath, tables: &Tables) {
+    let maps = &mut datapath.maps;
+    for entry in tables.entries() {
+        match entry {
+            Entry::Node((), node) => maps.node.put(node),
+            Entry::Workload(index, workload) => maps.workloads.put(index, workload),
+            Entry::Route(key, route) => maps.routes.put(key, route),
+            Entry::Prefix(key, prefix) => maps.prefixes.put(key.len, key.addr, prefix),
+            Entry::Endpoint(addr, endpoint) => maps.endpoints.put(addr, endpoint),
+            Entry::Interface(..) | Entry::Attachment(..) | Entry::HostRoute(..) => Ok(()),
+        }
+        .expect("the map takes it");
+    }
+}
