@@ -7,6 +7,7 @@ pub mod datapath;
 pub mod facts;
 pub mod host;
 pub mod link;
+pub mod log;
 pub mod netns;
 pub mod pins;
 pub mod privileges;

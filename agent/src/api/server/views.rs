@@ -1,0 +1,204 @@
+//! The state of the control loop as the wire tells it.
+
+use std::{
+    net::IpAddr,
+    path::Path,
+};
+
+use anyhow::Result;
+use margay_common::{net::Addr, route};
+
+use crate::{
+    api::wire,
+    control::State,
+    kernel::{attach::TcMode, host},
+    model::{
+        endpoint::{Endpoint, mac_text},
+        network::{max_len, net},
+    },
+};
+
+pub(super) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
+    wire::Endpoint {
+        mac: mac_text::format(&endpoint.mac),
+        id: endpoint.id,
+        name: endpoint.name,
+        network: endpoint.network_name,
+        addresses: endpoint.addresses,
+        mtu: endpoint.mtu,
+        netns: endpoint.netns,
+        ifname: endpoint.ifname,
+        host_interface: endpoint.host_interface,
+    }
+}
+
+pub(super) fn networks(state: &State) -> Vec<wire::Network> {
+    let networks = state.snapshot.networks.values();
+    networks
+        .map(|network| wire::Network {
+            id: network.id,
+            name: network.name.clone(),
+            subnets: network
+                .subnets
+                .iter()
+                .map(|subnet| wire::Subnet {
+                    cidr: subnet.cidr,
+                    gateway: subnet.gateway,
+                    block_size: 1 << (max_len(subnet.gateway) - subnet.block_len),
+                })
+                .collect(),
+            mtu: network.mtu,
+            internal: network.internal,
+            routable: network.routable,
+            blocks: state
+                .snapshot
+                .claims
+                .iter()
+                .filter(|((id, _), _)| *id == network.id)
+                .map(|((_, cidr), claim)| wire::Block { cidr: *cidr, node: claim.node.clone() })
+                .collect(),
+            local_endpoints: state.facts.endpoints.values().filter(|e| e.network == network.id).count(),
+        })
+        .collect()
+}
+
+pub(super) fn nodes(state: &State) -> Vec<wire::Node> {
+    let nodes = state.snapshot.nodes.values();
+    nodes
+        .map(|node| {
+            let alive = state.snapshot.alive.get(&node.name);
+            let this = node.name == state.facts.node;
+            wire::Node {
+                name: node.name.clone(),
+                addresses: node.addresses.clone(),
+                healthy: alive.is_some(),
+                since: alive.map(|alive| alive.since).or_else(|| state.lost.get(&node.name).copied()),
+                reachable: (!this).then(|| node.addresses.iter().any(|addr| state.facts.is_on_link(*addr))),
+                blocks: state.snapshot.claims.values().filter(|claim| claim.node == node.name).count(),
+            }
+        })
+        .collect()
+}
+
+/// What the datapath holds, as the kernel last said it.
+pub(super) fn routes(state: &State) -> Vec<wire::Route> {
+    let none = crate::tables::Tables::default();
+    let actual = state.actual.as_ref().unwrap_or(&none);
+    let name = |id: u32| state.snapshot.networks.get(&id).map(|network| network.name.clone());
+    let hop = |addr: Addr| (!addr.is_unspecified()).then(|| IpAddr::from(addr));
+    let uplink = |ifindex: u32| (ifindex == state.facts.uplink.ifindex).then(|| state.facts.uplink.name.clone());
+    let interface = |ifindex: u32| {
+        let own = state.facts.interfaces.iter().find(|(_, index)| **index == ifindex);
+        own.map(|(name, _)| name.clone()).or_else(|| uplink(ifindex))
+    };
+    let endpoints = actual.endpoints.iter().map(|(addr, endpoint)| wire::Route {
+        prefix: prefix(128, *addr),
+        kind: "local".into(),
+        network: name(endpoint.network),
+        node: Some(state.facts.node.clone()),
+        next_hop: None,
+        interface: interface(endpoint.ifindex),
+    });
+    let routes = actual.routes.iter().map(|(key, found)| {
+        let prefix = prefix(key.len, key.addr);
+        wire::Route {
+            prefix,
+            kind: if found.kind == route::REMOTE { "remote" } else { "unreachable" }.into(),
+            network: name(found.network),
+            node: state.snapshot.claims.get(&(found.network, prefix)).map(|claim| claim.node.clone()),
+            next_hop: hop(found.next_hop),
+            interface: interface(found.ifindex),
+        }
+    });
+    let prefixes = actual.prefixes.iter().map(|(key, found)| {
+        let prefix = prefix(key.len, key.addr);
+        let owner = |node: &&crate::model::node::Node| node.addresses.contains(&prefix.addr());
+        wire::Route {
+            prefix,
+            kind: match found.kind {
+                route::SUBNET => "subnet",
+                route::THIS_NODE => "this_node",
+                _ if found.via.is_unspecified() => "unreachable",
+                _ => "node",
+            }
+            .into(),
+            network: name(found.network),
+            node: state.snapshot.nodes.values().find(owner).map(|node| node.name.clone()),
+            next_hop: if found.kind == route::NODE { hop(found.via) } else { None },
+            interface: interface(found.ifindex),
+        }
+    });
+    let mut all: Vec<_> = endpoints.chain(routes).chain(prefixes).collect();
+    all.sort_by_key(|route| (route.prefix, route.kind.clone()));
+    all
+}
+
+/// A prefix in the length of its own family.
+fn prefix(len: u32, addr: Addr) -> ipnet::IpNet {
+    let len = if addr.is_v4() { len.saturating_sub(96) } else { len };
+    net(addr.into(), len as u8)
+}
+
+pub(super) fn status(state: &State, mode: TcMode, maps: &Path) -> Result<wire::Status> {
+    let none = crate::tables::Tables::default();
+    let actual = state.actual.as_ref().unwrap_or(&none);
+    let attachments = actual.attachments.iter().map(|(interface, attachment)| wire::Attachment {
+        interface: interface.clone(),
+        program: attachment.program.label().into(),
+        current: attachment.current,
+    });
+    let pending = state.retry.pending().iter().map(|(key, pending)| wire::Pending {
+        change: format!("{key:?}"),
+        reason: pending.reason.clone(),
+        failures: pending.failures,
+    });
+    let maps = host::usage(maps, actual)?.into_iter();
+    Ok(wire::Status {
+        node: state.facts.node.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        uplink: state.facts.uplink.name.clone(),
+        addresses: state.facts.addresses.clone(),
+        tc_mode: format!("{mode:?}").to_lowercase(),
+        store: wire::Store {
+            in_sync: state.in_sync() && state.store.away.is_none(),
+            revision: state.revision,
+            away: state.store.away.as_ref().map(|(reason, _)| reason.clone()),
+            away_since: state.store.away.as_ref().map(|(_, since)| *since),
+            unreadable: state.snapshot.unreadable.clone(),
+        },
+        endpoints: state.facts.endpoints.len(),
+        attachments: attachments.collect(),
+        maps: maps.map(|(name, used, capacity)| wire::Map { name: name.into(), used, capacity }).collect(),
+        pending: pending.collect(),
+        problems: problems(state),
+    })
+}
+
+fn problems(state: &State) -> Vec<String> {
+    let mut problems: Vec<String> = state.uplink_problem.iter().cloned().collect();
+    match (&state.store.away, state.store.listed) {
+        (Some((reason, _)), true) => problems.push(format!(
+            "the store is away ({reason}): traffic goes on, nothing new is learnt or given out"
+        )),
+        (Some((reason, _)), false) => problems.push(format!(
+            "the store has not answered since the agent started ({reason}): nothing in the kernel is changed until it does"
+        )),
+        (None, false) => problems.push("waiting for the store's first listing".into()),
+        (None, true) => {}
+    }
+    for (key, reason) in &state.snapshot.unreadable {
+        problems.push(format!("{key} {reason}: what was known of it before stays in force"));
+    }
+    for (key, pending) in state.retry.pending() {
+        problems.push(format!("{key:?}: {}; tried {} times", pending.reason, pending.failures));
+    }
+    for node in state.snapshot.nodes.values().filter(|node| node.name != state.facts.node) {
+        if !node.addresses.iter().any(|addr| state.facts.is_on_link(*addr)) {
+            problems.push(format!(
+                "node {} is not on the link of {}, so its containers are unreachable",
+                node.name, state.facts.uplink.name
+            ));
+        }
+    }
+    problems
+}

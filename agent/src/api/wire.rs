@@ -1,0 +1,222 @@
+//! What goes over the socket, and what `-o json` prints: the names of the
+//! fields are a contract.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use crate::{
+    kernel::counters::{Counter, Kind},
+    model::network::NetworkRequest,
+};
+
+/// A subnet of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The subnet.
+    pub cidr: IpNet,
+    /// Its gateway.
+    pub gateway: IpAddr,
+    /// Addresses in one block.
+    pub block_size: u128,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Its subnets.
+    pub subnets: Vec<Subnet>,
+    /// Its MTU; null where containers take the uplink's.
+    pub mtu: Option<u32>,
+    /// Whether nothing leaves it.
+    pub internal: bool,
+    /// Whether any router may send to it.
+    pub routable: bool,
+    /// The blocks of it, each with its owner.
+    pub blocks: Vec<Block>,
+    /// Endpoints on this node.
+    pub local_endpoints: usize,
+}
+
+/// A block and its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// The block.
+    pub cidr: IpNet,
+    /// The node that owns it.
+    pub node: String,
+}
+
+/// A request to attach a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// The network's name.
+    pub network: String,
+    /// The path of the container's network namespace.
+    pub netns: PathBuf,
+    /// The interface inside.
+    pub ifname: String,
+    /// A name for people.
+    pub name: Option<String>,
+    /// Addresses wanted.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The MAC wanted.
+    pub mac: Option<String>,
+}
+
+/// A request to detach a container: by id, or by namespace and interface.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DetachRequest {
+    /// The endpoint's id or name.
+    pub id: Option<String>,
+    /// The path of the network namespace.
+    pub netns: Option<PathBuf>,
+    /// The interface inside.
+    pub ifname: Option<String>,
+}
+
+/// An endpoint of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// The network's name.
+    pub network: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its MAC.
+    pub mac: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// The network namespace.
+    pub netns: PathBuf,
+    /// The interface inside.
+    pub ifname: String,
+    /// The veth's host side.
+    pub host_interface: String,
+}
+
+/// What the datapath knows of a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// `local`, `remote`, `unreachable`, `subnet`, `node` or `this_node`.
+    pub kind: String,
+    /// The network's name, for what belongs to one.
+    pub network: Option<String>,
+    /// The node that has it.
+    pub node: Option<String>,
+    /// The next hop, for what is elsewhere.
+    pub next_hop: Option<IpAddr>,
+    /// The interface that leads there.
+    pub interface: Option<String>,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its addresses on the underlay.
+    pub addresses: Vec<IpAddr>,
+    /// Whether its lease lives.
+    pub healthy: bool,
+    /// Since when, seconds since 1970: when its agent came, or when we learnt
+    /// that it is gone.
+    pub since: Option<u64>,
+    /// Whether it is on-link; null for this node.
+    pub reachable: Option<bool>,
+    /// The blocks that it owns.
+    pub blocks: usize,
+}
+
+/// How the store stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// Whether what the agent knows is complete and current.
+    pub in_sync: bool,
+    /// The revision that it has seen.
+    pub revision: i64,
+    /// Why the store does not answer.
+    pub away: Option<String>,
+    /// Since when not, seconds since 1970.
+    pub away_since: Option<u64>,
+    /// Values that cannot be used, and why.
+    pub unreadable: std::collections::BTreeMap<String, String>,
+}
+
+/// A program on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The interface.
+    pub interface: String,
+    /// The program.
+    pub program: String,
+    /// Whether it is of this agent's object.
+    pub current: bool,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Map {
+    /// Its name.
+    pub name: String,
+    /// Entries.
+    pub used: usize,
+    /// The most that it takes.
+    pub capacity: u32,
+}
+
+/// A change that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// What was to change.
+    pub change: String,
+    /// Why it did not.
+    pub reason: String,
+    /// How often it failed.
+    pub failures: u32,
+}
+
+/// How the agent stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's name.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// The uplink.
+    pub uplink: String,
+    /// This node's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// How programs are attached: `tcx` or `clsact`.
+    pub tc_mode: String,
+    /// The store.
+    pub store: Store,
+    /// Endpoints of this node.
+    pub endpoints: usize,
+    /// Programs at their hooks.
+    pub attachments: Vec<Attachment>,
+    /// The maps.
+    pub maps: Vec<Map>,
+    /// Changes that wait.
+    pub pending: Vec<Pending>,
+    /// What is wrong, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// The reason in a sentence.
+    pub error: String,
+}

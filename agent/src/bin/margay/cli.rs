@@ -1,0 +1,219 @@
+//! The command line. Names and exit status (0, 1 refused or failed, 2 usage)
+//! are a contract.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use margay::config::{BPFFS_DIR, RUN_DIR, STATE_DIR, Settings};
+
+/// A container network in which every host is a router.
+#[derive(Parser)]
+#[command(name = "margay", version, max_term_width = 100)]
+pub struct Cli {
+    /// The agent's socket
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/margay/agent.sock", env = "MARGAY_SOCKET")]
+    pub socket: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How a listing is printed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs; the names of the fields are stable.
+    Json,
+}
+
+/// `-o`, the same on every listing.
+#[derive(Args, Clone, Copy)]
+pub struct Format {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the agent of this host
+    Agent {
+        /// Settings, as flags
+        #[command(flatten)]
+        settings: Box<Settings>,
+        /// A TOML file with the same settings; flags win
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Networks of the cluster
+    Network {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
+    /// Endpoints of this host
+    Endpoint {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: EndpointCommand,
+    },
+    /// What the datapath holds
+    Route {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: ListCommand,
+    },
+    /// Nodes of the cluster
+    Node {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ListCommand,
+    },
+    /// How the agent stands
+    Status(Format),
+    /// Forwarded and dropped packets by reason
+    Counters {
+        /// How to print
+        #[command(flatten)]
+        format: Format,
+        /// Also those that are zero
+        #[arg(long)]
+        all: bool,
+    },
+    /// Take everything of Margay's off this host
+    Cleanup(Cleanup),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A command that only lists.
+#[derive(Subcommand)]
+pub enum ListCommand {
+    /// List them
+    Ls(Format),
+}
+
+/// `margay network`.
+#[derive(Subcommand)]
+pub enum NetworkCommand {
+    /// Create a network
+    Create {
+        /// Its name
+        name: String,
+        /// Its subnet; once for each family
+        #[arg(long, value_name = "CIDR", required = true)]
+        subnet: Vec<IpNet>,
+        /// Its gateway, for a subnet of the same family [default: the first address]
+        #[arg(long, value_name = "ADDR")]
+        gateway: Vec<IpAddr>,
+        /// The containers' MTU [default: the uplink's]
+        #[arg(long, value_name = "N")]
+        mtu: Option<u32>,
+        /// Nothing leaves the network except to the cluster's nodes
+        #[arg(long)]
+        internal: bool,
+        /// Any router may send to the network
+        #[arg(long)]
+        routable: bool,
+        /// Addresses in a block, a power of two [default: 64, fewer in small subnets]
+        #[arg(long, value_name = "N")]
+        block_size: Option<u32>,
+    },
+    /// List networks
+    Ls(Format),
+    /// Show a network as JSON
+    Inspect {
+        /// Its name
+        name: String,
+    },
+    /// Remove a network without endpoints
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `margay endpoint`.
+#[derive(Subcommand)]
+pub enum EndpointCommand {
+    /// Attach a container to a network
+    Attach {
+        /// The network's name
+        #[arg(long, value_name = "NAME")]
+        network: String,
+        /// The container's network namespace
+        #[arg(long, value_name = "PATH", required_unless_present = "pid", conflicts_with = "pid")]
+        netns: Option<PathBuf>,
+        /// A process in the container
+        #[arg(long, value_name = "PID")]
+        pid: Option<u32>,
+        /// A name for people
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// An address wanted; once for each family
+        #[arg(long, value_name = "ADDR")]
+        ip: Vec<IpAddr>,
+        /// The MAC wanted
+        #[arg(long, value_name = "MAC")]
+        mac: Option<String>,
+        /// The interface inside
+        #[arg(long, value_name = "NAME", default_value = "eth0")]
+        ifname: String,
+        /// How to print
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Detach a container
+    Detach {
+        /// The endpoint's id or name
+        #[arg(required_unless_present = "netns", conflicts_with = "netns")]
+        id: Option<String>,
+        /// The container's network namespace
+        #[arg(long, value_name = "PATH")]
+        netns: Option<PathBuf>,
+        /// The interface inside
+        #[arg(long, value_name = "NAME", default_value = "eth0", requires = "netns")]
+        ifname: String,
+    },
+    /// List endpoints of this host
+    Ls(Format),
+    /// Show an endpoint as JSON
+    Inspect {
+        /// Its id or name
+        id: String,
+    },
+}
+
+/// `margay cleanup`.
+#[derive(Args)]
+pub struct Cleanup {
+    /// Folder of programs, maps and links
+    #[arg(long, value_name = "DIR", default_value = BPFFS_DIR)]
+    pub bpffs: PathBuf,
+    /// Folder of the journal
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Folder of the socket
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// The uplink, where programs were attached by clsact
+    #[arg(long, value_name = "IFACE")]
+    pub uplink: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,366 @@
+//! The one event loop: what the store and the host say becomes what the kernel
+//! holds.
+
+mod state;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use anyhow::{Result, anyhow};
+use rtnetlink::Handle as Netlink;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, info, warn};
+
+pub use state::{State, StoreState, now};
+
+use crate::{
+    desired::desired,
+    kernel::{Kernel, facts},
+    model::endpoint::Endpoint,
+    reconcile::{Change, plan},
+    store::Feed,
+    tables::{Entry, Key},
+};
+
+/// How often the kernel is read afresh without a reason.
+const READ_EVERY: Duration = Duration::from_secs(60);
+
+/// What the loop reacts to.
+enum Event {
+    /// The store told something, or will tell no more.
+    Store(Option<Feed>),
+    /// An interface or address of this host changed.
+    Link,
+    /// Somebody of this process wants something.
+    Request(Option<Request>),
+    /// It is time to try again, or to look.
+    Tick,
+}
+
+/// What others of this process want of the loop.
+pub enum Request {
+    /// Serve an endpoint whose interface is there; told when the kernel holds
+    /// everything that it needs, or why it cannot.
+    Serve(Box<Endpoint>, oneshot::Sender<Result<()>>),
+    /// Serve it no longer; told when the kernel holds nothing of it.
+    Release(String, oneshot::Sender<Result<()>>),
+    /// Look at the state.
+    Look(Box<dyn FnOnce(&State) + Send>),
+    /// Told when the snapshot has reached a revision.
+    Revision(i64, oneshot::Sender<Result<()>>),
+}
+
+/// The way to the loop for everybody else.
+#[derive(Clone)]
+pub struct Control {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Control {
+    /// A new way to a new loop.
+    pub fn channel() -> (Self, mpsc::Receiver<Request>) {
+        let (requests, receive) = mpsc::channel(64);
+        (Self { requests }, receive)
+    }
+
+    /// See [`Request::Serve`].
+    pub async fn serve(&self, endpoint: Endpoint) -> Result<()> {
+        self.ask(|reply| Request::Serve(Box::new(endpoint), reply)).await?
+    }
+
+    /// See [`Request::Release`].
+    pub async fn release(&self, id: String) -> Result<()> {
+        self.ask(|reply| Request::Release(id, reply)).await?
+    }
+
+    /// See [`Request::Revision`].
+    pub async fn revision(&self, revision: i64) -> Result<()> {
+        self.ask(|reply| Request::Revision(revision, reply)).await?
+    }
+
+    /// What `look` sees in the state.
+    pub async fn look<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> Result<T> {
+        self.ask(|reply| Request::Look(Box::new(|state| drop(reply.send(look(state)))))).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T> {
+        let (send, receive) = oneshot::channel();
+        let ended = || anyhow!("the agent is ending");
+        self.requests.send(request(send)).await.map_err(|_| ended())?;
+        receive.await.map_err(|_| ended())
+    }
+}
+
+/// What the loop listens to.
+pub struct Sources {
+    /// The store's feed.
+    pub store: mpsc::Receiver<Feed>,
+    /// A message for each change of an interface or address.
+    pub links: mpsc::Receiver<()>,
+    /// Requests of this process.
+    pub requests: mpsc::Receiver<Request>,
+    /// Where endpoints go whose interface has vanished.
+    pub vanished: mpsc::Sender<String>,
+}
+
+/// Somebody who waits for the kernel.
+struct Waiter {
+    endpoint: String,
+    /// Whether everything of it should be there, or nothing.
+    present: bool,
+    reply: oneshot::Sender<Result<()>>,
+}
+
+/// The loop.
+pub struct Loop<K> {
+    kernel: K,
+    netlink: Netlink,
+    state: State,
+    sources: Sources,
+    waiters: Vec<Waiter>,
+    revisions: Vec<(i64, oneshot::Sender<Result<()>>)>,
+    started: Instant,
+    read_due: Instant,
+}
+
+impl<K: Kernel> Loop<K> {
+    /// Prepares the loop; nothing is read or written yet.
+    pub fn new(kernel: K, netlink: Netlink, state: State, sources: Sources) -> Self {
+        let now = Instant::now();
+        Self {
+            kernel,
+            netlink,
+            state,
+            sources,
+            waiters: Vec::new(),
+            revisions: Vec::new(),
+            started: now,
+            read_due: now,
+        }
+    }
+
+    /// Runs until nobody can want anything any more.
+    pub async fn run(mut self) -> Result<()> {
+        loop {
+            let event = self.next().await;
+            if !self.handle(event).await {
+                return Ok(());
+            }
+            // Whatever else is there already goes into the same round.
+            while let Some(event) = self.ready() {
+                if !self.handle(event).await {
+                    return Ok(());
+                }
+            }
+            if self.state.in_sync() {
+                self.reconcile().await;
+            }
+            self.answer();
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        let due = self.state.retry.next_due().map(|due| self.started + due);
+        let due = due.map_or(self.read_due, |due| due.min(self.read_due));
+        let Sources { store, links, requests, .. } = &mut self.sources;
+        tokio::select! {
+            feed = store.recv() => Event::Store(feed),
+            Some(()) = links.recv() => Event::Link,
+            request = requests.recv() => Event::Request(request),
+            () = sleep_until(due) => Event::Tick,
+        }
+    }
+
+    fn ready(&mut self) -> Option<Event> {
+        if let Ok(feed) = self.sources.store.try_recv() {
+            return Some(Event::Store(Some(feed)));
+        }
+        if self.sources.links.try_recv().is_ok() {
+            return Some(Event::Link);
+        }
+        self.sources.requests.try_recv().ok().map(|request| Event::Request(Some(request)))
+    }
+
+    /// Takes an event in; false when nobody is left.
+    async fn handle(&mut self, event: Event) -> bool {
+        match event {
+            Event::Store(Some(feed)) => self.state.take(feed),
+            Event::Store(None) | Event::Request(None) => return false,
+            Event::Link => self.look_at_host().await,
+            Event::Tick => {
+                if self.read_due <= Instant::now() {
+                    self.look_at_host().await;
+                    self.state.actual = None;
+                }
+            }
+            Event::Request(Some(request)) => self.take(request),
+        }
+        true
+    }
+
+    fn take(&mut self, request: Request) {
+        match request {
+            Request::Look(look) => look(&self.state),
+            Request::Revision(revision, reply) => self.revisions.push((revision, reply)),
+            Request::Serve(endpoint, reply) => {
+                let id = endpoint.id.clone();
+                self.state.facts.endpoints.insert(id.clone(), *endpoint);
+                self.waiters.push(Waiter { endpoint: id, present: true, reply });
+                // Its interface is newer than what we know of the host.
+                self.state.facts_stale = true;
+            }
+            Request::Release(id, reply) => {
+                self.state.facts.endpoints.remove(&id);
+                self.waiters.push(Waiter { endpoint: id, present: false, reply });
+            }
+        }
+    }
+
+    /// Reads what the host says of itself. A lost uplink keeps what was known:
+    /// the programs go on with it, should it return as it was.
+    async fn look_at_host(&mut self) {
+        self.state.facts_stale = false;
+        match facts::own_interfaces(&self.netlink).await {
+            Ok(interfaces) => {
+                let lost = self.state.facts.interfaces.iter().any(|(n, i)| interfaces.get(n) != Some(i));
+                if lost {
+                    self.state.actual = None;
+                }
+                self.state.facts.interfaces = interfaces;
+            }
+            Err(error) => warn!("interfaces: {error:#}"),
+        }
+        match facts::uplink(&self.netlink, &self.state.facts.uplink.name).await {
+            Ok(uplink) => {
+                if self.state.uplink_problem.take().is_some() {
+                    info!("uplink {} is back", uplink.name);
+                }
+                if uplink.ifindex != self.state.facts.uplink.ifindex {
+                    self.state.actual = None;
+                }
+                self.state.facts.uplink = uplink;
+            }
+            Err(error) => {
+                let problem = format!("{error:#}");
+                if self.state.uplink_problem.as_ref() != Some(&problem) {
+                    warn!("{problem}");
+                }
+                self.state.uplink_problem = Some(problem);
+            }
+        }
+        for (id, endpoint) in &self.state.facts.endpoints {
+            if !self.state.facts.interfaces.contains_key(&endpoint.host_interface) {
+                // A full channel is fine: the next look finds it again.
+                drop(self.sources.vanished.try_send(id.clone()));
+            }
+        }
+    }
+
+    /// Makes the kernel hold what it should.
+    async fn reconcile(&mut self) {
+        if self.state.facts_stale {
+            self.look_at_host().await;
+        }
+        let actual = match self.state.actual.take() {
+            Some(actual) => actual,
+            None => match self.kernel.read().await {
+                Ok(actual) => {
+                    self.read_due = Instant::now() + READ_EVERY;
+                    actual
+                }
+                Err(error) => {
+                    warn!("the kernel's state cannot be read: {error:#}");
+                    self.read_due = Instant::now() + Duration::from_secs(1);
+                    return;
+                }
+            },
+        };
+        let desired = desired(&self.state.snapshot, &self.state.facts);
+        let changes = plan(&desired, &actual);
+        let wanted: BTreeSet<Key> = changes.iter().map(Change::key).collect();
+        self.state.retry.keep_only(|key| wanted.contains(key));
+        self.state.desired = desired;
+        self.state.actual = Some(actual);
+        let made_host = wanted.iter().any(|key| matches!(key, Key::Interface(_)));
+        self.apply(&changes).await;
+        if made_host {
+            self.look_at_host().await;
+        }
+        self.state.round += 1;
+    }
+
+    async fn apply(&mut self, changes: &[Change]) {
+        // Endpoints whose own program or entry failed stay closed.
+        let mut closed = BTreeSet::new();
+        for change in changes {
+            let key = change.key();
+            let now = self.started.elapsed();
+            if let Change::Put(Entry::Endpoint(_, endpoint)) = change
+                && closed.contains(&endpoint.ifindex)
+            {
+                self.state.retry.failed(key, "its program is not attached".into(), now);
+                continue;
+            }
+            let result = if self.state.retry.may_try(&key, now) {
+                self.kernel.apply(change).await
+            } else {
+                Err(anyhow!("waits for its next attempt"))
+            };
+            match result {
+                Ok(()) => self.state.applied(change),
+                Err(error) => {
+                    closed.extend(self.state.ifindex_of(&key));
+                    if self.state.retry.may_try(&key, now) {
+                        warn!("{change:?}: {error:#}");
+                        self.state.retry.failed(key, format!("{error:#}"), now);
+                    }
+                }
+            }
+        }
+        if !changes.is_empty() {
+            debug!("{} changes", changes.len());
+        }
+    }
+
+    /// Answers those who wait and need not any longer.
+    fn answer(&mut self) {
+        let (reached, rest) = std::mem::take(&mut self.revisions)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(revision, _)| *revision <= self.state.revision);
+        self.revisions = rest;
+        for (_, reply) in reached {
+            drop(reply.send(Ok(())));
+        }
+        for waiter in std::mem::take(&mut self.waiters) {
+            match self.state.served(&waiter.endpoint, waiter.present) {
+                Some(result) => drop(waiter.reply.send(result.map_err(|reason| anyhow!(reason)))),
+                None => self.waiters.push(waiter),
+            }
+        }
+    }
+}
+
+/// Passes on that an interface or address of this host changed.
+pub async fn watch_links(send: mpsc::Sender<()>) -> Result<()> {
+    use futures::StreamExt;
+    use rtnetlink::MulticastGroup::{Ipv4Ifaddr, Ipv6Ifaddr, Link};
+    let (connection, _handle, mut messages) =
+        rtnetlink::new_multicast_connection(&[Link, Ipv4Ifaddr, Ipv6Ifaddr])?;
+    tokio::spawn(connection);
+    let handle = Arc::new(_handle);
+    tokio::spawn(async move {
+        let _open = handle;
+        while messages.next().await.is_some() {
+            // One message waiting is enough: it makes the loop look anew.
+            if let Err(mpsc::error::TrySendError::Closed(())) = send.try_send(()) {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

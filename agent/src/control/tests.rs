@@ -1,0 +1,125 @@
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::{
+    desired::{LocalFacts, Uplink},
+    model::snapshot,
+    store::Listing,
+    tables::Tables,
+};
+
+/// A kernel that holds what it is told and notes every call.
+#[derive(Clone, Default)]
+struct Recorder {
+    tables: Arc<Mutex<Tables>>,
+    calls: Arc<Mutex<Vec<String>>>,
+    refuse: Arc<Mutex<Option<Key>>>,
+}
+
+impl Kernel for Recorder {
+    async fn read(&mut self) -> Result<Tables> {
+        self.calls.lock().expect("no panic").push("read".into());
+        Ok(self.tables.lock().expect("no panic").clone())
+    }
+
+    async fn apply(&mut self, change: &Change) -> Result<()> {
+        self.calls.lock().expect("no panic").push(format!("{change:?}"));
+        if self.refuse.lock().expect("no panic").as_ref() == Some(&change.key()) {
+            return Err(anyhow!("no room"));
+        }
+        let mut tables = self.tables.lock().expect("no panic");
+        match change {
+            Change::Put(entry) => tables.put(entry.clone()),
+            Change::Remove(key) => tables.remove(key),
+        }
+        Ok(())
+    }
+}
+
+struct Bench {
+    kernel: Recorder,
+    store: mpsc::Sender<Feed>,
+    control: Control,
+    _links: mpsc::Sender<()>,
+}
+
+fn start(kernel: Recorder) -> Bench {
+    let (connection, netlink, _) = rtnetlink::new_connection().expect("netlink needs no privilege to open");
+    tokio::spawn(connection);
+    let (store, store_feed) = mpsc::channel(8);
+    let (links, link_feed) = mpsc::channel(1);
+    let (control, requests) = Control::channel();
+    let facts = LocalFacts {
+        node: "h1".into(),
+        uplink: Uplink { name: "lo".into(), ..Uplink::default() },
+        ..LocalFacts::default()
+    };
+    let state = State { facts, ..State::default() };
+    let sources = Sources { store: store_feed, links: link_feed, requests, vanished: mpsc::channel(8).0 };
+    tokio::spawn(Loop::new(kernel.clone(), netlink, state, sources).run());
+    Bench { kernel, store, control, _links: links }
+}
+
+fn network() -> snapshot::Event {
+    snapshot::Event::Put {
+        key: "/margay/v1/networks/1".into(),
+        value: br#"{"v":1,"id":1,"name":"blue","subnets":[
+            {"cidr":"10.1.0.0/16","gateway":"10.1.0.1","block_len":26}]}"#
+            .to_vec(),
+        revision: 5,
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_touched_before_the_store_is_in_sync() {
+    let mut tables = Tables::default();
+    tables.workloads.insert(9, Default::default());
+    let kernel = Recorder { tables: Arc::new(Mutex::new(tables)), ..Recorder::default() };
+    let bench = start(kernel);
+    bench.store.send(Feed::Away("down".into())).await.expect("the loop runs");
+    while !bench.control.look(|state| state.store.away.is_some()).await.expect("the loop runs") {}
+    assert!(bench.kernel.calls.lock().expect("no panic").is_empty());
+    let listing = Listing { revision: 5, entries: vec![network()] };
+    bench.store.send(Feed::Listing(listing)).await.expect("the loop runs");
+    bench.control.revision(5).await.expect("reached");
+    let tables = bench.kernel.tables.lock().expect("no panic");
+    assert!(tables.workloads.is_empty(), "what is not wanted is swept");
+    assert_eq!(tables.host_routes.len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_change_waits_visibly_and_stops_no_other() {
+    let refused = Key::HostRoute("10.1.0.0/16".parse().expect("a literal"));
+    let kernel = Recorder { refuse: Arc::new(Mutex::new(Some(refused.clone()))), ..Recorder::default() };
+    let bench = start(kernel);
+    let listing = Listing { revision: 5, entries: vec![network()] };
+    bench.store.send(Feed::Listing(listing)).await.expect("the loop runs");
+    bench.control.revision(5).await.expect("reached");
+    let key = refused.clone();
+    let reason = bench.control.look(move |state| state.retry.pending().get(&key).map(|p| p.reason.clone()));
+    assert_eq!(reason.await.expect("the loop runs").as_deref(), Some("no room"));
+    assert_eq!(bench.kernel.tables.lock().expect("no panic").prefixes.len(), 1);
+    *bench.kernel.refuse.lock().expect("no panic") = None;
+    // The loop tries again by itself.
+    loop {
+        let pending = bench.control.look(|state| state.retry.pending().len()).await.expect("the loop runs");
+        if pending == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.kernel.tables.lock().expect("no panic").host_routes.len(), 1);
+}
+
+#[tokio::test]
+async fn an_in_sync_kernel_is_only_read() {
+    let first = start(Recorder::default());
+    let listing = || Feed::Listing(Listing { revision: 5, entries: vec![network()] });
+    first.store.send(listing()).await.expect("the loop runs");
+    first.control.revision(5).await.expect("reached");
+    let kernel = Recorder { tables: Arc::clone(&first.kernel.tables), ..Recorder::default() };
+    let second = start(kernel);
+    second.store.send(listing()).await.expect("the loop runs");
+    second.control.revision(5).await.expect("reached");
+    assert_eq!(*second.kernel.calls.lock().expect("no panic"), ["read"]);
+}

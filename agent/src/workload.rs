@@ -1,0 +1,327 @@
+//! Attaching and detaching a container: the use case that every front end
+//! shares. Both are idempotent: the same request twice has one result.
+
+mod inside;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use margay_common::net::Mac;
+use rtnetlink::Handle as Netlink;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use crate::{
+    control::Control,
+    desired::host::container_mtu,
+    ipam::{self, Ipam},
+    journal::Journal,
+    kernel::{
+        link::{self, VethSpec},
+        netns::Netns,
+        sysctl,
+    },
+    model::{block::Holder, endpoint::Endpoint, network::Network},
+    network::Networks,
+    tables::VETH_PREFIX,
+};
+
+/// What a front end asks for.
+#[derive(Clone, Debug)]
+pub struct Attach {
+    /// The network's name.
+    pub network: String,
+    /// The container's network namespace.
+    pub netns: PathBuf,
+    /// The interface inside.
+    pub ifname: String,
+    /// A name for people.
+    pub name: Option<String>,
+    /// Addresses wanted.
+    pub addresses: Vec<IpAddr>,
+    /// The MAC wanted.
+    pub mac: Option<Mac>,
+}
+
+/// Which endpoint a front end means.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// The one with this id or, failing that, this name.
+    Id(String),
+    /// The one behind an interface of a namespace.
+    Interface(PathBuf, String),
+}
+
+/// The containers of this node.
+pub struct Workloads {
+    /// The addresses of this node.
+    pub ipam: Ipam,
+    /// The networks of the cluster.
+    pub networks: Networks,
+    /// The control loop.
+    pub control: Control,
+    /// Netlink in the host's namespace.
+    pub netlink: Netlink,
+    /// The endpoints of this node.
+    pub journal: Journal,
+    /// One at a time for each interface of each namespace.
+    busy: Mutex<BTreeMap<(u32, String), Arc<Mutex<()>>>>,
+}
+
+impl Workloads {
+    /// Nothing is attached or detached by this.
+    pub fn new(ipam: Ipam, networks: Networks, control: Control, netlink: Netlink, journal: Journal) -> Self {
+        Self { ipam, networks, control, netlink, journal, busy: Mutex::default() }
+    }
+
+    /// Attaches a container to a network, or finds it attached.
+    pub async fn attach(&self, request: Attach) -> Result<Endpoint> {
+        check_ifname(&request.ifname)?;
+        let netns = Netns::open(&request.netns)?;
+        let turn = self.turn(netns.inode, &request.ifname).await;
+        let _turn = turn.lock().await;
+        if let Some(found) = self.existing(netns.inode, &request.ifname)? {
+            return same(found, &request);
+        }
+        let network = self.network(&request.network).await?;
+        if let Some(name) = &request.name {
+            self.check_name(&network, name)?;
+        }
+        let id = new_id()?;
+        let holder = Holder { endpoint: id.clone(), name: request.name.clone() };
+        let wanted = ipam::Request { holder, wanted: request.addresses.clone() };
+        let addresses = self.ipam.allocate(&network, &wanted).await?;
+        let mtu = {
+            let network = network.clone();
+            self.control.look(move |state| container_mtu(&network, &state.facts)).await?
+        };
+        let endpoint = Endpoint {
+            name: request.name,
+            network: network.id,
+            network_name: network.name.clone(),
+            mac: request.mac.unwrap_or_else(|| mac_for(&addresses)),
+            addresses,
+            netns: netns.path.clone(),
+            sandbox: netns.inode,
+            ifname: request.ifname,
+            host_interface: format!("{VETH_PREFIX}{}", &id[..12]),
+            mtu,
+            id,
+        };
+        match self.bring_up(&endpoint, &network, &netns).await {
+            Ok(()) => {
+                info!("endpoint {} attached to network {}", endpoint.id, network.name);
+                Ok(endpoint)
+            }
+            Err(error) => {
+                if let Err(undo) = self.take_down(&endpoint).await {
+                    warn!("endpoint {} is undone in part: {undo:#}", endpoint.id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Detaches a container; `None` if it was not attached.
+    pub async fn detach(&self, which: &Which) -> Result<Option<Endpoint>> {
+        let Some(endpoint) = self.find(which)? else { return Ok(None) };
+        let turn = self.turn(endpoint.sandbox, &endpoint.ifname).await;
+        let _turn = turn.lock().await;
+        self.take_down(&endpoint).await?;
+        info!("endpoint {} detached from network {}", endpoint.id, endpoint.network_name);
+        Ok(Some(endpoint))
+    }
+
+    /// Takes back the addresses of this node that no endpoint of the journal
+    /// holds: what a crash between two steps left behind.
+    pub async fn sweep(&self) -> Result<()> {
+        let endpoints = self.journal.read()?;
+        let networks = self.control.look(|state| {
+            state.snapshot.networks.keys().copied().collect::<Vec<_>>()
+        });
+        for network in networks.await? {
+            self.ipam.sweep(network, |id| endpoints.contains_key(id)).await?;
+        }
+        Ok(())
+    }
+
+    /// The endpoint that is meant.
+    pub fn find(&self, which: &Which) -> Result<Option<Endpoint>> {
+        let endpoints = self.journal.read()?;
+        match which {
+            Which::Id(id) => {
+                if let Some(found) = endpoints.get(id) {
+                    return Ok(Some(found.clone()));
+                }
+                let mut named = endpoints.into_values().filter(|e| e.name.as_ref() == Some(id));
+                match (named.next(), named.next()) {
+                    (Some(a), Some(b)) => bail!(
+                        "several endpoints are named {id}, on networks {} and {}; use the id",
+                        a.network_name,
+                        b.network_name
+                    ),
+                    (found, _) => Ok(found),
+                }
+            }
+            Which::Interface(path, ifname) => {
+                // A namespace that is gone is known by its path alone.
+                let inode = Netns::open(path).ok().map(|netns| netns.inode);
+                let here = |e: &Endpoint| match inode {
+                    Some(inode) => e.sandbox == inode,
+                    None => e.netns == *path,
+                };
+                Ok(endpoints.into_values().find(|e| here(e) && e.ifname == *ifname))
+            }
+        }
+    }
+
+    async fn bring_up(&self, endpoint: &Endpoint, network: &Network, netns: &Netns) -> Result<()> {
+        self.journal.put(endpoint)?;
+        let host = &endpoint.host_interface;
+        let spec = VethSpec { host, inside: &endpoint.ifname, mac: endpoint.mac, mtu: endpoint.mtu };
+        link::add_veth(&self.netlink, netns, &spec).await?;
+        // The host side is closed whenever it has no program, whatever the
+        // host's forwarding says.
+        sysctl::set("ipv6", host, "disable_ipv6", "1")?;
+        sysctl::set("ipv4", host, "rp_filter", "1")?;
+        let index = link::index(&self.netlink, host).await?;
+        let index = index.ok_or_else(|| anyhow!("interface {host} vanished"))?;
+        link::set_up(&self.netlink, index).await?;
+        self.control.serve(endpoint.clone()).await?;
+        inside::configure(netns, endpoint, network).await
+    }
+
+    async fn take_down(&self, endpoint: &Endpoint) -> Result<()> {
+        self.control.release(endpoint.id.clone()).await?;
+        link::remove(&self.netlink, &endpoint.host_interface).await?;
+        self.ipam.release(endpoint.network, &endpoint.id).await.context("its addresses stay taken")?;
+        self.journal.remove(&endpoint.id)
+    }
+
+    fn existing(&self, sandbox: u32, ifname: &str) -> Result<Option<Endpoint>> {
+        let endpoints = self.journal.read()?;
+        Ok(endpoints.into_values().find(|e| e.sandbox == sandbox && e.ifname == ifname))
+    }
+
+    fn check_name(&self, network: &Network, name: &str) -> Result<()> {
+        let endpoints = self.journal.read()?;
+        let named = |e: &&Endpoint| e.network == network.id && e.name.as_deref() == Some(name);
+        match endpoints.values().find(named) {
+            Some(other) => bail!("endpoint {} of network {} is named {name} already", other.id, network.name),
+            None => Ok(()),
+        }
+    }
+
+    /// The network of that name: as known here, or as the store has it if it
+    /// is newer than what we have seen.
+    async fn network(&self, name: &str) -> Result<Network> {
+        if let Some(network) = self.known_network(name).await? {
+            return Ok(network);
+        }
+        let Some(revision) = self.networks.find(name).await? else {
+            bail!("there is no network {name}; margay network create makes one")
+        };
+        self.control.revision(revision).await?;
+        self.known_network(name).await?.ok_or_else(|| anyhow!("network {name} was removed just now"))
+    }
+
+    async fn known_network(&self, name: &str) -> Result<Option<Network>> {
+        let name = name.to_owned();
+        self.control.look(move |state| state.snapshot.network(&name).cloned()).await
+    }
+
+    async fn turn(&self, sandbox: u32, ifname: &str) -> Arc<Mutex<()>> {
+        let mut busy = self.busy.lock().await;
+        busy.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(busy.entry((sandbox, ifname.to_owned())).or_default())
+    }
+}
+
+/// The same request again finds what the first made; another is refused.
+fn same(found: Endpoint, request: &Attach) -> Result<Endpoint> {
+    let network = found.network_name == request.network;
+    let addresses = request.addresses.iter().all(|addr| found.addresses.contains(addr));
+    let mac = request.mac.is_none_or(|mac| mac == found.mac);
+    let name = request.name.is_none() || request.name == found.name;
+    if network && addresses && mac && name {
+        return Ok(found);
+    }
+    bail!(
+        "interface {} in {} is endpoint {} of network {} already, attached with other options",
+        request.ifname,
+        request.netns.display(),
+        found.id,
+        found.network_name
+    )
+}
+
+/// What the kernel takes for the name of an interface.
+fn check_ifname(name: &str) -> Result<()> {
+    let fits = (1..=15).contains(&name.len()) && name != "." && name != "..";
+    let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
+    if fits && plain {
+        return Ok(());
+    }
+    bail!("interface name {name:?}: use 1 to 15 visible characters without '/', ':' and '%'")
+}
+
+/// A MAC made of the endpoint's first address, so that it is the same again
+/// for the same address. Locally administered, unicast.
+fn mac_for(addresses: &[IpAddr]) -> Mac {
+    match addresses.first() {
+        Some(IpAddr::V4(v4)) => {
+            let [a, b, c, d] = v4.octets();
+            Mac([0x02, 0x4d, a, b, c, d])
+        }
+        Some(IpAddr::V6(v6)) => {
+            let bits = v6.to_bits();
+            let [a, b, c, d] = ((bits ^ bits >> 32 ^ bits >> 64 ^ bits >> 96) as u32).to_be_bytes();
+            Mac([0x06, 0x4d, a, b, c, d])
+        }
+        None => Mac([0x02, 0x4d, 0, 0, 0, 0]),
+    }
+}
+
+/// Sixteen hexadecimal digits nobody has had.
+fn new_id() -> Result<String> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    let path = Path::new("/dev/urandom");
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).context("/dev/urandom")?;
+    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names_are_the_kernels() {
+        for good in ["eth0", "a", "net-1.100"] {
+            assert!(check_ifname(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a/b", "a:b", "a b", "sixteen-letters-", "..", "eth%d"] {
+            assert!(check_ifname(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn macs_are_unicast_and_follow_the_address() {
+        let addr = |text: &str| text.parse::<IpAddr>().expect("a literal");
+        let (v4, v6) = (mac_for(&[addr("10.1.0.2")]), mac_for(&[addr("fd00::2")]));
+        assert_eq!(v4, mac_for(&[addr("10.1.0.2"), addr("fd00::2")]));
+        assert_ne!(v4, mac_for(&[addr("10.1.0.3")]));
+        assert!(v4.0[0] & 3 == 2 && v6.0[0] & 3 == 2);
+    }
+
+    #[test]
+    fn ids_are_long_and_new() {
+        let (a, b) = (new_id().expect("random"), new_id().expect("random"));
+        assert!(a.len() == 16 && a != b);
+    }
+}
