@@ -5,11 +5,11 @@ mod state;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use rtnetlink::Handle as Netlink;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -26,6 +26,9 @@ use crate::{
 
 /// How often the kernel is read afresh without a reason.
 const READ_EVERY: Duration = Duration::from_secs(60);
+
+/// How long anybody waits for an answer of the loop.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the loop reacts to.
 enum Event {
@@ -89,7 +92,10 @@ impl Control {
         let (send, receive) = oneshot::channel();
         let ended = || anyhow!("the agent is ending");
         self.requests.send(request(send)).await.map_err(|_| ended())?;
-        receive.await.map_err(|_| ended())
+        match timeout(PATIENCE, receive).await {
+            Ok(answer) => answer.map_err(|_| ended()),
+            Err(_) => bail!("the kernel or the store did not get there within {} s; see `margay status`", PATIENCE.as_secs()),
+        }
     }
 }
 

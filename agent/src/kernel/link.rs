@@ -1,7 +1,7 @@
 //! Interfaces, addresses, neighbours and routes by netlink.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
 };
 
@@ -219,8 +219,11 @@ pub async fn add_container_routes(
 pub async fn host_routes(netlink: &Handle) -> Result<Vec<(IpNet, HostRoute)>> {
     let mut routes = Vec::new();
     for v4 in [true, false] {
-        let any: IpAddr = if v4 { [0, 0, 0, 0].into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let filter = RouteMessageBuilder::<IpAddr>::new().destination_prefix(any, 0)?.build();
+        let filter = if v4 {
+            RouteMessageBuilder::<Ipv4Addr>::new().build()
+        } else {
+            RouteMessageBuilder::<Ipv6Addr>::new().build()
+        };
         let mut found = netlink.route().get(filter).execute();
         while let Some(message) = found.try_next().await? {
             if message.header.protocol == PROTOCOL {

@@ -72,9 +72,10 @@ pub enum Commit {
 pub enum Feed {
     /// Everything, as it is now.
     Listing(Listing),
-    /// What changed, up to a revision.
+    /// What changed.
     Events {
-        /// The revision of the last change.
+        /// Everything of networks, nodes and routes up to this revision has
+        /// been told; 0 where that says nothing.
         revision: i64,
         /// The changes, in their order.
         events: Vec<Event>,

@@ -23,6 +23,8 @@ const OPEN: Duration = Duration::from_secs(5);
 /// between networks and routes in the order of keys is watched by all; what
 /// concerns single nodes (`ipam`, `names`) lies outside.
 const WATCHED: [(&str, &str); 2] = [("alive/", "alive0"), ("networks/", "routes0")];
+/// The range whose revision is that of the snapshot.
+const MAIN: usize = 1;
 /// The same as prefixes, for listing.
 const LISTED: [&str; 4] = ["alive/", "networks/", "nodes/", "routes/"];
 
@@ -181,6 +183,9 @@ async fn take(
     if events.is_empty() {
         return Ok(());
     }
+    // The ranges come in no order among each other: what is seen of one says
+    // nothing of the other.
+    let revision = if index == Some(MAIN) { revision } else { 0 };
     send.send(Feed::Events { revision, events }).await.map_err(|_| End::Unwanted)
 }
 

@@ -27,12 +27,12 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Network { command } => network(socket, command).await,
         Command::Endpoint { command } => endpoint(socket, command).await,
         Command::Route { command: ListCommand::Ls(format) } => {
-            output::routes(&client::get(socket, "/v1/routes").await?, format)
+            output::routes(&client::get::<Vec<wire::Route>>(socket, "/v1/routes").await?, format)
         }
         Command::Node { command: ListCommand::Ls(format) } => {
-            output::nodes(&client::get(socket, "/v1/nodes").await?, format)
+            output::nodes(&client::get::<Vec<wire::Node>>(socket, "/v1/nodes").await?, format)
         }
-        Command::Status(format) => output::status(&client::get(socket, "/v1/status").await?, format),
+        Command::Status(format) => output::status(&client::get::<wire::Status>(socket, "/v1/status").await?, format),
         Command::Counters { format, all } => {
             let mut counters: Vec<wire::Counter> = client::get(socket, "/v1/counters").await?;
             if !all && format.output == Output::Table {

@@ -4,7 +4,7 @@ mod cli;
 mod commands;
 mod output;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         .with_env_filter(EnvFilter::try_from_env("MARGAY_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let mut runtime = if matches!(cli.command, cli::Command::Agent { .. }) {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
