@@ -19,7 +19,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            println!("cargo::error=Margay's eBPF object could not be built; the reason stands above or below");
+            println!(
+                "cargo::error=Margay's eBPF object could not be built; the reason stands above or below"
+            );
             ExitCode::FAILURE
         }
     }
@@ -40,9 +42,12 @@ fn build(out: &Path) -> Result<PathBuf, String> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR").map_err(|e| e.to_string())?);
     let workspace = manifest.parent().ok_or("the agent has no workspace above it")?;
     let tools = ebpf::find().map_err(|missing| {
-        format!(
-            "{missing}\n`cargo xtask setup` installs it; or set MARGAY_EBPF_OBJECT to a prebuilt object"
-        )
+        format!("{missing}\n`cargo xtask setup` installs it; or set MARGAY_EBPF_OBJECT to a prebuilt object")
     })?;
-    ebpf::build(&tools, workspace, &out.join("ebpf"))
+    let target = out.join("ebpf");
+    let output = ebpf::command(&tools, "build", workspace, &target).output().map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    Ok(target.join(ebpf::TARGET).join("release").join(ebpf::PACKAGE))
 }

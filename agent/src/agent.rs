@@ -18,7 +18,12 @@ use crate::{
     ipam::Ipam,
     journal::Journal,
     kernel::{
-        attach::TcMode, datapath::{self, Datapath}, facts, host::Host, pins::Pins, privileges,
+        attach::TcMode,
+        datapath::{self, Datapath},
+        facts,
+        host::Host,
+        pins::Pins,
+        privileges,
     },
     model::{
         self, Unknown,
@@ -134,7 +139,9 @@ async fn register(store: &dyn Store, own: &Node) -> Result<()> {
     let mut txn = Txn::default();
     for key in keys {
         let found = listing.entries.iter().find_map(|entry| match entry {
-            Event::Put { key: found, value, revision } if *found == key.to_string() => Some((value, revision)),
+            Event::Put { key: found, value, revision } if *found == key.to_string() => {
+                Some((value, revision))
+            }
             _ => None,
         });
         match found {

@@ -84,7 +84,10 @@ impl Control {
     }
 
     /// What `look` sees in the state.
-    pub async fn look<T: Send + 'static>(&self, look: impl FnOnce(&State) -> T + Send + 'static) -> Result<T> {
+    pub async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T> {
         self.ask(|reply| Request::Look(Box::new(|state| drop(reply.send(look(state)))))).await
     }
 
@@ -94,7 +97,10 @@ impl Control {
         self.requests.send(request(send)).await.map_err(|_| ended())?;
         match timeout(PATIENCE, receive).await {
             Ok(answer) => answer.map_err(|_| ended()),
-            Err(_) => bail!("the kernel or the store did not get there within {} s; see `margay status`", PATIENCE.as_secs()),
+            Err(_) => bail!(
+                "the kernel or the store did not get there within {} s; see `margay status`",
+                PATIENCE.as_secs()
+            ),
         }
     }
 }

@@ -141,9 +141,7 @@ impl Workloads {
     /// holds: what a crash between two steps left behind.
     pub async fn sweep(&self) -> Result<()> {
         let endpoints = self.journal.read()?;
-        let networks = self.control.look(|state| {
-            state.snapshot.networks.keys().copied().collect::<Vec<_>>()
-        });
+        let networks = self.control.look(|state| state.snapshot.networks.keys().copied().collect::<Vec<_>>());
         for network in networks.await? {
             self.ipam.sweep(network, |id| endpoints.contains_key(id)).await?;
         }

@@ -17,8 +17,7 @@ pub const BORROWED: u32 = 1 << 2;
 /// One family of a [`Workload`]. All zero where the network has no subnet of
 /// that family: the unspecified address never passes for a source.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Side {
@@ -37,8 +36,7 @@ pub struct Side {
 /// What `from_workload` knows of the container behind an interface. The key is
 /// the index of the veth's host side.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Workload {
@@ -72,8 +70,7 @@ impl Workload {
 
 /// Where a local address lives. The key is the address.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Endpoint {

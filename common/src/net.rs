@@ -6,8 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An Ethernet address.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Mac(pub [u8; 6]);
@@ -32,8 +31,7 @@ pub enum Family {
 /// Four words instead of sixteen bytes give the alignment that lets the
 /// programs load, mask and compare a word at a time.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Addr(pub [u32; 4]);
@@ -80,11 +78,7 @@ impl Addr {
     #[inline(always)]
     pub const fn matches(&self, other: &Self, mask: &Self) -> bool {
         let (a, b, m) = (&self.0, &other.0, &mask.0);
-        ((a[0] ^ b[0]) & m[0])
-            | ((a[1] ^ b[1]) & m[1])
-            | ((a[2] ^ b[2]) & m[2])
-            | ((a[3] ^ b[3]) & m[3])
-            == 0
+        ((a[0] ^ b[0]) & m[0]) | ((a[1] ^ b[1]) & m[1]) | ((a[2] ^ b[2]) & m[2]) | ((a[3] ^ b[3]) & m[3]) == 0
     }
 
     /// Whether every bit that `mask` clears is set: the directed broadcast

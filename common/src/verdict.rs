@@ -98,9 +98,7 @@ pub const fn counter(program: Program, code: u8) -> u32 {
 }
 
 /// One counter, on one CPU.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Count {
     /// Packets; a super-packet is one.

@@ -49,11 +49,7 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
 /// A packet that cannot be parsed is dropped only if it is for an endpoint.
 /// Its destination is where it always is, if it has one at all.
 #[inline(always)]
-fn refuse_if_ours(
-    packet: &Packet<'_>,
-    family: Family,
-    reason: DropReason,
-) -> Result<Forward, DropReason> {
+fn refuse_if_ours(packet: &Packet<'_>, family: Family, reason: DropReason) -> Result<Forward, DropReason> {
     match Ip::destination(packet, family) {
         Some(dst) if maps::prefix(&dst).is_some_and(|p| p.kind == SUBNET) => Err(reason),
         _ => Ok(Forward::Pass),
@@ -106,12 +102,7 @@ fn admit(ip: &Ip, routable: bool) -> Result<(), DropReason> {
 /// A packet for a subnet of ours whose endpoint is not here. For a routable
 /// network every node is a router; for others nobody has the address.
 #[inline(always)]
-fn through(
-    packet: &Packet<'_>,
-    ip: &Ip,
-    subnet: &Prefix,
-    blame: &mut Blame,
-) -> Result<Forward, DropReason> {
+fn through(packet: &Packet<'_>, ip: &Ip, subnet: &Prefix, blame: &mut Blame) -> Result<Forward, DropReason> {
     let routable = subnet.flags & ROUTABLE != 0;
     let source = maps::prefix(&ip.src);
     let same_network = source.is_some_and(|s| s.kind == SUBNET && s.network == subnet.network);

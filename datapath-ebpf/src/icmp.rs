@@ -41,12 +41,7 @@ impl Blame {
 /// Replaces the packet by the error about it, addressed to its sender. Fails
 /// where none may be sent.
 #[inline(always)]
-pub fn answer(
-    program: Program,
-    packet: &Packet<'_>,
-    error: IcmpError,
-    blame: &Blame,
-) -> Result<(), ()> {
+pub fn answer(program: Program, packet: &Packet<'_>, error: IcmpError, blame: &Blame) -> Result<(), ()> {
     let ip = &blame.ip;
     if blame.gateway.is_unspecified() || !deserves_error(packet, ip) {
         return Err(());

@@ -128,8 +128,7 @@ fn parse_v4(packet: &Packet<'_>) -> Result<Ip, DropReason> {
     let header_len = usize::from(header.version_ihl & 0xf) * 4;
     let total_len = u32::from(u16::from_be(header.total_len));
     // A super-packet above 64 KiB says 0.
-    let truncated = total_len != 0
-        && (total_len > packet.l3_len() || total_len < header_len as u32);
+    let truncated = total_len != 0 && (total_len > packet.l3_len() || total_len < header_len as u32);
     if header.version_ihl >> 4 != 4 || header_len < IPV4_LEN || truncated {
         return Err(DropReason::Malformed);
     }
@@ -182,10 +181,10 @@ fn check_options(packet: &Packet<'_>, len: usize) -> Result<(), DropReason> {
         if kind == LOOSE_ROUTE || kind == STRICT_ROUTE {
             return Err(DropReason::SourceRoute);
         }
-        if size < 2 {
+        next = at + usize::from(size);
+        if size < 2 || next > len {
             return Err(DropReason::Malformed);
         }
-        next = at + usize::from(size);
     }
     Ok(())
 }

@@ -27,16 +27,13 @@ static WORKLOADS: HashMap<u32, Workload> = HashMap::with_max_entries(table::MAX_
 #[map]
 static ENDPOINTS: HashMap<Addr, Endpoint> = HashMap::with_max_entries(table::MAX_ENDPOINTS, 0);
 #[map]
-static ROUTES: HashMap<RouteKey, Route> =
-    HashMap::with_max_entries(table::MAX_ROUTES, BPF_F_NO_PREALLOC);
+static ROUTES: HashMap<RouteKey, Route> = HashMap::with_max_entries(table::MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
-static PREFIXES: LpmTrie<Addr, Prefix> =
-    LpmTrie::with_max_entries(table::MAX_PREFIXES, BPF_F_NO_PREALLOC);
+static PREFIXES: LpmTrie<Addr, Prefix> = LpmTrie::with_max_entries(table::MAX_PREFIXES, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTER_ENTRIES, 0);
 #[map]
-static ICMP_BUDGET: LruHashMap<u32, Budget> =
-    LruHashMap::with_max_entries(table::MAX_ICMP_BUDGETS, 0);
+static ICMP_BUDGET: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(table::MAX_ICMP_BUDGETS, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 

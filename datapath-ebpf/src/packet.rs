@@ -4,13 +4,11 @@
 use core::{ffi::c_void, mem::size_of};
 
 use aya_ebpf::{
+    bindings::{__sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
     check_bounds_signed,
-    bindings::{
-        __sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
-    },
     helpers::{
-        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail,
-        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -196,7 +194,9 @@ impl<'a> Packet<'a> {
             return None;
         }
         // SAFETY: `len` is at most the size of the buffer, as compared above.
-        match unsafe { bpf_skb_load_bytes(self.skb().cast(), offset as u32, to.as_mut_ptr().cast(), len as u32) } {
+        match unsafe {
+            bpf_skb_load_bytes(self.skb().cast(), offset as u32, to.as_mut_ptr().cast(), len as u32)
+        } {
             0 => Some(()),
             _ => None,
         }

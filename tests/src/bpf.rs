@@ -11,8 +11,16 @@ use std::{
 use aya::{TestRun, TestRunOptions};
 use margay::{
     desired::{LocalFacts, Uplink, desired},
-    kernel::{counters, datapath::Datapath, link, pins::{self, Pins}},
-    model::{endpoint::Endpoint, snapshot::{Event, Snapshot}},
+    kernel::{
+        counters,
+        datapath::Datapath,
+        link,
+        pins::{self, Pins},
+    },
+    model::{
+        endpoint::Endpoint,
+        snapshot::{Event, Snapshot},
+    },
     tables::{Entry, HOST_INTERFACE, Tables},
 };
 use margay_common::{net::Mac, verdict::Program};
@@ -49,18 +57,30 @@ const CLUSTER: &[(&str, &str)] = &[
     ("nodes/h1", r#"{"v":1,"name":"h1","addresses":["192.0.2.1","2001:db8::1"]}"#),
     ("nodes/h2", r#"{"v":1,"name":"h2","addresses":["192.0.2.2","2001:db8::2"]}"#),
     ("nodes/h3", r#"{"v":1,"name":"h3","addresses":["198.51.100.3","2001:db8:3::3"]}"#),
-    ("networks/1", r#"{"v":1,"id":1,"name":"blue","subnets":[
+    (
+        "networks/1",
+        r#"{"v":1,"id":1,"name":"blue","subnets":[
         {"cidr":"10.1.0.0/16","gateway":"10.1.0.1","block_len":26},
-        {"cidr":"fd00:1::/64","gateway":"fd00:1::1","block_len":122}]}"#),
-    ("networks/2", r#"{"v":1,"id":2,"name":"red","subnets":[
+        {"cidr":"fd00:1::/64","gateway":"fd00:1::1","block_len":122}]}"#,
+    ),
+    (
+        "networks/2",
+        r#"{"v":1,"id":2,"name":"red","subnets":[
         {"cidr":"10.2.0.0/16","gateway":"10.2.0.1","block_len":26},
-        {"cidr":"fd00:2::/64","gateway":"fd00:2::1","block_len":122}]}"#),
-    ("networks/3", r#"{"v":1,"id":3,"name":"inner","internal":true,"subnets":[
+        {"cidr":"fd00:2::/64","gateway":"fd00:2::1","block_len":122}]}"#,
+    ),
+    (
+        "networks/3",
+        r#"{"v":1,"id":3,"name":"inner","internal":true,"subnets":[
         {"cidr":"10.3.0.0/16","gateway":"10.3.0.1","block_len":26},
-        {"cidr":"fd00:3::/64","gateway":"fd00:3::1","block_len":122}]}"#),
-    ("networks/4", r#"{"v":1,"id":4,"name":"open","routable":true,"subnets":[
+        {"cidr":"fd00:3::/64","gateway":"fd00:3::1","block_len":122}]}"#,
+    ),
+    (
+        "networks/4",
+        r#"{"v":1,"id":4,"name":"open","routable":true,"subnets":[
         {"cidr":"10.4.0.0/16","gateway":"10.4.0.1","block_len":26},
-        {"cidr":"fd00:4::/64","gateway":"fd00:4::1","block_len":122}]}"#),
+        {"cidr":"fd00:4::/64","gateway":"fd00:4::1","block_len":122}]}"#,
+    ),
     ("routes/1/10.1.0.64-26", r#"{"v":1,"node":"h2"}"#),
     ("routes/1/fd00:1::40-122", r#"{"v":1,"node":"h2"}"#),
     ("routes/1/10.1.0.128-26", r#"{"v":1,"node":"h3"}"#),

@@ -14,8 +14,11 @@ pub const LINKER_VERSION: &str = "0.13.0";
 /// The major version of that LLVM.
 pub const LLVM: u32 = 22;
 
-const TARGET: &str = "bpfel-unknown-none";
-const PACKAGE: &str = "margay-datapath";
+/// The BPF target, little-endian as every machine that Margay runs on.
+#[allow(dead_code, reason = "the commands only need to know that it is there")]
+pub const TARGET: &str = "bpfel-unknown-none";
+/// The package of the programs.
+pub const PACKAGE: &str = "margay-datapath";
 
 /// A compiler that comes with the source of `core`, which no toolchain has
 /// ready-made for BPF.
@@ -24,6 +27,14 @@ pub struct Toolchain {
     cargo: PathBuf,
     rustc: PathBuf,
     linker_dir: PathBuf,
+}
+
+impl Toolchain {
+    /// Whether clippy comes with the compiler.
+    #[allow(dead_code, reason = "the agent's build script has no use for it")]
+    pub fn has_clippy(&self) -> bool {
+        self.cargo.with_file_name("cargo-clippy").exists()
+    }
 }
 
 /// What stands between a machine and the eBPF object.
@@ -58,21 +69,9 @@ pub fn find() -> Result<Toolchain, Missing> {
         .find(|root| root.join("lib/rustlib/src/rust/library/core").is_dir())
         .map(|root| (root.join("bin/cargo"), root.join("bin/rustc")))
         .ok_or(Missing::CoreSource)?;
-    let linker_dir = linker_dirs()
-        .into_iter()
-        .find(|dir| dir.join("bpf-linker").is_file())
-        .ok_or(Missing::Linker)?;
+    let linker_dir =
+        linker_dirs().into_iter().find(|dir| dir.join("bpf-linker").is_file()).ok_or(Missing::Linker)?;
     Ok(Toolchain { cargo, rustc, linker_dir })
-}
-
-/// Builds the object below `target_dir` and says where it is.
-pub fn build(tools: &Toolchain, workspace: &Path, target_dir: &Path) -> Result<PathBuf, String> {
-    let mut cargo = command(tools, "build", workspace, target_dir);
-    let output = cargo.output().map_err(|e| format!("{}: {e}", tools.cargo.display()))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    Ok(target_dir.join(TARGET).join("release").join(PACKAGE))
 }
 
 /// The command that builds or checks the programs for BPF.

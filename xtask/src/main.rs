@@ -1,3 +1,54 @@
-//! The repository's commands.
+//! The repository's commands: `cargo xtask <verb>`, the same by hand and in CI.
+
+mod bench;
+mod demo;
 mod ebpf;
-fn main() { let _ = ebpf::find(); }
+mod lint;
+mod machine;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Margay's own commands")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building and testing need; says each step, repeats nothing
+    Setup,
+    /// Three hosts, two networks, real packets: see Margay work
+    Demo(demo::Options),
+    /// Run the tests: all suites, or those named
+    Test(test::Options),
+    /// Formatting, clippy, dependency edges, sizes, licences
+    Lint,
+    /// Measure: time per packet, throughput, latencies, memory
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Setup => setup::run(setup::Need::Everything),
+        Verb::Demo(options) => demo::run(&options),
+        Verb::Test(options) => test::run(&options),
+        Verb::Lint => lint::run(),
+        Verb::Bench => bench::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

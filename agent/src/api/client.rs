@@ -33,7 +33,10 @@ pub async fn answers(socket: &Path) -> bool {
 
 async fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<T> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!("no agent answers on {}; start it with `margay agent`, or name its socket with --socket", socket.display())
+        format!(
+            "no agent answers on {}; start it with `margay agent`, or name its socket with --socket",
+            socket.display()
+        )
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);

@@ -104,7 +104,10 @@ async fn networks(State(agent): Shared) -> Answer<Vec<wire::Network>> {
     Ok(Json(agent.workloads.control.look(views::networks).await?))
 }
 
-async fn create_network(State(agent): Shared, Json(request): Json<wire::NetworkRequest>) -> Answer<wire::Network> {
+async fn create_network(
+    State(agent): Shared,
+    Json(request): Json<wire::NetworkRequest>,
+) -> Answer<wire::Network> {
     let (network, revision) = agent.workloads.networks.create(request).await?;
     agent.workloads.control.revision(revision).await?;
     let find = move |state: &crate::control::State| {
@@ -145,7 +148,10 @@ async fn attach(State(agent): Shared, Json(request): Json<wire::AttachRequest>) 
     Ok(Json(views::endpoint(attached.await??)))
 }
 
-async fn detach(State(agent): Shared, Json(request): Json<wire::DetachRequest>) -> Answer<Option<wire::Endpoint>> {
+async fn detach(
+    State(agent): Shared,
+    Json(request): Json<wire::DetachRequest>,
+) -> Answer<Option<wire::Endpoint>> {
     let which = match (request.id, request.netns) {
         (Some(id), None) => Which::Id(id),
         (None, Some(netns)) => Which::Interface(netns, request.ifname.unwrap_or_else(|| "eth0".into())),

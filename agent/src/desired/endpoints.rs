@@ -10,7 +10,11 @@ use margay_common::{
 
 use super::{facts::LocalFacts, prefixes};
 use crate::{
-    model::{endpoint::Endpoint, network::{Network, Subnet}, snapshot::Snapshot},
+    model::{
+        endpoint::Endpoint,
+        network::{Network, Subnet},
+        snapshot::Snapshot,
+    },
     tables::{Attachment, Entry, Interface},
 };
 

@@ -22,10 +22,7 @@ pub fn desired(snapshot: &Snapshot, facts: &LocalFacts) -> Tables {
 }
 
 /// The same, entry by entry. No two entries have one key.
-pub fn entries<'a>(
-    snapshot: &'a Snapshot,
-    facts: &'a LocalFacts,
-) -> impl Iterator<Item = Entry> + 'a {
+pub fn entries<'a>(snapshot: &'a Snapshot, facts: &'a LocalFacts) -> impl Iterator<Item = Entry> + 'a {
     let host = host::entries(facts).into_iter();
     let routes = snapshot
         .claims

@@ -10,7 +10,11 @@ use margay_common::{
 
 use super::facts::LocalFacts;
 use crate::{
-    model::{network::{Network, Subnet, max_len}, node::Node, snapshot::Snapshot},
+    model::{
+        network::{Network, Subnet, max_len},
+        node::Node,
+        snapshot::Snapshot,
+    },
     tables::{Entry, PrefixKey},
 };
 

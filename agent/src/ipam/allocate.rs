@@ -38,7 +38,9 @@ pub enum Refusal {
     TwoOfOneSubnet(IpAddr, IpAddr),
     #[error("address {addr} is taken by endpoint {holder}")]
     Taken { addr: IpAddr, holder: String },
-    #[error("address {addr} is in block {block}, which node {owner} owns; attach there, or choose another address")]
+    #[error(
+        "address {addr} is in block {block}, which node {owner} owns; attach there, or choose another address"
+    )]
     OthersBlock { addr: IpAddr, block: IpNet, owner: String },
     #[error("subnet {0} is exhausted: every block is owned and this node's are full")]
     Exhausted(IpNet),
@@ -231,7 +233,8 @@ impl Ipam {
 
     /// Any address: from our own blocks first, then from one that is free.
     fn any(&self, subnet: &Subnet, view: &View) -> Result<(IpNet, IpAddr), Refusal> {
-        let own = view.owners.iter().filter(|(block, owner)| **owner == self.node && subnet.cidr.contains(*block));
+        let own =
+            view.owners.iter().filter(|(block, owner)| **owner == self.node && subnet.cidr.contains(*block));
         let none = Allocations::default();
         for (block, _) in own {
             let allocations = view.blocks.get(block).map_or(&none, |(allocations, _)| allocations);

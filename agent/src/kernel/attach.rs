@@ -5,12 +5,12 @@
 //! are always the same. What another program does at the same hook is its own
 //! affair: ours says "not mine" to whatever is not, in both ways.
 
+use anyhow::{Context, Result, anyhow, bail};
 use aya::programs::{
     SchedClassifier, TcAttachType,
     links::{FdLink, LinkOrder, PinnedLink},
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
 };
-use anyhow::{Context, Result, anyhow, bail};
 use futures::TryStreamExt;
 use margay_common::verdict::Program;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
@@ -117,12 +117,7 @@ fn attached_tcx(pins: &Pins, interface: &str) -> Result<Option<(TcAttachType, u3
     Ok(None)
 }
 
-fn attach_tcx(
-    pins: &Pins,
-    interface: &str,
-    kind: TcAttachType,
-    program: &mut SchedClassifier,
-) -> Result<()> {
+fn attach_tcx(pins: &Pins, interface: &str, kind: TcAttachType, program: &mut SchedClassifier) -> Result<()> {
     pins::unlink(&pins.link(interface))?;
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(interface, kind, options)?;

@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use rtnetlink::Handle;
 
-use super::{attach, datapath, facts, link, pins::{self, Pins}};
+use super::{
+    attach, datapath, facts, link,
+    pins::{self, Pins},
+};
 use crate::tables::HOST_INTERFACE;
 
 /// Detaches and removes everything that is ours, and says what it was. What is

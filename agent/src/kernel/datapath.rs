@@ -28,8 +28,7 @@ use super::{
 };
 
 /// The object that the binary carries.
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay.bpf.o"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay.bpf.o"));
 
 /// The maps, as many as the agent reads or writes.
 pub struct Maps {
@@ -119,10 +118,11 @@ const PINNED: [&str; 7] = [
 fn load_and_pin(pins: &Pins, dir: &Path, log: bool) -> Result<()> {
     let level = if log { aya_log::Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
-    loader
-        .btf(None)
-        .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global(aya_log::LEVEL, &level, true);
+    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).override_global(
+        aya_log::LEVEL,
+        &level,
+        true,
+    );
     for name in PINNED {
         loader.map_pin_path(name, pins.maps().join(name));
     }
@@ -166,7 +166,9 @@ pub fn remove_programs(dir: &Path) -> Result<()> {
         pins::unlink(&dir.join(name))?;
     }
     match fs::remove_dir(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| dir.display().to_string()),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| dir.display().to_string())
+        }
         _ => Ok(()),
     }
 }

@@ -1,9 +1,6 @@
 //! What this host says of itself, read by netlink.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -39,7 +36,8 @@ pub async fn uplink(netlink: &Handle, name: &str) -> Result<Uplink> {
 
 /// Checks that the node's addresses are on the uplink, or takes them from it.
 pub async fn node_addresses(netlink: &Handle, uplink: &Uplink, given: &[IpAddr]) -> Result<Vec<IpAddr>> {
-    let there: Vec<IpAddr> = link::addresses(netlink, uplink.ifindex).await?.iter().map(IpNet::addr).collect();
+    let there: Vec<IpAddr> =
+        link::addresses(netlink, uplink.ifindex).await?.iter().map(IpNet::addr).collect();
     for addr in given {
         if !there.contains(addr) {
             bail!(
@@ -57,7 +55,8 @@ pub async fn node_addresses(netlink: &Handle, uplink: &Uplink, given: &[IpAddr])
     if !given.is_empty() {
         return Ok(given.to_vec());
     }
-    let first = |v4: bool| there.iter().copied().find(|a| a.is_ipv4() == v4 && !is_link_local(&IpNet::from(*a)));
+    let first =
+        |v4: bool| there.iter().copied().find(|a| a.is_ipv4() == v4 && !is_link_local(&IpNet::from(*a)));
     let found: Vec<IpAddr> = [first(true), first(false)].into_iter().flatten().collect();
     if found.is_empty() {
         bail!("uplink {} has no address; name the node's with --node-ip", uplink.name);
@@ -75,7 +74,8 @@ pub async fn own_interfaces(netlink: &Handle) -> Result<BTreeMap<String, u32>> {
 /// Whether a name is one that we give.
 pub fn is_own(name: &str) -> bool {
     let veth = name.strip_prefix(VETH_PREFIX);
-    name == HOST_INTERFACE || veth.is_some_and(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+    name == HOST_INTERFACE
+        || veth.is_some_and(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn is_link_local(net: &IpNet) -> bool {

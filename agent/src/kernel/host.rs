@@ -9,7 +9,12 @@ use rtnetlink::Handle;
 use tokio::sync::Mutex;
 
 use super::{
-    Kernel, attach::{self, TcMode}, datapath::{Datapath, capacity}, facts, link, pins::Pins, sysctl,
+    Kernel,
+    attach::{self, TcMode},
+    datapath::{Datapath, capacity},
+    facts, link,
+    pins::Pins,
+    sysctl,
 };
 use crate::{
     reconcile::Change,

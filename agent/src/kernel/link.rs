@@ -287,7 +287,10 @@ fn route(dst: IpNet, index: u32) -> RouteMessageBuilder<IpAddr> {
     if index == 0 { builder } else { builder.output_interface(index) }
 }
 
-fn with_gateway(builder: RouteMessageBuilder<IpAddr>, gateway: IpAddr) -> Result<RouteMessageBuilder<IpAddr>> {
+fn with_gateway(
+    builder: RouteMessageBuilder<IpAddr>,
+    gateway: IpAddr,
+) -> Result<RouteMessageBuilder<IpAddr>> {
     Ok(builder.gateway(gateway)?)
 }
 

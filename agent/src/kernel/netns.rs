@@ -32,9 +32,8 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 impl Netns {
     /// Opens a namespace, which must be another than the agent's own.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| {
-            format!("network namespace {}: is the container gone?", path.display())
-        })?;
+        let file = File::open(path)
+            .with_context(|| format!("network namespace {}: is the container gone?", path.display()))?;
         let kind = fstatfs(&file)?.filesystem_type().0 as i64;
         if kind != NSFS_MAGIC {
             bail!("{} is no network namespace", path.display());
@@ -59,7 +58,13 @@ impl Netns {
     }
 
     /// Sets a switch of an interface inside.
-    pub async fn sysctl(&self, family: &'static str, interface: &str, name: &'static str, value: &'static str) -> Result<()> {
+    pub async fn sysctl(
+        &self,
+        family: &'static str,
+        interface: &str,
+        name: &'static str,
+        value: &'static str,
+    ) -> Result<()> {
         let interface = interface.to_owned();
         self.run(move || sysctl::set(family, &interface, name, value)).await
     }

@@ -15,7 +15,9 @@ const NEEDED: [(Capability, &str); 4] = [
 pub fn check() -> Result<()> {
     for (capability, purpose) in NEEDED {
         if !caps::has_cap(None, CapSet::Effective, capability)? {
-            bail!("the agent lacks {capability}, needed to {purpose}: run it as root, or give it that capability");
+            bail!(
+                "the agent lacks {capability}, needed to {purpose}: run it as root, or give it that capability"
+            );
         }
     }
     Ok(())

@@ -61,9 +61,8 @@ impl<K: Plain + Ord, V: Plain> TrieTable<K, V> {
 
     /// All entries, with the length of their prefix.
     pub fn read(&self) -> Result<BTreeMap<(u32, K), V>> {
-        let entry = |(key, value): (lpm_trie::Key<Raw<K>>, Raw<V>)| {
-            ((key.prefix_len(), key.data().0), value.0)
-        };
+        let entry =
+            |(key, value): (lpm_trie::Key<Raw<K>>, Raw<V>)| ((key.prefix_len(), key.data().0), value.0);
         self.0.iter().map(|found| found.map(entry).map_err(Into::into)).collect()
     }
 

@@ -84,8 +84,15 @@ mod tests {
     #[test]
     fn keys_are_read_as_they_are_written() {
         for text in [
-            "cluster", "guard", "networks/7", "nodes/h-1", "addresses/192.0.2.1",
-            "addresses/2001:db8::1", "alive/h1", "routes/7/10.1.0.64-26", "ipam/7/fd00::40-122",
+            "cluster",
+            "guard",
+            "networks/7",
+            "nodes/h-1",
+            "addresses/192.0.2.1",
+            "addresses/2001:db8::1",
+            "alive/h1",
+            "routes/7/10.1.0.64-26",
+            "ipam/7/fd00::40-122",
         ] {
             let text = format!("{ROOT}{text}");
             assert_eq!(Key::parse(&text).map(|key| key.to_string()).as_deref(), Some(&*text));
@@ -94,7 +101,9 @@ mod tests {
 
     #[test]
     fn strange_keys_are_nobodys() {
-        for text in ["/other/v1/cluster", "/margay/v1/networks/x", "/margay/v1/routes/7", "/margay/v1/nodes/a/b"] {
+        for text in
+            ["/other/v1/cluster", "/margay/v1/networks/x", "/margay/v1/routes/7", "/margay/v1/nodes/a/b"]
+        {
             assert_eq!(Key::parse(text), None, "{text}");
         }
     }

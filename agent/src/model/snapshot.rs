@@ -5,7 +5,13 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
-use super::{block::Claim, decode, key::Key, network::Network, node::{Alive, Node}};
+use super::{
+    block::Claim,
+    decode,
+    key::Key,
+    network::Network,
+    node::{Alive, Node},
+};
 
 /// The watched part of the store at one revision.
 #[derive(Clone, Debug, Default, PartialEq)]

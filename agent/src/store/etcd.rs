@@ -4,8 +4,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Identity,
-    KeyValue, PutOptions, TlsOptions, Txn as EtcdTxn, TxnOp, TxnOpResponse,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Identity, KeyValue,
+    PutOptions, TlsOptions, Txn as EtcdTxn, TxnOp, TxnOpResponse,
 };
 use futures::{FutureExt, future::BoxFuture};
 use serde::Deserialize;
@@ -189,9 +189,7 @@ fn operation(op: Op) -> TxnOp {
     match op {
         Op::Put(key, value) => TxnOp::put(key.to_string(), value, None),
         Op::Delete(key) => TxnOp::delete(key.to_string(), None),
-        Op::DeletePrefix(prefix) => {
-            TxnOp::delete(prefix, Some(DeleteOptions::new().with_prefix()))
-        }
+        Op::DeletePrefix(prefix) => TxnOp::delete(prefix, Some(DeleteOptions::new().with_prefix())),
     }
 }
 

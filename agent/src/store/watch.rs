@@ -11,7 +11,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Feed, Listing, Store, etcd::{Etcd, put_event}};
+use super::{
+    Feed, Listing, Store,
+    etcd::{Etcd, put_event},
+};
 use crate::model::{key::ROOT, snapshot::Event};
 
 /// How often a sign of life is asked for; two without one end the stream.

@@ -1,9 +1,18 @@
 //! Where packets of a container go when nothing is wrong with them.
 
+use std::net::IpAddr;
+
 use margay_tests::{
-    bpf::{Node, REDIRECT, both, mac},
-    frame::{Frame, GATEWAY},
+    bpf::{Node, both, mac},
+    frame::{Frame, GATEWAY, sum},
 };
+
+use crate::{explained, forwarded};
+
+/// The bytes of a frame with one taken off its TTL and the checksum right.
+fn one_hop_later(frame: &Frame) -> Vec<u8> {
+    frame.clone().ttl(frame.ttl - 1).bytes()
+}
 
 #[test]
 fn to_a_local_endpoint() {
@@ -11,9 +20,112 @@ fn to_a_local_endpoint() {
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {
         let frame = Frame::udp(mac("c1"), src, dst).bytes();
         let out = node.from_workload("c1", &frame);
-        assert_eq!((out.action, &*out.counted), (REDIRECT, &["from_workload local".to_owned()][..]));
+        forwarded(&out, "from_workload", "local");
         assert_eq!(out.frame[..6], mac("c2"), "addressed to the container");
         assert_eq!(out.frame[6..12], GATEWAY, "from the gateway");
         assert_eq!(out.frame[12..], frame[12..], "nothing else is touched, the TTL neither");
+    }
+}
+
+#[test]
+fn to_a_block_of_another_node() {
+    let mut node = Node::new();
+    for (src, dst) in both(1, 2).into_iter().zip(both(1, 70)) {
+        for ttl in [2, 64, 255] {
+            let frame = Frame::udp(mac("c1"), src, dst).ttl(ttl);
+            let out = node.from_workload("c1", &frame.bytes());
+            forwarded(&out, "from_workload", "remote");
+            assert_eq!(out.frame, one_hop_later(&frame), "one hop, and a right checksum");
+        }
+    }
+}
+
+#[test]
+fn to_a_single_borrowed_address() {
+    let mut node = Node::new();
+    for (src, dst) in both(4, 2).into_iter().zip(both(4, 130)) {
+        let out = node.from_workload("o1", &Frame::udp(mac("o1"), src, dst).bytes());
+        forwarded(&out, "from_workload", "remote");
+    }
+    for (src, dst) in both(4, 2).into_iter().zip(both(4, 131)) {
+        let out = node.from_workload("o1", &Frame::udp(mac("o1"), src, dst).bytes());
+        explained(&out, "from_workload", "no_endpoint");
+    }
+}
+
+#[test]
+fn to_this_node_and_to_another() {
+    let mut node = Node::new();
+    let nodes = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]];
+    for (family, src) in both(1, 2).into_iter().enumerate() {
+        let [this, other] = nodes.map(|n| n[family].parse::<IpAddr>().expect("a literal"));
+        let frame = Frame::udp(mac("c1"), src, this);
+        let out = node.from_workload("c1", &frame.bytes());
+        forwarded(&out, "from_workload", "host");
+        assert_eq!(out.frame[..6], GATEWAY, "margay0 has that MAC");
+        assert_eq!(out.frame[14..], frame.bytes()[14..], "not routed, so not a hop");
+        let frame = Frame::udp(mac("c1"), src, other);
+        let out = node.from_workload("c1", &frame.bytes());
+        forwarded(&out, "from_workload", "remote");
+        assert_eq!(out.frame, one_hop_later(&frame));
+    }
+}
+
+#[test]
+fn to_the_world() {
+    let mut node = Node::new();
+    let world = ["203.0.113.9", "2001:db8:9::9"].map(|a| a.parse::<IpAddr>().expect("a literal"));
+    for family in 0..2 {
+        let to = |name: &str, network| Frame::udp(mac(name), both(network, 2)[family], world[family]);
+        let out = node.from_workload("c1", &to("c1", 1).bytes());
+        forwarded(&out, "from_workload", "host");
+        let out = node.from_workload("i1", &to("i1", 3).bytes());
+        explained(&out, "from_workload", "internal");
+        let open = to("o1", 4);
+        let out = node.from_workload("o1", &open.bytes());
+        forwarded(&out, "from_workload", "world");
+        assert_eq!(out.frame, one_hop_later(&open));
+    }
+}
+
+#[test]
+fn an_internal_network_reaches_the_nodes() {
+    let mut node = Node::new();
+    for (family, nodes) in
+        [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]].into_iter().enumerate()
+    {
+        for (dst, verdict) in nodes.into_iter().zip(["host", "remote"]) {
+            let frame = Frame::udp(mac("i1"), both(3, 2)[family], dst.parse().expect("a literal"));
+            forwarded(&node.from_workload("i1", &frame.bytes()), "from_workload", verdict);
+        }
+    }
+}
+
+#[test]
+fn echo_of_the_gateway() {
+    let mut node = Node::new();
+    for (src, gateway) in both(1, 2).into_iter().zip(both(1, 1)) {
+        let out = node.from_workload("c1", &Frame::echo(mac("c1"), src, gateway).bytes());
+        forwarded(&out, "from_workload", "answered");
+        let mut reply = Frame::echo(GATEWAY, gateway, src).to_mac(mac("c1"));
+        let l4 = if src.is_ipv4() { 34 } else { 54 };
+        reply.payload[0] = if src.is_ipv4() { 0 } else { 129 };
+        assert_eq!(out.frame[..l4], reply.bytes()[..l4], "addresses and MACs are turned");
+        assert_eq!(out.frame[l4..][..2], reply.payload[..2], "the type is reply");
+        assert_eq!(out.frame[l4 + 4..], reply.payload[4..], "the payload is the same");
+        if src.is_ipv4() {
+            assert_eq!(sum(&out.frame[l4..]), 0xffff);
+        } else {
+            assert!(margay_tests::frame::icmpv6_checksum_is_right(&out.frame));
+        }
+    }
+}
+
+#[test]
+fn everything_else_of_the_gateway_is_unreachable() {
+    let mut node = Node::new();
+    for (src, gateway) in both(1, 2).into_iter().zip(both(1, 1)) {
+        let out = node.from_workload("c1", &Frame::udp(mac("c1"), src, gateway).bytes());
+        explained(&out, "from_workload", "gateway_port");
     }
 }

@@ -2,3 +2,44 @@
 //! of the counters, for every kind of packet and both families.
 
 mod deliver;
+mod errors;
+mod host;
+mod isolation;
+mod kinds;
+mod neighbours;
+mod network;
+mod size;
+mod spoof;
+
+use margay_tests::bpf::{DROP, Outcome, PASS, REDIRECT};
+
+/// The packet was dropped for this reason, counted once, and nobody told.
+#[track_caller]
+fn dropped(out: &Outcome, program: &str, reason: &str) {
+    assert_eq!(out.counted, [format!("{program} {reason}")], "{out:?}");
+    assert_eq!(out.action, DROP, "{out:?}");
+}
+
+/// The packet was dropped for this reason and became the error about it.
+#[track_caller]
+fn explained(out: &Outcome, program: &str, reason: &str) {
+    let mut expected = vec![format!("{program} {reason}"), format!("{program} icmp_sent")];
+    expected.sort();
+    assert_eq!(out.counted, expected, "{out:?}");
+    assert_eq!(out.action, REDIRECT, "{out:?}");
+}
+
+/// The packet went on.
+#[track_caller]
+fn forwarded(out: &Outcome, program: &str, verdict: &str) {
+    assert_eq!(out.counted, [format!("{program} {verdict}")], "{out:?}");
+    assert_eq!(out.action, REDIRECT, "{out:?}");
+}
+
+/// The packet is none of ours: not a byte of it changed.
+#[track_caller]
+fn passed(out: &Outcome, program: &str, frame: &[u8]) {
+    assert_eq!(out.counted, [format!("{program} passed")], "{out:?}");
+    assert_eq!(out.action, PASS, "{out:?}");
+    assert_eq!(out.frame, frame);
+}

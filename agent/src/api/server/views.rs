@@ -1,9 +1,6 @@
 //! The state of the control loop as the wire tells it.
 
-use std::{
-    net::IpAddr,
-    path::Path,
-};
+use std::{net::IpAddr, path::Path};
 
 use anyhow::Result;
 use margay_common::{net::Addr, route};
@@ -86,7 +83,8 @@ pub(super) fn routes(state: &State) -> Vec<wire::Route> {
     let actual = state.actual.as_ref().unwrap_or(&none);
     let name = |id: u32| state.snapshot.networks.get(&id).map(|network| network.name.clone());
     let hop = |addr: Addr| (!addr.is_unspecified()).then(|| IpAddr::from(addr));
-    let uplink = |ifindex: u32| (ifindex == state.facts.uplink.ifindex).then(|| state.facts.uplink.name.clone());
+    let uplink =
+        |ifindex: u32| (ifindex == state.facts.uplink.ifindex).then(|| state.facts.uplink.name.clone());
     let interface = |ifindex: u32| {
         let own = state.facts.interfaces.iter().find(|(_, index)| **index == ifindex);
         own.map(|(name, _)| name.clone()).or_else(|| uplink(ifindex))

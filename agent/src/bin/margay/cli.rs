@@ -12,7 +12,13 @@ use margay::config::{BPFFS_DIR, RUN_DIR, STATE_DIR, Settings};
 #[command(name = "margay", version, max_term_width = 100)]
 pub struct Cli {
     /// The agent's socket
-    #[arg(long, global = true, value_name = "PATH", default_value = "/run/margay/agent.sock", env = "MARGAY_SOCKET")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "/run/margay/agent.sock",
+        env = "MARGAY_SOCKET"
+    )]
     pub socket: PathBuf,
     /// What to do.
     #[command(subcommand)]

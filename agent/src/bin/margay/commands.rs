@@ -21,9 +21,7 @@ use crate::{
 pub async fn run(cli: Cli) -> Result<()> {
     let socket = &cli.socket;
     match cli.command {
-        Command::Agent { settings, config } => {
-            agent::run(settings.or_file(config.as_ref())?.check()?).await
-        }
+        Command::Agent { settings, config } => agent::run(settings.or_file(config.as_ref())?.check()?).await,
         Command::Network { command } => network(socket, command).await,
         Command::Endpoint { command } => endpoint(socket, command).await,
         Command::Route { command: ListCommand::Ls(format) } => {
@@ -32,7 +30,9 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Node { command: ListCommand::Ls(format) } => {
             output::nodes(&client::get::<Vec<wire::Node>>(socket, "/v1/nodes").await?, format)
         }
-        Command::Status(format) => output::status(&client::get::<wire::Status>(socket, "/v1/status").await?, format),
+        Command::Status(format) => {
+            output::status(&client::get::<wire::Status>(socket, "/v1/status").await?, format)
+        }
         Command::Counters { format, all } => {
             let mut counters: Vec<wire::Counter> = client::get(socket, "/v1/counters").await?;
             if !all && format.output == Output::Table {

@@ -43,7 +43,12 @@ pub fn networks(networks: &[wire::Network], format: Format) -> Result<()> {
             n.local_endpoints.to_string(),
         ]
     };
-    table(networks, format, ["NETWORK", "SUBNETS", "GATEWAYS", "MTU", "OPTIONS", "BLOCKS", "ENDPOINTS HERE"], row)
+    table(
+        networks,
+        format,
+        ["NETWORK", "SUBNETS", "GATEWAYS", "MTU", "OPTIONS", "BLOCKS", "ENDPOINTS HERE"],
+        row,
+    )
 }
 
 /// Prints endpoints.
@@ -59,7 +64,12 @@ pub fn endpoints(endpoints: &[wire::Endpoint], format: Format) -> Result<()> {
             e.netns.display().to_string(),
         ]
     };
-    table(endpoints, format, ["ENDPOINT", "NAME", "NETWORK", "ADDRESSES", "MAC", "INTERFACE", "NAMESPACE"], row)
+    table(
+        endpoints,
+        format,
+        ["ENDPOINT", "NAME", "NETWORK", "ADDRESSES", "MAC", "INTERFACE", "NAMESPACE"],
+        row,
+    )
 }
 
 /// Prints what the datapath holds.
@@ -87,7 +97,13 @@ pub fn nodes(nodes: &[wire::Node], format: Format) -> Result<()> {
             Some(false) => "not on-link",
         };
         let since = n.since.map(|since| format!(" for {}", ago(since))).unwrap_or_default();
-        [n.name.clone(), list(&n.addresses), format!("{health}{since}"), reachable.into(), n.blocks.to_string()]
+        [
+            n.name.clone(),
+            list(&n.addresses),
+            format!("{health}{since}"),
+            reachable.into(),
+            n.blocks.to_string(),
+        ]
     };
     table(nodes, format, ["NODE", "ADDRESSES", "HEALTH", "REACHABLE", "BLOCKS"], row)
 }
@@ -100,7 +116,14 @@ pub fn counters(counters: &[wire::Counter], format: Format) -> Result<()> {
             Kind::Dropped => "dropped",
             Kind::Note => "note",
         };
-        [c.program.clone(), kind.into(), c.reason.clone(), c.packets.to_string(), c.bytes.to_string(), c.text.clone()]
+        [
+            c.program.clone(),
+            kind.into(),
+            c.reason.clone(),
+            c.packets.to_string(),
+            c.bytes.to_string(),
+            c.text.clone(),
+        ]
     };
     table(counters, format, ["PROGRAM", "KIND", "REASON", "PACKETS", "BYTES", "MEANING"], row)
 }

@@ -61,7 +61,9 @@ fn bad_requests_are_named() {
     assert!(error(request(&["10.0.0.1/24"])).to_string().contains("did you mean 10.0.0.0/24"));
     assert!(error(request(&["10.0.0.0/24", "10.1.0.0/24"])).to_string().contains("one subnet of each"));
     assert!(error(request(&["10.0.0.0/30"])).to_string().contains("too small"));
-    for cidr in ["224.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "fe80::/64", "0.0.0.0/0", "ff00::/16", "240.0.0.0/8"] {
+    for cidr in
+        ["224.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "fe80::/64", "0.0.0.0/0", "ff00::/16", "240.0.0.0/8"]
+    {
         assert!(matches!(error(request(&[cidr])), NetworkError::NotUnicast(..)), "{cidr}");
     }
     assert!(with(|r| r.gateways = vec!["10.9.0.1".parse().expect("literal")]).contains("10.9.0.1"));

@@ -88,7 +88,10 @@ fn state(bits: u16) -> Tables {
             t.put(Entry::HostRoute(cidr, HostRoute { gateway, source: None, mtu: 1500 }));
         }
         if bit(4) {
-            t.put(Entry::Route(RouteKey::default(), Route { kind: 1, mtu: u32::from(bit(5)), ..Route::default() }));
+            t.put(Entry::Route(
+                RouteKey::default(),
+                Route { kind: 1, mtu: u32::from(bit(5)), ..Route::default() },
+            ));
             let key = PrefixKey { len: 0, addr: Addr::default() };
             t.put(Entry::Prefix(key, Prefix { kind: SUBNET, ..Prefix::default() }));
         }
@@ -98,7 +101,10 @@ fn state(bits: u16) -> Tables {
             let index = ifindex(name);
             t.put(Entry::Interface(name.into(), Interface::Veth));
             t.put(Entry::Workload(index, Workload { network: 1, ..Workload::default() }));
-            t.put(Entry::Attachment(name.into(), Attachment { program: Program::FromWorkload, current: true }));
+            t.put(Entry::Attachment(
+                name.into(),
+                Attachment { program: Program::FromWorkload, current: true },
+            ));
             // With `moved` both claim one address, and the later has it.
             let addr = Addr([0, 0, 0, if moved { 1 } else { index }]);
             t.put(Entry::Endpoint(addr, Endpoint { ifindex: index, ..Endpoint::default() }));

@@ -1,0 +1,174 @@
+//! ICMP and ICMPv6 errors: who gets which, and what they quote.
+
+use std::net::IpAddr;
+
+use margay_tests::{
+    bpf::{Node, both, mac},
+    frame::{Frame, GATEWAY, icmpv6_checksum_is_right, sum},
+};
+
+use crate::{dropped, explained};
+
+/// Checks that a frame is the error with that type, code and MTU about a
+/// packet, from `gateway` back to its sender.
+#[track_caller]
+fn is_error(frame: &[u8], about: &Frame, gateway: IpAddr, kind: (u8, u8), mtu: u32) {
+    let original = &about.bytes()[14..];
+    let quote = &original[..original.len().min(128)];
+    assert_eq!(frame[..6], about.eth_src, "back to where it came from");
+    assert_eq!(frame[6..12], about.eth_dst);
+    let (l4, len) = match (gateway, about.src) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            assert_eq!(frame[12..16], [8, 0, 0x45, 0xc0]);
+            assert_eq!(sum(&frame[14..34]), 0xffff, "header checksum");
+            assert_eq!(frame[26..34], [from.octets(), to.octets()].concat());
+            assert_eq!(sum(&frame[34..]), 0xffff, "ICMP checksum");
+            (34, usize::from(u16::from_be_bytes([frame[16], frame[17]])) + 14)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            assert_eq!(frame[12..15], [0x86, 0xdd, 0x60]);
+            assert_eq!(frame[22..54], [from.octets(), to.octets()].concat());
+            assert!(icmpv6_checksum_is_right(frame), "ICMPv6 checksum");
+            (54, usize::from(u16::from_be_bytes([frame[18], frame[19]])) + 54)
+        }
+        _ => panic!("two families"),
+    };
+    assert_eq!(len, frame.len(), "the header says how long it is");
+    assert_eq!((frame[l4], frame[l4 + 1]), kind);
+    assert_eq!(frame[l4 + 4..l4 + 8], mtu.to_be_bytes());
+    assert_eq!(&frame[l4 + 8..], quote, "the packet as it came");
+}
+
+#[test]
+fn time_exceeded() {
+    let mut node = Node::new();
+    for (family, kind) in [(11, 0), (3, 0)].into_iter().enumerate() {
+        for ttl in [0, 1] {
+            let frame = Frame::udp(mac("c1"), both(1, 2)[family], both(1, 70)[family]).ttl(ttl);
+            let out = node.from_workload("c1", &frame.bytes());
+            explained(&out, "from_workload", "ttl_exceeded");
+            is_error(&out.frame, &frame, both(1, 1)[family], kind, 0);
+        }
+    }
+}
+
+#[test]
+fn unreachable_and_prohibited() {
+    let mut node = Node::new();
+    let cases = [
+        // Nobody has it, a node that is not on-link has it, another network's.
+        (1, 200, "no_endpoint", [(3, 1), (1, 3)]),
+        (1, 130, "node_unreachable", [(3, 1), (1, 0)]),
+        (2, 3, "isolated", [(3, 13), (1, 1)]),
+        (1, 1, "gateway_port", [(3, 3), (1, 4)]),
+    ];
+    for (network, host, reason, kinds) in cases {
+        for (family, kind) in kinds.into_iter().enumerate() {
+            let frame = Frame::udp(mac("c2"), both(1, 3)[family], both(network, host)[family]);
+            let out = node.from_workload("c2", &frame.bytes());
+            explained(&out, "from_workload", reason);
+            is_error(&out.frame, &frame, both(1, 1)[family], kind, 0);
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_not_on_link_is_unreachable() {
+    let mut node = Node::new();
+    for (family, dst) in ["198.51.100.3", "2001:db8:3::3"].into_iter().enumerate() {
+        let frame = Frame::udp(mac("c1"), both(1, 2)[family], dst.parse().expect("a literal"));
+        explained(&node.from_workload("c1", &frame.bytes()), "from_workload", "node_unreachable");
+    }
+}
+
+#[test]
+fn errors_quote_at_most_128_bytes() {
+    let mut node = Node::new();
+    for (family, kind) in [(3, 1), (1, 3)].into_iter().enumerate() {
+        for len in [0, 40, 72, 100, 101, 1300] {
+            let frame = Frame::udp_of(mac("c1"), both(1, 2)[family], both(1, 200)[family], len);
+            let out = node.from_workload("c1", &frame.bytes());
+            explained(&out, "from_workload", "no_endpoint");
+            is_error(&out.frame, &frame, both(1, 1)[family], kind, 0);
+        }
+    }
+}
+
+#[test]
+fn no_error_about_errors() {
+    let mut node = Node::new();
+    let errors: [&[u8]; 2] = [&[3, 4, 5, 11, 12], &[1, 2, 3, 4, 100, 127]];
+    for (family, kinds) in errors.into_iter().enumerate() {
+        let proto = if family == 0 { 1 } else { 58 };
+        for kind in kinds {
+            let frame = Frame::udp(mac("c1"), both(1, 2)[family], both(1, 200)[family]);
+            let frame = frame.carrying(proto, &[*kind, 0, 0, 0, 0, 0, 0, 0]);
+            dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "no_endpoint");
+        }
+        // But about echo there is one.
+        let echo = Frame::echo(mac("c1"), both(1, 2)[family], both(1, 200)[family]);
+        explained(&node.from_workload("c1", &echo.bytes()), "from_workload", "no_endpoint");
+    }
+}
+
+#[test]
+fn no_error_about_later_fragments() {
+    let mut node = Node::new();
+    let to_nobody = |family: usize| Frame::udp(mac("c1"), both(1, 2)[family], both(1, 200)[family]);
+    let first = Frame { fragment: Some((0, true)), ..to_nobody(0) };
+    explained(&node.from_workload("c1", &first.bytes()), "from_workload", "no_endpoint");
+    let later = Frame { fragment: Some((10, false)), ..to_nobody(0) };
+    dropped(&node.from_workload("c1", &later.bytes()), "from_workload", "no_endpoint");
+    for (offset, first) in [(1_u16, true), (0x0648, false)] {
+        let [high, low] = offset.to_be_bytes();
+        let payload = [&[17, 0, high, low, 0, 0, 0, 9][..], &to_nobody(1).payload].concat();
+        let out = node.from_workload("c1", &to_nobody(1).carrying(44, &payload).bytes());
+        if first {
+            explained(&out, "from_workload", "no_endpoint");
+        } else {
+            dropped(&out, "from_workload", "no_endpoint");
+        }
+    }
+}
+
+#[test]
+fn errors_are_limited() {
+    let mut node = Node::new();
+    let frame = Frame::udp(mac("c1"), both(1, 2)[0], both(1, 200)[0]).bytes();
+    let (mut sent, mut limited) = (0, 0);
+    // The budget is 100 in a second; this many cannot all be in budget unless
+    // a run takes longer than a tenth of a millisecond each, over seconds.
+    for _ in 0..3000 {
+        let out = node.from_workload("c1", &frame);
+        sent += usize::from(out.counted.contains(&"from_workload icmp_sent".into()));
+        limited += usize::from(out.counted.contains(&"from_workload icmp_limited".into()));
+    }
+    assert_eq!(sent + limited, 3000);
+    assert!(sent >= 100 && limited > 0, "{sent} sent, {limited} withheld");
+    // Another endpoint has a budget of its own.
+    let other = Frame::udp(mac("c2"), both(1, 3)[0], both(1, 200)[0]).bytes();
+    explained(&node.from_workload("c2", &other), "from_workload", "no_endpoint");
+}
+
+#[test]
+fn from_the_wire_about_an_address_that_nobody_has() {
+    let mut node = Node::new();
+    let remote = [2, 9, 9, 9, 9, 9];
+    for (family, kind) in [(3, 1), (1, 3)].into_iter().enumerate() {
+        let frame = Frame::udp(remote, both(1, 70)[family], both(1, 20)[family]);
+        let out = node.from_network(&frame.bytes());
+        explained(&out, "from_network", "no_endpoint");
+        is_error(&out.frame, &frame, both(1, 1)[family], kind, 0);
+    }
+}
+
+#[test]
+fn to_the_host_about_an_address_that_nobody_has() {
+    let mut node = Node::new();
+    for (family, (kind, src)) in [((3, 1), "192.0.2.1"), ((1, 3), "2001:db8::1")].into_iter().enumerate() {
+        let frame = Frame::udp(GATEWAY, src.parse().expect("a literal"), both(1, 200)[family]);
+        let out = node.from_host(&frame.bytes());
+        explained(&out, "from_host", "no_endpoint");
+        is_error(&out.frame, &frame, both(1, 1)[family], kind, 0);
+    }
+}

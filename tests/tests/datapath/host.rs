@@ -1,0 +1,76 @@
+//! What the host sends by `margay0`.
+
+use std::net::IpAddr;
+
+use margay_tests::{
+    bpf::{Node, both, mac},
+    frame::{Frame, GATEWAY},
+};
+
+use crate::{dropped, explained, forwarded};
+
+fn from_this_node(family: usize, network: u8, host: u8) -> Frame {
+    let src: IpAddr = ["192.0.2.1", "2001:db8::1"][family].parse().expect("a literal");
+    Frame::udp(GATEWAY, src, both(network, host)[family])
+}
+
+#[test]
+fn to_an_endpoint_here() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        let frame = from_this_node(family, 1, 2).bytes();
+        let out = node.from_host(&frame);
+        forwarded(&out, "from_host", "local");
+        assert_eq!(out.frame[..12], [mac("c1"), GATEWAY].concat());
+        assert_eq!(out.frame[12..], frame[12..]);
+    }
+}
+
+#[test]
+fn to_an_endpoint_elsewhere() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        for ttl in [1, 64] {
+            let frame = from_this_node(family, 1, 70).ttl(ttl).bytes();
+            let out = node.from_host(&frame);
+            forwarded(&out, "from_host", "remote");
+            assert_eq!(out.frame, frame, "this node made it, so it is no hop");
+        }
+    }
+}
+
+#[test]
+fn to_nobody_and_to_a_node_that_is_not_on_link() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        explained(&node.from_host(&from_this_node(family, 1, 200).bytes()), "from_host", "no_endpoint");
+        explained(&node.from_host(&from_this_node(family, 1, 130).bytes()), "from_host", "node_unreachable");
+    }
+}
+
+#[test]
+fn what_has_no_business_on_margay0() {
+    let mut node = Node::new();
+    let elsewhere = Frame { dst: "203.0.113.9".parse().expect("a literal"), ..from_this_node(0, 1, 2) };
+    dropped(&node.from_host(&elsewhere.bytes()), "from_host", "bad_destination");
+    let group = Frame { dst: "ff02::16".parse().expect("a literal"), ..from_this_node(1, 1, 2) };
+    dropped(&node.from_host(&group.bytes()), "from_host", "multicast");
+    let mut other = from_this_node(0, 1, 2).bytes();
+    other[12..14].copy_from_slice(&[0x88, 0xcc]);
+    dropped(&node.from_host(&other), "from_host", "ether_type");
+}
+
+#[test]
+fn what_the_host_forwards_reaches_routable_networks_only() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        for host in [2, 70] {
+            let out = node.from_host_forwarded(&from_this_node(family, 1, host).bytes());
+            dropped(&out, "from_host", "outside");
+        }
+        let frame = from_this_node(family, 4, 70).bytes();
+        let out = node.from_host_forwarded(&frame);
+        forwarded(&out, "from_host", "remote");
+        assert_eq!(out.frame, frame, "the stack has counted the hop already");
+    }
+}

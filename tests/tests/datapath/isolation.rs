@@ -1,0 +1,56 @@
+//! An endpoint never reaches an endpoint of a network that it has not joined.
+
+use margay_tests::{
+    bpf::{Node, both, mac},
+    frame::Frame,
+};
+
+use crate::{dropped, explained, forwarded};
+
+#[test]
+fn from_a_container_to_another_network() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        // On this node, on another, and where nobody is.
+        for host in [3, 70, 200] {
+            let frame = Frame::udp(mac("c2"), both(1, 3)[family], both(2, host)[family]);
+            explained(&node.from_workload("c2", &frame.bytes()), "from_workload", "isolated");
+        }
+        // Joining one network with an address does not open the other to it.
+        let frame = Frame::udp(mac("c1red"), both(1, 2)[family], both(2, 3)[family]);
+        explained(&node.from_workload("c1red", &frame.bytes()), "from_workload", "isolated");
+    }
+}
+
+#[test]
+fn from_the_network_with_an_address_of_another() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        for (target, network) in [("c2", 1), ("o1", 4)] {
+            let host = if target == "c2" { 3 } else { 2 };
+            let frame = Frame::udp([2; 6], both(2, 70)[family], both(network, host)[family]);
+            dropped_quietly(&mut node, &frame, target);
+        }
+    }
+}
+
+/// Isolated, told to the sender, and nothing reached the target.
+fn dropped_quietly(node: &mut Node, frame: &Frame, target: &str) {
+    let out = node.from_network(&frame.bytes());
+    assert!(out.counted.contains(&"from_network isolated".to_owned()), "{target}: {out:?}");
+    assert!(!out.counted.contains(&"from_network local".to_owned()), "{target}: {out:?}");
+}
+
+#[test]
+fn through_the_host_as_a_router() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        // Whatever the host forwards to a network that is not routable.
+        for host in [3, 70] {
+            let frame = Frame::udp([0xee; 6], both(2, 3)[family], both(1, host)[family]);
+            dropped(&node.from_host_forwarded(&frame.bytes()), "from_host", "outside");
+        }
+        let frame = Frame::udp([0xee; 6], both(2, 3)[family], both(4, 2)[family]);
+        forwarded(&node.from_host_forwarded(&frame.bytes()), "from_host", "local");
+    }
+}

@@ -1,0 +1,209 @@
+//! Kinds of packets that need a rule of their own.
+
+use std::net::IpAddr;
+
+use margay_tests::{
+    bpf::{Node, both, mac},
+    frame::{Frame, GATEWAY},
+};
+
+use crate::{dropped, forwarded};
+
+fn local(family: usize) -> Frame {
+    Frame::udp(mac("c1"), both(1, 2)[family], both(1, 3)[family])
+}
+
+fn remote(family: usize) -> Frame {
+    Frame::udp(mac("c1"), both(1, 2)[family], both(1, 70)[family])
+}
+
+#[test]
+fn vlan_tags_are_dropped() {
+    let mut node = Node::new();
+    for tag in [[0x81, 0x00], [0x88, 0xa8]] {
+        let mut frame = local(0).bytes();
+        frame.splice(12..12, [tag[0], tag[1], 0, 5]);
+        dropped(&node.from_workload("c1", &frame), "from_workload", "vlan");
+    }
+}
+
+#[test]
+fn other_protocols_are_dropped() {
+    let mut node = Node::new();
+    // MPLS, LLDP, 802.3.
+    for kind in [[0x88, 0x47], [0x88, 0xcc], [0x00, 0x40]] {
+        let mut frame = local(0).bytes();
+        frame[12..14].copy_from_slice(&kind);
+        dropped(&node.from_workload("c1", &frame), "from_workload", "ether_type");
+    }
+}
+
+#[test]
+fn frames_for_other_hosts_are_dropped() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        for other in [mac("c2"), [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+            let frame = local(family).to_mac(other);
+            dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "other_host");
+        }
+    }
+}
+
+#[test]
+fn broadcast_and_multicast_have_reasons_of_their_own() {
+    let mut node = Node::new();
+    let cases = [
+        ("255.255.255.255", 0, "broadcast"),
+        ("10.1.255.255", 0, "broadcast"),
+        ("224.0.0.251", 0, "multicast"),
+        ("239.1.2.3", 0, "multicast"),
+        ("ff02::2", 1, "multicast"),
+        ("ff0e::1", 1, "multicast"),
+    ];
+    for (dst, family, reason) in cases {
+        let frame = Frame::udp(mac("c1"), both(1, 2)[family], dst.parse().expect("a literal"));
+        dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", reason);
+    }
+}
+
+#[test]
+fn bad_destinations_are_dropped() {
+    let mut node = Node::new();
+    for (dst, family) in [
+        ("0.0.0.0", 0),
+        ("0.1.2.3", 0),
+        ("127.0.0.1", 0),
+        ("240.0.0.1", 0),
+        ("::", 1),
+        ("::1", 1),
+        ("fe80::1", 1),
+        ("::ffff:10.1.0.3", 1),
+        ("::10.1.0.3", 1),
+    ] {
+        let dst: IpAddr = dst.parse().expect("a literal");
+        let frame = Frame::udp(mac("c1"), both(1, 2)[family], dst);
+        dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "bad_destination");
+    }
+}
+
+#[test]
+fn fragments_are_forwarded() {
+    let mut node = Node::new();
+    for fragment in [(0, true), (100, true), (200, false)] {
+        for (frame, verdict) in [(local(0), "local"), (remote(0), "remote")] {
+            let frame = Frame { fragment: Some(fragment), ..frame };
+            forwarded(&node.from_workload("c1", &frame.bytes()), "from_workload", verdict);
+        }
+    }
+    for offset in [0x0001_u16, 0x0648, 0x0c81] {
+        let [high, low] = offset.to_be_bytes();
+        let header = [17, 0, high, low, 0, 0, 0, 9];
+        for (frame, verdict) in [(local(1), "local"), (remote(1), "remote")] {
+            let payload = [&header[..], &frame.payload].concat();
+            let frame = frame.carrying(44, &payload);
+            forwarded(&node.from_workload("c1", &frame.bytes()), "from_workload", verdict);
+        }
+    }
+}
+
+#[test]
+fn harmless_options_are_forwarded_and_source_routes_are_not() {
+    let mut node = Node::new();
+    let harmless: [&[u8]; 4] = [
+        &[148, 4, 0, 0],
+        &[7, 7, 4, 0, 0, 0, 0, 0],
+        &[1, 1, 1, 0],
+        // Ends before what would be a source route.
+        &[0, 131, 3, 4],
+    ];
+    for options in harmless {
+        for (frame, verdict) in [(local(0), "local"), (remote(0), "remote")] {
+            let frame = Frame { options: options.to_vec(), ..frame };
+            forwarded(&node.from_workload("c1", &frame.bytes()), "from_workload", verdict);
+        }
+    }
+    let routes: [&[u8]; 4] = [
+        &[131, 7, 4, 10, 2, 0, 3, 0],
+        &[137, 7, 4, 10, 2, 0, 3, 0],
+        &[1, 131, 7, 4, 10, 2, 0, 3],
+        &[7, 7, 4, 131, 0, 0, 0, 137, 7, 4, 10, 2, 0, 3, 0, 0],
+    ];
+    for options in routes {
+        let frame = Frame { options: options.to_vec(), ..local(0) };
+        dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "source_route");
+    }
+    let frame = Frame { options: vec![148, 0, 0, 0], ..local(0) };
+    dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "malformed");
+}
+
+#[test]
+fn harmless_extensions_are_forwarded_and_routing_header_0_is_not() {
+    let mut node = Node::new();
+    let hop_by_hop = [17, 0, 5, 2, 0, 0, 1, 0];
+    let destination = [17, 0, 1, 4, 0, 0, 0, 0];
+    let mobile = [17, 0, 2, 0, 0, 0, 0, 0];
+    for (proto, header) in [(0, hop_by_hop), (60, destination), (43, mobile)] {
+        for (frame, verdict) in [(local(1), "local"), (remote(1), "remote")] {
+            let payload = [&header[..], &frame.payload].concat();
+            let frame = frame.carrying(proto, &payload);
+            forwarded(&node.from_workload("c1", &frame.bytes()), "from_workload", verdict);
+        }
+    }
+    // Directly, and behind another header.
+    let route = [17, 2, 0, 1, 0, 0, 0, 0];
+    let address = [0xfd; 16];
+    let direct = [&route[..], &address, &local(1).payload].concat();
+    let behind = [&[43, 0, 1, 4, 0, 0, 0, 0][..], &direct].concat();
+    for (proto, payload) in [(43, direct), (60, behind)] {
+        let frame = local(1).carrying(proto, &payload);
+        dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "source_route");
+    }
+    // A chain that does not end.
+    let chain = [60, 0, 1, 4, 0, 0, 0, 0].repeat(20);
+    let frame = local(1).carrying(60, &chain);
+    dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "malformed");
+}
+
+#[test]
+fn truncated_and_contradictory_packets_are_dropped() {
+    let mut node = Node::new();
+    let v4 = local(0).bytes();
+    let v6 = local(1).bytes();
+    let mut short_header = v4.clone();
+    short_header[14] = 0x44;
+    let mut long_header = v4.clone();
+    long_header[14] = 0x4f;
+    let mut wrong_version = v4.clone();
+    wrong_version[14] = 0x65;
+    let mut wrong_version_6 = v6.clone();
+    wrong_version_6[14] = 0x40;
+    let cut = v4.len() - 1;
+    let mut header_only = v4[..34].to_vec();
+    header_only[16..18].copy_from_slice(&[0, 10]);
+    let frames = [
+        v4[..cut].to_vec(),
+        v6[..v6.len() - 1].to_vec(),
+        short_header,
+        long_header,
+        wrong_version,
+        wrong_version_6,
+        header_only,
+    ];
+    for frame in frames {
+        dropped(&node.from_workload("c1", &frame), "from_workload", "malformed");
+    }
+}
+
+#[test]
+fn a_super_packet_above_64_kib_is_not_truncated() {
+    let mut node = Node::new();
+    // Such a packet says length 0; this one is small, but says so.
+    for family in 0..2 {
+        let mut frame = local(family).bytes();
+        let at = if family == 0 { 16 } else { 18 };
+        frame[at..at + 2].copy_from_slice(&[0, 0]);
+        let out = node.from_workload("c1", &frame);
+        forwarded(&out, "from_workload", "local");
+        assert_eq!(out.frame[6..12], GATEWAY);
+    }
+}

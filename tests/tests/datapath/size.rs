@@ -1,0 +1,81 @@
+//! Packets that are too big for the way, super-packets included.
+
+use margay_common::verdict::Program;
+use margay_tests::{
+    bpf::{Context, Node, UPLINK_MTU, both, mac},
+    frame::Frame,
+};
+
+use crate::{explained, forwarded};
+
+/// A frame whose IP packet is that long.
+fn of_len(src_mac: [u8; 6], family: usize, dst: u8, len: u32) -> Frame {
+    let headers = if family == 0 { 28 } else { 48 };
+    Frame::udp_of(src_mac, both(1, 2)[family], both(1, dst)[family], len as usize - headers)
+}
+
+#[test]
+fn the_uplink_carries_its_mtu_and_no_more() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        let fits = of_len(mac("c1"), family, 70, UPLINK_MTU);
+        forwarded(&node.from_workload("c1", &fits.bytes()), "from_workload", "remote");
+        let big = of_len(mac("c1"), family, 70, UPLINK_MTU + 1);
+        let out = node.from_workload("c1", &big.bytes());
+        explained(&out, "from_workload", "too_big");
+        let at = if family == 0 { 34 } else { 54 };
+        let kind = if family == 0 { [3, 4] } else { [2, 0] };
+        assert_eq!(out.frame[at..at + 2], kind);
+        assert_eq!(out.frame[at + 4..at + 8], UPLINK_MTU.to_be_bytes());
+    }
+}
+
+#[test]
+fn a_local_endpoint_takes_what_the_network_takes() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        let big = of_len(mac("c1"), family, 3, 1500);
+        forwarded(&node.from_workload("c1", &big.bytes()), "from_workload", "local");
+    }
+}
+
+/// A TCP segment of a super-packet: `gso_size` bytes of each segment.
+fn super_packet(family: usize, len: usize) -> Vec<u8> {
+    let mut tcp = vec![0; 32 + len];
+    // Data offset 8 words: 20 bytes and 12 of options, as with timestamps.
+    tcp[12] = 0x80;
+    Frame::udp(mac("c1"), both(1, 2)[family], both(1, 70)[family]).carrying(6, &tcp).bytes()
+}
+
+#[test]
+fn a_super_packet_is_as_large_as_its_segments() {
+    let mut node = Node::new();
+    let ifindex = node.ifindex("c1");
+    for (family, header) in [20, 40].into_iter().enumerate() {
+        let fits = UPLINK_MTU - header - 32;
+        let frame = super_packet(family, 3000);
+        let context = |gso_size| Context { ifindex, gso_size, ..Context::default() };
+        let out = node.run(Program::FromWorkload, &frame, context(fits));
+        forwarded(&out, "from_workload", "remote");
+        assert_eq!(out.frame.len(), frame.len(), "it passes whole");
+        let out = node.run(Program::FromWorkload, &frame, context(fits + 1));
+        explained(&out, "from_workload", "too_big");
+        assert!(out.frame.len() < 300, "the error is a plain packet");
+    }
+}
+
+#[test]
+fn a_smaller_container_is_told_of_from_the_wire_and_from_the_host() {
+    let mut node = Node::new();
+    let hosts = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]];
+    for (family, [this, other]) in hosts.into_iter().enumerate() {
+        let mut frame = of_len([2; 6], family, 4, 1301);
+        frame.src = other.parse().expect("a literal");
+        explained(&node.from_network(&frame.bytes()), "from_network", "too_big");
+        frame.src = this.parse().expect("a literal");
+        explained(&node.from_host(&frame.bytes()), "from_host", "too_big");
+        let mut frame = of_len([2; 6], family, 4, 1300);
+        frame.src = other.parse().expect("a literal");
+        forwarded(&node.from_network(&frame.bytes()), "from_network", "local");
+    }
+}

@@ -1,0 +1,66 @@
+//! A container can send from its own MAC and addresses only.
+
+use std::net::IpAddr;
+
+use margay_tests::{
+    bpf::{Node, both, mac},
+    frame::Frame,
+};
+
+use crate::{dropped, forwarded};
+
+#[test]
+fn another_mac_is_refused() {
+    let mut node = Node::new();
+    for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {
+        for other in [mac("c2"), [0xee; 6], [0; 6], [0xff; 6]] {
+            let out = node.from_workload("c1", &Frame::udp(other, src, dst).bytes());
+            dropped(&out, "from_workload", "spoofed_mac");
+        }
+    }
+}
+
+#[test]
+fn another_address_is_refused() {
+    let mut node = Node::new();
+    let others = [
+        // A neighbour on this node, one elsewhere, the gateway, a node, the
+        // world, nobody.
+        ["10.1.0.3", "10.1.0.70", "10.1.0.1", "192.0.2.2", "203.0.113.9", "0.0.0.0", "127.0.0.1"],
+        ["fd00:1::3", "fd00:1::46", "fd00:1::1", "2001:db8::2", "2001:db8:9::9", "::", "::1"],
+    ];
+    for (family, others) in others.into_iter().enumerate() {
+        for dst in [both(1, 3)[family], both(1, 70)[family], both(1, 1)[family]] {
+            for src in others {
+                let frame = Frame::udp(mac("c1"), both(1, 2)[family], dst);
+                let frame = frame.from(src.parse::<IpAddr>().expect("a literal"));
+                dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "spoofed_source");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_container_on_two_networks_may_answer_through_either() {
+    let mut node = Node::new();
+    for family in 0..2 {
+        // From its red address through its blue interface to a red endpoint:
+        // the packet counts as the red one's.
+        let frame = Frame::udp(mac("c1"), both(2, 2)[family], both(2, 3)[family]);
+        forwarded(&node.from_workload("c1", &frame.bytes()), "from_workload", "local");
+        let frame = Frame::udp(mac("c1"), both(2, 2)[family], both(2, 70)[family]);
+        forwarded(&node.from_workload("c1", &frame.bytes()), "from_workload", "remote");
+    }
+}
+
+#[test]
+fn an_unknown_interface_is_closed() {
+    let mut node = Node::new();
+    let ifindex = node.ifindex("up0");
+    for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {
+        let frame = Frame::udp(mac("c1"), src, dst).bytes();
+        let context = margay_tests::bpf::Context { ifindex, ..Default::default() };
+        let out = node.run(margay_common::verdict::Program::FromWorkload, &frame, context);
+        dropped(&out, "from_workload", "unknown_interface");
+    }
+}

@@ -1,0 +1,45 @@
+//! `cargo xtask demo`.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    run::{self, cargo},
+    setup::{self, Need},
+};
+
+/// What to do.
+#[derive(Args)]
+pub struct Options {
+    /// Leave everything up and say what to try next
+    #[arg(long, conflicts_with = "down")]
+    keep: bool,
+    /// Take down what --keep left up
+    #[arg(long)]
+    down: bool,
+}
+
+/// Builds and runs the demo.
+pub fn run(options: &Options) -> Result<()> {
+    setup::run(Need::Everything)?;
+    println!("demo: building (the first time takes some minutes)");
+    run::check(&mut cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "margay",
+        "--package",
+        "margay-tests",
+        "--bins",
+    ]))?;
+    let mut demo = Command::new(run::target().join("release/margay-demo"));
+    if options.keep {
+        demo.arg("--keep");
+    }
+    if options.down {
+        demo.arg("--down");
+    }
+    run::check(&mut demo)
+}

@@ -1,0 +1,46 @@
+//! A private machine inside this one: mount, network and process namespaces of
+//! its own, an empty /run and a bpffs. Whatever happens in it, nothing of it
+//! remains: the kernel ends its processes with the first of them and drops its
+//! namespaces with the last.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::is_root;
+
+/// What makes the machine, before it becomes the command that it is given.
+const PREPARE: &str = "
+set -e
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 run /run
+mkdir /run/netns
+mount -t sysfs sysfs /sys
+mount -t bpf bpf /sys/fs/bpf
+mkdir -p /sys/fs/cgroup/unified 2>/dev/null || true
+ip link set lo up
+exec \"$@\"
+";
+
+/// The command that runs `inner` in a private machine.
+pub fn private(inner: &Command) -> Result<Command> {
+    if !is_root() {
+        bail!("this needs root: sudo -E cargo xtask ... (the unit tests do not: cargo xtask test unit)");
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", PREPARE, "machine"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    if let Some(dir) = inner.get_current_dir() {
+        command.current_dir(dir);
+    }
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    Ok(command)
+}

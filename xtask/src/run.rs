@@ -1,0 +1,63 @@
+//! Running other programs.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// cargo, in the repository.
+pub fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Runs a program, which has to succeed.
+pub fn check(command: &mut Command) -> Result<()> {
+    let name = format!("{command:?}");
+    let status = command.status().with_context(|| name.clone())?;
+    if !status.success() {
+        bail!("{} failed ({status})", shortened(&name));
+    }
+    Ok(())
+}
+
+/// What a program prints, which has to succeed.
+pub fn output(command: &mut Command) -> Result<String> {
+    let name = format!("{command:?}");
+    let output = command.output().with_context(|| name.clone())?;
+    if !output.status.success() {
+        bail!("{}: {}", shortened(&name), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether a program is on the path.
+pub fn has(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(more).any(|dir| dir.join(program).is_file())
+}
+
+/// Whether this process may do everything.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(200).collect::<String>().replace('"', "")
+}

@@ -1,0 +1,287 @@
+//! The rules that no other tool knows: who may depend on whom, what pure
+//! modules may not name, how long files and functions are, and words that have
+//! no place in the repository.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use proc_macro2::Span;
+use syn::{
+    ImplItemFn, ItemFn, TraitItemFn, UseTree,
+    spanned::Spanned,
+    visit::{self, Visit},
+};
+
+use crate::run::{self, root};
+
+/// Lines that a file and a function may have.
+const FILE_MAX: usize = 600;
+const FUNCTION_MAX: usize = 80;
+
+/// Which modules of the agent may use which (`crate::<module>`). What is not
+/// listed may use nothing of the crate.
+const EDGES: [(&str, &[&str]); 17] = [
+    ("tables", &[]),
+    ("model", &[]),
+    ("desired", &["model", "tables"]),
+    ("reconcile", &["tables"]),
+    ("store", &["model"]),
+    ("ipam", &["model", "store"]),
+    ("kernel", &["model", "reconcile", "tables", "desired"]),
+    ("journal", &["model"]),
+    ("network", &["model", "store"]),
+    ("control", &["desired", "kernel", "model", "reconcile", "store", "tables"]),
+    ("workload", &["control", "desired", "ipam", "journal", "kernel", "model", "network", "tables"]),
+    ("api", &["control", "kernel", "model", "tables", "workload", "api"]),
+    ("config", &["kernel", "store"]),
+    (
+        "agent",
+        &[
+            "api", "config", "control", "desired", "ipam", "journal", "kernel", "model", "network", "store",
+            "workload",
+        ],
+    ),
+    ("bin", &["cli", "commands", "output"]),
+    ("lib", &[]),
+    ("build", &[]),
+];
+
+/// Crates that only these modules of the agent may name.
+const OWNED: [(&str, &[&str]); 6] = [
+    ("aya", &["kernel"]),
+    ("aya_log", &["kernel"]),
+    ("netlink_packet_route", &["kernel"]),
+    ("etcd_client", &["store"]),
+    ("axum", &["api"]),
+    ("clap", &["config", "kernel", "bin"]),
+];
+
+/// Modules that are pure: no runtime, no files, no sockets, no clock.
+const PURE: [&str; 4] = ["tables", "model", "desired", "reconcile"];
+const IMPURE: [&str; 9] = [
+    "tokio",
+    "aya",
+    "rtnetlink",
+    "std::fs",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "Instant::now",
+    "SystemTime::now",
+    "std::process",
+];
+
+/// Runs every check and tells of all that fail.
+pub fn run() -> Result<()> {
+    let mut faults = Vec::new();
+    for path in files(&["*.rs"])? {
+        check_file(&path, &mut faults)?;
+    }
+    check_words(&mut faults)?;
+    if !faults.is_empty() {
+        bail!("\n  {}", faults.join("\n  "));
+    }
+    Ok(())
+}
+
+/// The files of the repository that match, as git knows them.
+fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut git = std::process::Command::new("git");
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard", "--"])
+        .args(patterns)
+        .current_dir(root());
+    let listed = run::output(&mut git)?;
+    Ok(listed.lines().map(PathBuf::from).filter(|path| root().join(path).is_file()).collect())
+}
+
+fn check_file(path: &Path, faults: &mut Vec<String>) -> Result<()> {
+    let text = fs::read_to_string(root().join(path)).with_context(|| path.display().to_string())?;
+    let name = path.display();
+    let lines = text.lines().count();
+    if lines > FILE_MAX {
+        faults.push(format!("{name}: {lines} lines, at most {FILE_MAX}"));
+    }
+    let is_test = path.ends_with("tests.rs");
+    if !text.starts_with("//!") && !is_test {
+        faults.push(format!("{name}: does not open with what it is for (//!)"));
+    }
+    let module = module_of(path);
+    if let Some(module) = module
+        && PURE.contains(&module)
+        && !is_test
+    {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for word in IMPURE.iter().filter(|word| code.contains(*word)) {
+            faults.push(format!("{name}: {module} is pure and may not name {word}"));
+        }
+    }
+    let file = syn::parse_file(&text).with_context(|| name.to_string())?;
+    let mut visitor = Visitor { path, module, is_test, faults };
+    visitor.visit_file(&file);
+    Ok(())
+}
+
+/// The module of the agent that a file belongs to.
+fn module_of(path: &Path) -> Option<&str> {
+    let inside = path.strip_prefix("agent/src").ok()?;
+    let first = inside.components().next()?.as_os_str().to_str()?;
+    Some(first.strip_suffix(".rs").unwrap_or(first))
+}
+
+struct Visitor<'a> {
+    path: &'a Path,
+    module: Option<&'a str>,
+    is_test: bool,
+    faults: &'a mut Vec<String>,
+}
+
+impl Visitor<'_> {
+    fn fault(&mut self, at: Span, what: &str) {
+        self.faults.push(format!("{}:{}: {what}", self.path.display(), at.start().line));
+    }
+
+    fn check_length(&mut self, name: &syn::Ident, span: Span) {
+        let lines = span.end().line - span.start().line + 1;
+        if lines > FUNCTION_MAX {
+            self.fault(span, &format!("{name} has {lines} lines, at most {FUNCTION_MAX}"));
+        }
+    }
+
+    /// Checks a path that begins with these two names.
+    fn check_edge(&mut self, at: Span, first: &str, second: Option<&str>) {
+        let Some(module) = self.module.filter(|_| !self.is_test) else { return };
+        if first == "crate"
+            && let Some(second) = second
+            && second != module
+            && second.starts_with(char::is_lowercase)
+        {
+            let allowed = EDGES.iter().find(|(name, _)| *name == module).map(|(_, allowed)| *allowed);
+            if !allowed.is_some_and(|allowed| allowed.contains(&second)) {
+                self.fault(at, &format!("{module} may not use {second}"));
+            }
+        }
+        let owners = OWNED.iter().find(|(name, _)| *name == first).map(|(_, owners)| *owners);
+        if owners.is_some_and(|owners| !owners.contains(&module)) {
+            self.fault(at, &format!("{module} may not name {first}"));
+        }
+    }
+
+    fn check_use(&mut self, tree: &UseTree, first: Option<&str>) {
+        match (tree, first) {
+            (UseTree::Path(path), None) => {
+                let name = path.ident.to_string();
+                self.check_use(&path.tree, Some(&name));
+            }
+            (UseTree::Path(path), Some(first)) => {
+                self.check_edge(path.span(), first, Some(&path.ident.to_string()));
+            }
+            (UseTree::Group(group), first) => {
+                for tree in &group.items {
+                    self.check_use(tree, first);
+                }
+            }
+            (UseTree::Name(name), Some(first)) => {
+                self.check_edge(name.span(), first, Some(&name.ident.to_string()));
+            }
+            (other, first) => self.check_edge(other.span(), first.unwrap_or_default(), None),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Visitor<'_> {
+    fn visit_item_fn(&mut self, item: &'ast ItemFn) {
+        self.check_length(&item.sig.ident, item.span());
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast ImplItemFn) {
+        self.check_length(&item.sig.ident, item.span());
+        visit::visit_impl_item_fn(self, item);
+    }
+
+    fn visit_trait_item_fn(&mut self, item: &'ast TraitItemFn) {
+        self.check_length(&item.sig.ident, item.span());
+        visit::visit_trait_item_fn(self, item);
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.check_use(&item.tree, None);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let mut names = path.segments.iter().map(|segment| segment.ident.to_string());
+        if let Some(first) = names.next().filter(|_| path.segments.len() > 1) {
+            self.check_edge(path.span(), &first, names.next().as_deref());
+        }
+        visit::visit_path(self, path);
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
+        if attribute.path().is_ident("ignore") && matches!(attribute.meta, syn::Meta::Path(_)) {
+            self.fault(attribute.span(), "an ignored test says why");
+        }
+    }
+}
+
+/// Words that would tie the repository to a machine, cut in two so that this
+/// file has none of them.
+const WORDS: [[&str; 2]; 4] =
+    [["/roo", "t/"], ["/hom", "e/"], ["index.crates", ".io"], ["deb.debian", ".org"]];
+
+fn check_words(faults: &mut Vec<String>) -> Result<()> {
+    for path in files(&[])? {
+        if path.ends_with("Cargo.lock") {
+            continue;
+        }
+        // What is not text has no place here either.
+        let Ok(text) = fs::read_to_string(root().join(&path)) else {
+            faults.push(format!("{}: is not text", path.display()));
+            continue;
+        };
+        for (number, line) in text.lines().enumerate() {
+            for word in WORDS.iter().map(|halves| halves.concat()).filter(|word| line.contains(word)) {
+                faults.push(format!("{}:{}: names {word}", path.display(), number + 1));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(path: &str, text: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        let path = Path::new(path);
+        let file = syn::parse_file(text).expect("parses");
+        let mut visitor = Visitor { path, module: module_of(path), is_test: false, faults: &mut faults };
+        visitor.visit_file(&file);
+        faults
+    }
+
+    #[test]
+    fn forbidden_edges_are_found_however_they_are_written() {
+        for text in [
+            "use crate::kernel::link;",
+            "use crate::{kernel::link, model};",
+            "fn f() { crate::kernel::f(); }",
+            "use etcd_client::Client;",
+            "fn f(c: etcd_client::Client) {}",
+        ] {
+            assert_eq!(faults("agent/src/desired/mod.rs", text).len(), 1, "{text}");
+        }
+        assert!(faults("agent/src/desired/mod.rs", "use crate::{model::key, tables::Tables};").is_empty());
+        assert!(faults("agent/src/store/etcd.rs", "use etcd_client::Client;").is_empty());
+    }
+
+    #[test]
+    fn long_functions_and_silent_ignores_are_found() {
+        let long = format!("fn f() {{\n{}}}", "f();\n".repeat(90));
+        assert_eq!(faults("xtask/src/x.rs", &long).len(), 1);
+        assert_eq!(faults("tests/tests/x.rs", "#[test] #[ignore] fn f() {}").len(), 1);
+        assert!(faults("tests/tests/x.rs", "#[test] #[ignore = \"slow\"] fn f() {}").is_empty());
+    }
+}
