@@ -13,7 +13,7 @@ use crate::{
     count,
     ip::{ICMP, ICMPV6, Ip},
     maps::{self, SUM_LEN, Scratch},
-    packet::{ETH_LEN, IPV4_LEN, Packet},
+    packet::{ETH_LEN, IPV4_LEN, Packet, QuoteLen},
 };
 
 const ICMP_LEN: usize = 8;
@@ -52,8 +52,7 @@ pub fn answer(program: Program, packet: &Packet<'_>, error: IcmpError, blame: &B
     }
     let ethernet = packet.ethernet().ok_or(())?;
     let scratch = maps::scratch().ok_or(())?;
-    let len = packet.l3_len() as usize;
-    let quote = if len > QUOTE_MAX { QUOTE_MAX } else { len };
+    let quote = QuoteLen::of(packet);
     let header = seal(packet, ip, error, blame, scratch, quote)?;
     write(packet, ip, blame, header, scratch, quote)?;
     packet.set_macs(ethernet.src, ethernet.dst).ok_or(())?;
@@ -126,20 +125,20 @@ fn seal(
     error: IcmpError,
     blame: &Blame,
     scratch: &mut Scratch,
-    quote: usize,
+    quote: QuoteLen,
 ) -> Result<Header, ()> {
     let mut icmp = Header::new(error, blame);
     let mut summed = Summed { src: Addr::default(), dst: Addr::default(), len: 0, next: 0, icmp };
     if ip.family == Family::V6 {
         summed.src = blame.gateway;
         summed.dst = ip.src;
-        summed.len = ((ICMP_LEN + quote) as u32).to_be();
+        summed.len = ((ICMP_LEN + quote.get()) as u32).to_be();
         summed.next = u32::from(ICMPV6).to_be();
     }
     let summed: [u8; SUMMED] = zerocopy::transmute!(summed);
     scratch.head = summed;
     scratch.quote = [0; QUOTE_MAX];
-    packet.load_into(ETH_LEN, &mut scratch.quote, quote).ok_or(())?;
+    packet.load_quote(&mut scratch.quote, quote).ok_or(())?;
     icmp.checksum = checksum::<SUM_LEN>(zerocopy::transmute_ref!(&*scratch));
     Ok(icmp)
 }
@@ -181,14 +180,14 @@ fn write(
     blame: &Blame,
     icmp: Header,
     scratch: &Scratch,
-    quote: usize,
+    quote: QuoteLen,
 ) -> Result<(), ()> {
     match ip.family {
         Family::V4 => {
             let mut headers = HeadersV4 {
                 version_ihl: 0x45,
                 tos: TOS,
-                total_len: ((IPV4_LEN + ICMP_LEN + quote) as u16).to_be(),
+                total_len: ((IPV4_LEN + ICMP_LEN + quote.get()) as u16).to_be(),
                 id: 0,
                 fragment: 0,
                 ttl: TTL,
@@ -202,14 +201,14 @@ fn write(
             headers.checksum = checksum::<{ size_of::<HeadersV4>() }>(&zerocopy::transmute!(headers));
             headers.icmp = icmp;
             let headers: [u8; size_of::<HeadersV4>()] = zerocopy::transmute!(headers);
-            packet.resize(ETH_LEN + headers.len() + quote)?;
-            packet.store(ETH_LEN, &headers, headers.len())?;
-            packet.store(ETH_LEN + headers.len(), &scratch.quote, quote)
+            packet.resize(ETH_LEN + headers.len() + quote.get())?;
+            packet.store(ETH_LEN, &headers)?;
+            packet.store_quote(ETH_LEN + headers.len(), &scratch.quote, quote)
         }
         Family::V6 => {
             let headers = HeadersV6 {
                 version: 0x6000_0000_u32.to_be(),
-                payload_len: ((ICMP_LEN + quote) as u16).to_be(),
+                payload_len: ((ICMP_LEN + quote.get()) as u16).to_be(),
                 next: ICMPV6,
                 hop_limit: TTL,
                 src: blame.gateway,
@@ -217,9 +216,9 @@ fn write(
                 icmp,
             };
             let headers: [u8; size_of::<HeadersV6>()] = zerocopy::transmute!(headers);
-            packet.resize(ETH_LEN + headers.len() + quote)?;
-            packet.store(ETH_LEN, &headers, headers.len())?;
-            packet.store(ETH_LEN + headers.len(), &scratch.quote, quote)
+            packet.resize(ETH_LEN + headers.len() + quote.get())?;
+            packet.store(ETH_LEN, &headers)?;
+            packet.store_quote(ETH_LEN + headers.len(), &scratch.quote, quote)
         }
     }
 }

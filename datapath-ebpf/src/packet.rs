@@ -5,14 +5,16 @@ use core::{ffi::c_void, mem::size_of};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
-    check_bounds_signed,
     helpers::{
         bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type,
         bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
-use margay_common::net::{Addr, Family, Mac};
+use margay_common::{
+    icmp::QUOTE_MAX,
+    net::{Addr, Family, Mac},
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Length of an Ethernet header; every frame here has one without tags.
@@ -186,17 +188,12 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Copies `len` bytes from `offset` to the start of `to`; `len` has to be
-    /// bounded by the buffer's size.
+    /// Copies the first `len` bytes behind the link header.
     #[inline(always)]
-    pub fn load_into<const N: usize>(&self, offset: usize, to: &mut [u8; N], len: usize) -> Option<()> {
-        if !is_within(len, N) {
-            return None;
-        }
-        // SAFETY: `len` is at most the size of the buffer, as compared above.
-        match unsafe {
-            bpf_skb_load_bytes(self.skb().cast(), offset as u32, to.as_mut_ptr().cast(), len as u32)
-        } {
+    pub fn load_quote(&self, to: &mut [u8; QUOTE_MAX], len: QuoteLen) -> Option<()> {
+        let to = to.as_mut_ptr().cast();
+        // SAFETY: a `QuoteLen` is at most the size of the buffer.
+        match unsafe { bpf_skb_load_bytes(self.skb().cast(), ETH_LEN as u32, to, len.0) } {
             0 => Some(()),
             _ => None,
         }
@@ -213,17 +210,23 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Writes the first `len` bytes of `from` at `offset`; `len` has to be
-    /// bounded by the buffer's size.
+    /// Writes bytes at `offset`, also into page fragments.
     #[inline(always)]
-    pub fn store<const N: usize>(&self, offset: usize, from: &[u8; N], len: usize) -> Result<(), ()> {
-        if !is_within(len, N) {
-            return Err(());
-        }
-        let from = from.as_ptr().cast();
-        // SAFETY: `len` is at most the size of the buffer, as compared above,
-        // and the helper refuses what does not fit into the frame.
-        match unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, from, len as u32, 0) } {
+    pub fn store<const N: usize>(&self, offset: usize, from: &[u8; N]) -> Result<(), ()> {
+        self.store_from(offset, from.as_ptr().cast(), N as u32)
+    }
+
+    /// Writes the first `len` bytes of a quote at `offset`.
+    #[inline(always)]
+    pub fn store_quote(&self, offset: usize, from: &[u8; QUOTE_MAX], len: QuoteLen) -> Result<(), ()> {
+        self.store_from(offset, from.as_ptr().cast(), len.0)
+    }
+
+    #[inline(always)]
+    fn store_from(&self, offset: usize, from: *const c_void, len: u32) -> Result<(), ()> {
+        // SAFETY: both callers pass a length that their buffer has, and the
+        // helper refuses what does not fit into the frame.
+        match unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, from, len, 0) } {
             0 => Ok(()),
             _ => Err(()),
         }
@@ -295,9 +298,27 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Whether `len` is 1 to `max`, compared in a way that the verifier follows:
-/// the compiler would fold both comparisons into one that it does not.
-#[inline(always)]
-fn is_within(len: usize, max: usize) -> bool {
-    check_bounds_signed(len as i64, 1, max as i64)
+/// How much of a packet is quoted: 1 to [`QUOTE_MAX`] bytes.
+#[derive(Clone, Copy)]
+pub struct QuoteLen(u32);
+
+const _: () = assert!(QUOTE_MAX.is_power_of_two());
+
+impl QuoteLen {
+    /// As much as there is. The bound is arithmetic and not a comparison: the
+    /// compiler would fold a comparison into a form from which verifiers
+    /// before 6.12 learn nothing about the length itself.
+    #[inline(always)]
+    pub fn of(packet: &Packet<'_>) -> Self {
+        let len = packet.l3_len() as usize;
+        let len = if len > QUOTE_MAX { QUOTE_MAX } else { len };
+        let last = core::hint::black_box(len.wrapping_sub(1)) & (QUOTE_MAX - 1);
+        Self(last as u32 + 1)
+    }
+
+    /// In bytes.
+    #[inline(always)]
+    pub fn get(self) -> usize {
+        self.0 as usize
+    }
 }

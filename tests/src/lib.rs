@@ -5,4 +5,9 @@
 //! its own, so that nothing of a test outlives the run, whatever happens.
 
 pub mod bpf;
+pub mod container;
+pub mod eventually;
 pub mod frame;
+pub mod host;
+pub mod lab;
+pub mod process;

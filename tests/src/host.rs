@@ -1,0 +1,197 @@
+//! A host of the lab: a namespace with an uplink, an agent, its folders.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    container::Namespace,
+    eventually::eventually,
+    process::{Process, Said, say},
+};
+
+/// The uplink of every host.
+pub const UPLINK: &str = "up0";
+
+/// A host.
+pub struct Host {
+    /// Its name, and its node's.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its addresses on the underlay.
+    pub addresses: Vec<IpAddr>,
+    /// Flags that its agent is started with, besides its own.
+    pub flags: Vec<String>,
+    pub(crate) dir: PathBuf,
+    pub(crate) bpffs: PathBuf,
+    pub(crate) store: String,
+    agent: Option<Process>,
+    bound: bool,
+}
+
+/// The binary under test: beside this one, or beside its folder.
+pub fn margay() -> PathBuf {
+    let here = std::env::current_exe().expect("a path");
+    let found = here.ancestors().skip(1).map(|dir| dir.join("margay")).find(|path| path.is_file());
+    found.expect("the agent is built before the tests: run them by cargo xtask")
+}
+
+impl Host {
+    pub(crate) fn new(name: &str, namespace: Namespace, addresses: Vec<IpAddr>, dir: PathBuf, bpffs: PathBuf, store: String, bound: bool) -> Self {
+        std::fs::create_dir_all(&dir).expect("a folder");
+        Self { name: name.into(), namespace, addresses, flags: Vec::new(), dir, bpffs, store, agent: None, bound }
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("run/agent.sock")
+    }
+
+    /// The flags of this host's own agent.
+    pub fn own_flags(&self) -> Vec<String> {
+        let mut flags = vec!["agent".into(), "--node".into(), self.name.clone()];
+        for addr in &self.addresses {
+            flags.extend(["--node-ip".into(), addr.to_string()]);
+        }
+        let path = |path: PathBuf| path.display().to_string();
+        flags.extend(["--uplink".into(), UPLINK.into(), "--store".into(), self.store.clone()]);
+        flags.extend(["--state-dir".into(), path(self.dir.join("state"))]);
+        flags.extend(["--run-dir".into(), path(self.dir.join("run"))]);
+        flags.extend(["--bpffs".into(), path(self.bpffs.clone())]);
+        flags.extend(self.flags.clone());
+        flags
+    }
+
+    /// Starts the agent and waits until its socket answers.
+    pub fn start(&mut self) {
+        let mut command = self.namespace.command(margay());
+        command.args(self.own_flags()).env("MARGAY_LOG", "info");
+        self.agent = Some(Process::start(command, &self.dir.join("agent.log"), self.bound));
+        eventually("the agent answers", || {
+            let ended = self.agent.as_mut().and_then(Process::ended);
+            assert!(ended.is_none(), "{}'s agent ended: {}", self.name, self.log());
+            let said = self.margay(&["status"]);
+            if said.ok() { Ok(()) } else { Err(said) }
+        });
+    }
+
+    /// Starts the agent and waits until it is in sync and joined.
+    pub fn up(&mut self) {
+        self.start();
+        self.settled();
+    }
+
+    /// Waits until the agent is in sync and the cluster knows this node.
+    pub fn settled(&self) {
+        eventually("the agent is in sync", || {
+            let status = self.json(&["status"]);
+            let nodes = self.json(&["node", "ls"]);
+            let known = nodes.as_array().expect("a list").iter().any(|n| n["name"] == *self.name && n["healthy"] == true);
+            let attached = status["attachments"].as_array().expect("a list").len() >= 2;
+            if status["store"]["in_sync"] == true && known && attached { Ok(()) } else { Err(status) }
+        });
+    }
+
+    /// The agent's process.
+    pub fn agent(&mut self) -> &mut Process {
+        self.agent.as_mut().expect("the agent runs")
+    }
+
+    /// The agent's log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+    }
+
+    /// Ends the agent as an operator would.
+    pub fn stop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.signal(Signal::SIGTERM);
+            assert!(agent.wait().success(), "{}", agent.log());
+        }
+    }
+
+    /// Kills the agent.
+    pub fn kill(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill();
+        }
+    }
+
+    /// Lets the agent live on without this value.
+    pub fn release(mut self) -> u32 {
+        self.namespace.keep();
+        let agent = self.agent.take().expect("the agent runs");
+        let id = agent.id();
+        agent.release();
+        id
+    }
+
+    /// Runs a margay command against this host's agent.
+    pub fn margay(&self, args: &[&str]) -> Said {
+        say(self.command().args(args))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.namespace.command(margay());
+        command.arg("--socket").arg(self.socket());
+        command
+    }
+
+    /// The same for a command that has to succeed.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let said = self.margay(args);
+        assert!(said.ok(), "{}: margay {}: {}", self.name, args.join(" "), said.err);
+        said.out
+    }
+
+    /// The same for a command that has to be refused: its reason.
+    #[track_caller]
+    pub fn refused(&self, args: &[&str]) -> String {
+        let said = self.margay(args);
+        assert_eq!(said.status, 1, "{}: margay {}: {said:?}", self.name, args.join(" "));
+        said.err
+    }
+
+    /// What a listing says, as JSON.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let said = self.margay(&[args, &["-o", "json"]].concat());
+        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("margay {}: {error}: {said:?}", args.join(" ")))
+    }
+
+    /// Packets that a program counted under a label.
+    #[track_caller]
+    pub fn count(&self, program: &str, reason: &str) -> u64 {
+        let counters = self.json(&["counters"]);
+        let found = counters.as_array().expect("a list").iter().find(|c| c["program"] == program && c["reason"] == reason);
+        found.and_then(|c| c["packets"].as_u64()).unwrap_or_else(|| panic!("no counter {program} {reason}"))
+    }
+
+    /// Attaches a namespace, and gives its addresses.
+    #[track_caller]
+    pub fn attach(&self, namespace: &Namespace, network: &str, more: &[&str]) -> Vec<IpAddr> {
+        let path = namespace.path().display().to_string();
+        let args = ["endpoint", "attach", "--network", network, "--netns", &path, "-o", "json"];
+        let made = self.ok(&[&args[..], more].concat());
+        addresses(&made)
+    }
+
+    /// The folder of its files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// The addresses in what `endpoint attach -o json` prints.
+fn addresses(made: &str) -> Vec<IpAddr> {
+    let made: Value = serde_json::from_str(made).expect("JSON");
+    let list = made[0]["addresses"].as_array().expect("addresses");
+    list.iter().map(|addr| addr.as_str().and_then(|a| a.parse().ok()).expect("an address")).collect()
+}

@@ -1,0 +1,228 @@
+//! Several hosts on one machine: namespaces with a wire between them and a
+//! real etcd on it.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::{
+    container::Namespace,
+    eventually::eventually,
+    host::{Host, UPLINK},
+    process::{Process, say, sh},
+};
+
+/// The address of etcd on the wire.
+pub const ETCD: &str = "192.0.2.254";
+
+/// What a lab is made of.
+pub struct Plan {
+    /// What every name begins with.
+    pub prefix: String,
+    /// Folder of everything that it writes.
+    pub dir: PathBuf,
+    /// Folder of the hosts' pins, on a BPF file system.
+    pub bpffs: PathBuf,
+    /// How many hosts.
+    pub hosts: usize,
+    /// MTU of the wire.
+    pub mtu: u32,
+    /// Whether hosts also have IPv6 addresses.
+    pub v6: bool,
+    /// Whether its processes end with the thread that made them.
+    pub bound: bool,
+}
+
+impl Plan {
+    /// A lab for one test.
+    pub fn for_test(hosts: usize) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("t{}x{n}", std::process::id());
+        let dir = Path::new("/run/margay-lab").join(&prefix);
+        let bpffs = Path::new("/sys/fs/bpf").join(&prefix);
+        Self { prefix, dir, bpffs, hosts, mtu: 1500, v6: true, bound: true }
+    }
+
+    /// The same with another MTU of the wire.
+    pub fn mtu(self, mtu: u32) -> Self {
+        Self { mtu, ..self }
+    }
+}
+
+/// Hosts, a wire, an etcd.
+pub struct Lab {
+    /// The hosts; h1 is the first.
+    pub hosts: Vec<Host>,
+    /// The wire's own namespace, with the bridge.
+    pub wire: Namespace,
+    /// What it is made of.
+    pub plan: Plan,
+    etcd: Option<Process>,
+    made: AtomicU32,
+}
+
+impl Lab {
+    /// Hosts with running agents that know each other.
+    pub fn new(hosts: usize) -> Self {
+        Self::from(Plan::for_test(hosts))
+    }
+
+    /// The same from a plan.
+    pub fn from(plan: Plan) -> Self {
+        let mut lab = Self::without_agents(plan);
+        lab.hosts.iter_mut().for_each(Host::up);
+        let count = lab.hosts.len();
+        for host in &lab.hosts {
+            eventually("the nodes know each other", || {
+                let nodes = host.json(&["node", "ls"]);
+                if nodes.as_array().is_some_and(|nodes| nodes.len() == count) { Ok(()) } else { Err(nodes) }
+            });
+        }
+        lab
+    }
+
+    /// Hosts, a wire and an etcd, but no agents yet.
+    pub fn without_agents(plan: Plan) -> Self {
+        fs::create_dir_all(&plan.dir).expect("a folder");
+        let wire = Namespace::new(&format!("{}-wire", plan.prefix));
+        wire.sh("ip link add br0 type bridge");
+        wire.sh(&format!("ip link set br0 mtu {} up", plan.mtu));
+        wire.sh(&format!("ip addr add {ETCD}/24 dev br0"));
+        let mut lab = Self { hosts: Vec::new(), wire, plan, etcd: None, made: AtomicU32::new(0) };
+        for i in 1..=lab.plan.hosts {
+            let host = lab.make_host(i);
+            lab.hosts.push(host);
+        }
+        lab.start_etcd();
+        lab
+    }
+
+    fn make_host(&self, i: usize) -> Host {
+        let plan = &self.plan;
+        let name = format!("h{i}");
+        let namespace = Namespace::new(&format!("{}-{name}", plan.prefix));
+        let wire = self.wire.name();
+        sh(&format!("ip link add {UPLINK} mtu {} netns {} type veth peer name w{i} netns {wire}", plan.mtu, namespace.name()));
+        self.wire.sh(&format!("ip link set w{i} mtu {} master br0 up", plan.mtu));
+        namespace.sh(&format!("ip link set {UPLINK} up"));
+        let mut addresses: Vec<IpAddr> = vec![[192, 0, 2, i as u8].into()];
+        namespace.sh(&format!("ip addr add 192.0.2.{i}/24 dev {UPLINK}"));
+        if plan.v6 {
+            namespace.sh(&format!("ip addr add 2001:db8::{i}/64 dev {UPLINK} nodad"));
+            addresses.push(format!("2001:db8::{i}").parse().expect("an address"));
+        }
+        let store = format!("etcd://{ETCD}:2379");
+        Host::new(&name, namespace, addresses, plan.dir.join(&name), plan.bpffs.join(&name), store, plan.bound)
+    }
+
+    /// Starts etcd, on the data that it has.
+    pub fn start_etcd(&mut self) {
+        let url = format!("http://{ETCD}:2379");
+        let mut command = self.wire.command("etcd");
+        command
+            .arg("--data-dir")
+            .arg(self.plan.dir.join("etcd"))
+            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+            .args(["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "error"])
+            .args(["--unsafe-no-fsync"]);
+        self.etcd = Some(Process::start(command, &self.plan.dir.join("etcd.log"), self.plan.bound));
+        self.etcd_answers();
+    }
+
+    fn etcd_answers(&self) {
+        eventually("etcd answers", || {
+            let said = say(self.wire.command("bash").args(["-c", &format!("exec 3<>/dev/tcp/{ETCD}/2379")]));
+            if said.ok() { Ok(()) } else { Err(said) }
+        });
+    }
+
+    /// Kills etcd; its data stays.
+    pub fn kill_etcd(&mut self) {
+        self.etcd = None;
+    }
+
+    /// The id of etcd's process.
+    pub fn etcd_id(&self) -> u32 {
+        self.etcd.as_ref().map_or(0, Process::id)
+    }
+
+    /// A host by its number, from 1.
+    pub fn h(&self, i: usize) -> &Host {
+        &self.hosts[i - 1]
+    }
+
+    /// The same, to be changed.
+    pub fn host(&mut self, i: usize) -> &mut Host {
+        &mut self.hosts[i - 1]
+    }
+
+    /// A fresh container, attached to nothing.
+    pub fn container(&self) -> Namespace {
+        let n = self.made.fetch_add(1, Ordering::Relaxed);
+        Namespace::new(&format!("{}-c{n}", self.plan.prefix))
+    }
+
+    /// A fresh container of a host on a network.
+    #[track_caller]
+    pub fn attached(&self, host: usize, network: &str) -> (Namespace, Vec<IpAddr>) {
+        let container = self.container();
+        let addresses = self.h(host).attach(&container, network, &[]);
+        (container, addresses)
+    }
+
+    /// A machine on the wire that is no node: an outsider, with the addresses
+    /// 192.0.2.200 and 2001:db8::200.
+    pub fn outsider(&self) -> Namespace {
+        let outside = self.container();
+        let wire = self.wire.name();
+        sh(&format!("ip link add {UPLINK} mtu {} netns {} type veth peer name out netns {wire}", self.plan.mtu, outside.name()));
+        self.wire.sh("ip link set out master br0 up");
+        outside.sh(&format!("ip link set {UPLINK} up"));
+        outside.sh(&format!("ip addr add 192.0.2.200/24 dev {UPLINK}"));
+        outside.sh(&format!("ip addr add 2001:db8::200/64 dev {UPLINK} nodad"));
+        outside
+    }
+
+    /// Lets everything live on; the ids of its processes.
+    pub fn release(mut self) -> Vec<u32> {
+        let mut ids: Vec<u32> = std::mem::take(&mut self.hosts).into_iter().map(Host::release).collect();
+        if let Some(etcd) = self.etcd.take() {
+            ids.push(etcd.id());
+            etcd.release();
+        }
+        self.wire.keep();
+        self.plan.dir = PathBuf::new();
+        ids
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.plan.dir.as_os_str().is_empty() {
+            return;
+        }
+        if std::thread::panicking() {
+            for host in &self.hosts {
+                eprintln!("---- {}'s agent ----\n{}", host.name, host.log());
+            }
+        }
+        for host in &mut self.hosts {
+            host.kill();
+        }
+        self.etcd = None;
+        remove_pins(&self.plan.bpffs);
+        drop(fs::remove_dir_all(&self.plan.dir));
+    }
+}
+
+/// Removes a folder of pins; bpffs knows no recursion of its own.
+pub fn remove_pins(dir: &Path) {
+    let mut remove = Command::new("find");
+    remove.arg(dir).args(["-depth", "(", "-type", "f", "-delete", "-o", "-type", "d", "-exec", "rmdir", "{}", ";", ")"]);
+    drop(say(&mut remove));
+}

@@ -1,0 +1,149 @@
+//! What a container with full powers over its own interface can do: nothing.
+
+use std::net::IpAddr;
+
+use margay_tests::{
+    container::Namespace,
+    eventually::eventually,
+    frame::{Frame, arp},
+    lab::Lab,
+    process::say,
+};
+
+use crate::attach::one_host;
+
+/// Sends a raw frame out of a container's interface.
+fn send(container: &Namespace, frame: &[u8]) {
+    let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let script = "import socket,sys\ns=socket.socket(socket.AF_PACKET,socket.SOCK_RAW)\ns.bind(('eth0',0))\ns.send(bytes.fromhex(sys.argv[1]))";
+    let said = say(container.command("python3").args(["-c", script, &hex]));
+    assert!(said.ok(), "{said:?}");
+}
+
+fn mac_of(container: &Namespace) -> [u8; 6] {
+    let link = container.sh("ip -o link show dev eth0");
+    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC");
+    let bytes: Vec<u8> = mac.split(':').map(|b| u8::from_str_radix(b, 16).expect("hex")).collect();
+    bytes.try_into().expect("six")
+}
+
+/// Sends a frame and waits until it is counted under a reason.
+#[track_caller]
+fn refused(lab: &Lab, container: &Namespace, frame: &[u8], reason: &str) {
+    let before = lab.h(1).count("from_workload", reason);
+    send(container, frame);
+    eventually(reason, || match lab.h(1).count("from_workload", reason) {
+        n if n == before + 1 => Ok(()),
+        n => Err(n),
+    });
+}
+
+#[test]
+fn raw_frames_under_other_names_go_nowhere() {
+    let lab = one_host();
+    let (a, addr_a) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    let own = mac_of(&a);
+    let somebody: IpAddr = "10.1.0.77".parse().expect("a literal");
+    for family in 0..2 {
+        let honest = Frame::udp(own, addr_a[family], addr_b[family]);
+        refused(&lab, &a, &Frame { eth_src: [2, 1, 1, 1, 1, 1], ..honest.clone() }.bytes(), "spoofed_mac");
+        refused(&lab, &a, &honest.clone().from(addr_b[family]).bytes(), "spoofed_source");
+        refused(&lab, &a, &honest.to_mac([2, 1, 1, 1, 1, 1]).bytes(), "other_host");
+    }
+    refused(&lab, &a, &Frame::udp(own, somebody, addr_b[0]).bytes(), "spoofed_source");
+    refused(&lab, &a, &arp(own, 1, (own, [10, 1, 0, 77]), [10, 1, 0, 1]), "spoofed_source");
+    refused(&lab, &a, &arp(own, 1, ([2; 6], [10, 1, 0, 2]), [10, 1, 0, 1]), "spoofed_mac");
+    // Cut short, as no honest stack would send it.
+    let honest = Frame::udp(own, addr_a[0], addr_b[0]).bytes();
+    refused(&lab, &a, &honest[..30], "malformed");
+    let honest = Frame::udp(own, addr_a[1], addr_b[1]).bytes();
+    refused(&lab, &a, &honest[..50], "malformed");
+    assert!(a.pings(addr_b[0], 1), "and nothing of it did harm");
+}
+
+#[test]
+fn tagged_frames_go_nowhere() {
+    let lab = one_host();
+    let (a, addr_a) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    let mut tagged = Frame::udp(mac_of(&a), addr_a[0], addr_b[0]).bytes();
+    tagged.splice(12..12, [0x81, 0, 0, 5]);
+    refused(&lab, &a, &tagged, "vlan");
+}
+
+#[test]
+fn a_changed_address_or_mac_stops_working() {
+    let lab = one_host();
+    let (a, addr_a) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    assert!(a.pings(addr_b[0], 1));
+    a.sh(&format!("ip addr del {}/32 dev eth0", addr_a[0]));
+    a.sh("ip addr add 10.1.0.99/32 dev eth0");
+    a.sh("ip route replace default via 10.1.0.1 dev eth0 onlink");
+    assert!(!a.reaches(addr_b[0]));
+    assert!(a.pings(addr_b[1], 1), "the other family is as it was");
+    a.sh("ip link set dev eth0 address 02:00:00:00:00:55");
+    assert!(!a.reaches(addr_b[1]));
+}
+
+#[test]
+fn a_veth_that_has_lost_its_program_is_closed() {
+    let lab = one_host();
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    for switch in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        lab.h(1).namespace.sysctl(switch, "1");
+    }
+    let endpoints = lab.h(1).json(&["endpoint", "ls"]);
+    for endpoint in endpoints.as_array().expect("a list") {
+        let name = endpoint["host_interface"].as_str().expect("a name");
+        std::fs::remove_file(lab.plan.bpffs.join("h1/links").join(name)).expect("the pin was there");
+    }
+    for addr in addr_b.into_iter().chain(lab.h(1).addresses.clone()) {
+        assert!(!a.reaches(addr), "{addr}");
+    }
+}
+
+#[test]
+fn outsiders_reach_routable_networks_only() {
+    let lab = one_host();
+    lab.h(1).ok(&["network", "create", "open", "--subnet", "10.4.0.0/16", "--subnet", "fd00:4::/64", "--routable"]);
+    let outside = lab.outsider();
+    let (closed, addr_closed) = lab.attached(1, "blue");
+    let (open, addr_open) = lab.attached(1, "open");
+    for net in ["10.1.0.0/16", "10.4.0.0/16"] {
+        outside.sh(&format!("ip route add {net} via 192.0.2.1"));
+    }
+    for net in ["fd00:1::/64", "fd00:4::/64"] {
+        outside.sh(&format!("ip -6 route add {net} via 2001:db8::1"));
+    }
+    let theirs: [IpAddr; 2] = ["192.0.2.200", "2001:db8::200"].map(|a| a.parse().expect("a literal"));
+    for family in 0..2 {
+        assert!(outside.pings(addr_open[family], 2), "in");
+        assert!(open.pings(theirs[family], 2), "and out");
+        let before = lab.h(1).count("from_network", "outside");
+        assert!(!outside.reaches(addr_closed[family]));
+        assert_eq!(lab.h(1).count("from_network", "outside"), before + 1);
+        assert!(!closed.reaches(theirs[family]), "without forwarding nothing goes out either");
+    }
+}
+
+#[test]
+fn what_the_kernel_forwards_reaches_no_closed_network() {
+    // The host is a router of its own, as one with Docker on it is.
+    let lab = one_host();
+    let (_c, addr) = lab.attached(1, "blue");
+    let host = &lab.h(1).namespace;
+    host.sysctl("net.ipv4.ip_forward", "1");
+    let behind = lab.container();
+    let line = format!("ip link add lan0 netns {} type veth peer name eth0 netns {}", host.name(), behind.name());
+    margay_tests::process::sh(&line);
+    host.sh("ip addr add 172.30.0.1/24 dev lan0");
+    host.sh("ip link set lan0 up");
+    behind.sh("ip addr add 172.30.0.2/24 dev eth0");
+    behind.sh("ip link set eth0 up");
+    behind.sh("ip route add default via 172.30.0.1");
+    assert!(!behind.reaches(addr[0]));
+    assert_eq!(lab.h(1).count("from_host", "outside"), 1);
+}

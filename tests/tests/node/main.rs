@@ -1,0 +1,7 @@
+//! One agent, real interfaces, real packets.
+
+mod attach;
+mod bad_input;
+mod hostile;
+mod mtu;
+mod reach;

@@ -1,0 +1,89 @@
+//! Sizes: super-packets whole, path-MTU discovery across a smaller wire.
+
+use margay_tests::{
+    eventually::eventually,
+    lab::{Lab, Plan},
+};
+
+/// Two hosts with containers at 1500 on a wire of 1400.
+fn narrow_wire() -> Lab {
+    let lab = Lab::from(Plan::for_test(2).mtu(1400));
+    let create = ["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64", "--mtu", "1500"];
+    lab.h(1).ok(&create);
+    lab
+}
+
+#[test]
+fn path_mtu_is_discovered() {
+    let lab = narrow_wire();
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(2, "blue");
+    for (addr, size) in addr_b.iter().zip([1472, 1452]) {
+        // 1500 bytes may not be cut and do not fit.
+        let first = a.run(&format!("ping -n -c 1 -W 1 -M do -s {size} {addr}"));
+        assert!(!first.ok(), "{first:?}");
+        assert_eq!(a.path_mtu(*addr), Some(1400), "the kernel has believed the error");
+        // What fits goes; what does not is cut by its sender and arrives. The
+        // first answers teach the other side.
+        assert!(a.run(&format!("ping -n -c 1 -W 1 -M do -s {} {addr}", size - 100)).ok());
+        assert!(a.run(&format!("ping -n -c 3 -i 0.2 -W 1 -M dont -s {size} {addr}")).ok());
+    }
+    assert!(lab.h(1).count("from_workload", "too_big") >= 2);
+}
+
+#[test]
+fn tcp_finds_the_way_through_a_smaller_wire() {
+    let lab = narrow_wire();
+    let (a, _) = lab.attached(1, "blue");
+    let (b, addr_b) = lab.attached(2, "blue");
+    for addr in addr_b {
+        let log = lab.h(1).dir().join("iperf.log");
+        let _server = b.start(&format!("iperf3 -s -1 -B {addr}"), &log);
+        // 20 MB would take hours through a black hole.
+        let said = eventually("iperf3 connects", || {
+            let said = a.run(&format!("timeout 10 iperf3 -c {addr} -n 20M"));
+            if said.ok() { Ok(said) } else { Err(said) }
+        });
+        assert!(said.out.contains("receiver"), "{said:?}");
+        assert_eq!(a.path_mtu(addr), Some(1400));
+    }
+}
+
+#[test]
+fn super_packets_cross_whole() {
+    let lab = Lab::new(2);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
+    let (a, _) = lab.attached(1, "blue");
+    let (b, addr_b) = lab.attached(2, "blue");
+    for addr in addr_b {
+        let dir = lab.h(1).dir();
+        let dump = lab.h(2).namespace.start("tcpdump -n -i up0 --immediate-mode -l -q greater 60000", &dir.join("dump.log"));
+        eventually("tcpdump listens", || {
+            let log = dump.log();
+            if log.contains("listening on") { Ok(()) } else { Err(log) }
+        });
+        let _server = b.start(&format!("iperf3 -s -1 -B {addr}"), &dir.join("iperf.log"));
+        eventually("iperf3 connects", || {
+            let said = a.run(&format!("timeout 10 iperf3 -c {addr} -n 200M"));
+            if said.ok() { Ok(()) } else { Err(said) }
+        });
+        // More than 60,000 bytes in one packet on the other host's uplink.
+        eventually("a super-packet is seen", || {
+            let log = dump.log();
+            if log.lines().any(|line| line.contains("tcp")) { Ok(()) } else { Err(log) }
+        });
+    }
+}
+
+#[test]
+fn containers_take_the_networks_mtu_or_the_uplinks() {
+    let lab = narrow_wire();
+    lab.h(1).ok(&["network", "create", "plain", "--subnet", "10.5.0.0/16"]);
+    for (network, mtu) in [("blue", 1500), ("plain", 1400)] {
+        let (c, _) = lab.attached(1, network);
+        let link = c.sh("ip -o link show dev eth0");
+        assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
+    }
+    let routes = lab.h(1).namespace.sh("ip route show dev margay0");
+    assert!(routes.contains("10.5.0.0/16") && routes.contains("mtu 1400"), "{routes}");
+}

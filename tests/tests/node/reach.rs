@@ -1,0 +1,130 @@
+//! Host and container in both directions, whatever the host's own switches
+//! say; traceroute; both ways of attaching programs.
+
+use aya::programs::{
+    TcAttachType,
+    links::LinkOrder,
+    tc::{NlOptions, TcAttachOptions, TcHandle},
+};
+use margay::kernel::{counters, datapath::Datapath, pins::Pins};
+use margay_common::verdict::Program;
+use margay_tests::{
+    host::UPLINK,
+    lab::{Lab, Plan},
+};
+use nix::sched::{CloneFlags, setns};
+
+use crate::attach::one_host;
+
+/// Every pair of one host and its containers, both families.
+#[track_caller]
+fn everything_answers(lab: &Lab) {
+    let host = lab.h(1);
+    let (a, addr_a) = lab.attached(1, "blue");
+    let (b, addr_b) = lab.attached(1, "blue");
+    for family in 0..2 {
+        assert!(a.pings(addr_b[family], 2), "container to container");
+        assert!(b.pings(addr_a[family], 2), "and back");
+        assert!(host.namespace.pings(addr_a[family], 2), "host to container");
+        assert!(a.pings(host.addresses[family], 2), "container to host");
+    }
+}
+
+/// Sets a switch before anything is made, as an administrator would have.
+fn with_switches(rp_filter: &str, forwarding: &str) {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    for place in ["all", "default"] {
+        lab.h(1).namespace.sysctl(&format!("net.ipv4.conf.{place}.rp_filter"), rp_filter);
+    }
+    lab.h(1).namespace.sysctl("net.ipv4.ip_forward", forwarding);
+    lab.host(1).up();
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
+    everything_answers(&lab);
+}
+
+#[test]
+fn with_rp_filter_off() {
+    with_switches("0", "0");
+    with_switches("0", "1");
+}
+
+#[test]
+fn with_rp_filter_strict() {
+    with_switches("1", "0");
+    with_switches("1", "1");
+}
+
+#[test]
+fn with_rp_filter_loose() {
+    with_switches("2", "0");
+    with_switches("2", "1");
+}
+
+#[test]
+fn by_clsact_as_by_tcx() {
+    for mode in ["tcx", "clsact"] {
+        let mut lab = Lab::without_agents(Plan::for_test(1));
+        lab.host(1).flags = vec!["--tc-mode".into(), mode.into()];
+        lab.host(1).up();
+        lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
+        everything_answers(&lab);
+        assert_eq!(lab.h(1).json(&["status"])["tc_mode"], mode);
+        let filters = lab.h(1).namespace.sh("tc filter show dev up0 ingress");
+        assert_eq!(filters.contains("from_network"), mode == "clsact", "{filters}");
+    }
+}
+
+#[test]
+fn from_one_way_of_attaching_to_the_other() {
+    let mut lab = one_host();
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    for mode in ["clsact", "tcx", "clsact"] {
+        lab.host(1).stop();
+        lab.host(1).flags = vec!["--tc-mode".into(), mode.into()];
+        lab.host(1).up();
+        assert!(a.pings(addr_b[0], 2) && a.pings(addr_b[1], 2), "{mode}");
+        let links = std::fs::read_dir(lab.plan.bpffs.join("h1/links")).expect("a folder").count();
+        assert_eq!(links == 0, mode == "clsact", "{links} links with {mode}");
+    }
+}
+
+#[test]
+fn no_ttl_is_lost_between_neighbours() {
+    let lab = one_host();
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    for addr in addr_b {
+        let said = a.run(&format!("ping -n -c 1 -t 1 -W 1 {addr}"));
+        assert!(said.ok(), "{said:?}");
+    }
+}
+
+/// Another program at the same hook, behind ours: it counts what it sees.
+fn other_program(lab: &Lab, mode: &str) -> Datapath {
+    let pins = Pins::create(&lab.plan.bpffs.join("other")).expect("a bpffs");
+    let mut other = Datapath::load(&pins, false).expect("the programs load");
+    let file = std::fs::File::open(lab.h(1).namespace.path()).expect("the namespace");
+    setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter");
+    let options = match mode {
+        "tcx" => TcAttachOptions::TcxOrder(LinkOrder::default()),
+        _ => TcAttachOptions::Netlink(NlOptions { priority: 60_000, handle: TcHandle::new(0, 7), classid: None }),
+    };
+    let program = other.programs.get_mut(&Program::FromNetwork).expect("loaded");
+    program.attach_with_options(UPLINK, TcAttachType::Ingress, options).expect("attaches");
+    other
+}
+
+#[test]
+fn other_tc_programs_see_what_is_not_ours() {
+    for mode in ["tcx", "clsact"] {
+        let mut lab = Lab::without_agents(Plan::for_test(1));
+        lab.host(1).flags = vec!["--tc-mode".into(), mode.into()];
+        lab.host(1).up();
+        let other = other_program(&lab, mode);
+        assert!(lab.h(1).namespace.pings("192.0.2.254".parse().expect("a literal"), 3));
+        let seen = counters::read(&other.maps.counters).expect("counters");
+        let seen: u64 = seen.iter().filter(|c| c.program == "from_network").map(|c| c.packets).sum();
+        assert!(seen >= 3, "{mode}: {seen}");
+    }
+}
