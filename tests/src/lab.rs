@@ -136,7 +136,10 @@ impl Lab {
 
     fn etcd_answers(&self) {
         eventually("etcd answers", || {
-            let said = say(self.wire.command("bash").args(["-c", &format!("exec 3<>/dev/tcp/{ETCD}/2379")]));
+            let endpoint = format!("http://{ETCD}:2379");
+            let mut command = self.wire.command("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "endpoint", "health"]);
+            let said = say(&mut command);
             if said.ok() { Ok(()) } else { Err(said) }
         });
     }

@@ -27,9 +27,10 @@ pub enum Need {
 
 /// A program that has to be there, and Debian's package of it.
 const BUILD: [(&str, &str); 2] = [("cc", "build-essential"), ("protoc", "protobuf-compiler")];
-const TESTS: [(&str, &str); 8] = [
+const TESTS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
     ("iperf3", "iperf3"),
     ("ping", "iputils-ping"),
     ("traceroute", "traceroute"),

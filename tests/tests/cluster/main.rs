@@ -1,1 +1,7 @@
-//! x
+//! Several agents, a real etcd, real packets.
+
+mod matrix;
+mod races;
+mod restart;
+mod routes;
+mod store;

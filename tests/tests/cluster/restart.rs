@@ -1,0 +1,112 @@
+//! Traffic outlives the agent, and a restart changes nothing.
+
+use std::{collections::BTreeMap, path::Path};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use margay_tests::{
+    container::Namespace,
+    eventually::eventually,
+    lab::Lab,
+    process::Process,
+};
+
+use crate::matrix::routed;
+
+/// The ids of links and their programs, by interface.
+fn links(dir: &Path) -> BTreeMap<String, (u32, u32)> {
+    let entries = std::fs::read_dir(dir.join("links")).expect("a folder");
+    let link = |path: &Path| {
+        let info = FdLink::from(PinnedLink::from_pin(path).expect("a link")).info().expect("info");
+        (info.id(), info.program_id())
+    };
+    let entries = entries.map(|entry| entry.expect("an entry").path());
+    entries.map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), link(&path))).collect()
+}
+
+/// A ping that goes on until it is told to end.
+fn endless(from: &Namespace, addr: std::net::IpAddr, log: &Path) -> Process {
+    let ping = from.start(&format!("ping -n -i 0.01 {addr}"), log);
+    eventually("it pings", || {
+        let log = ping.log();
+        if log.contains("icmp_seq=3 ") { Ok(()) } else { Err(log) }
+    });
+    ping
+}
+
+/// Ends it; how many were sent and how many came back.
+fn end(mut ping: Process) -> (u32, u32) {
+    ping.signal(nix::sys::signal::Signal::SIGINT);
+    ping.wait();
+    let log = ping.log();
+    let line = log.lines().find(|line| line.contains("packets transmitted")).expect("a summary");
+    let numbers: Vec<u32> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    (numbers[0], numbers[1])
+}
+
+#[test]
+fn an_agent_killed_and_started_again_loses_no_packet_and_changes_nothing() {
+    let mut lab = Lab::new(2);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(2, "blue");
+    let (_c, addr_c) = lab.attached(1, "blue");
+    routed(&lab);
+    let dir = lab.plan.dir.clone();
+    let targets = [addr_b[0], addr_b[1], addr_c[0], lab.h(1).addresses[0]];
+    let pings: Vec<_> = targets
+        .iter()
+        .enumerate()
+        .map(|(i, addr)| endless(&a, *addr, &dir.join(format!("ping{i}"))))
+        .collect();
+    let look = |lab: &Lab| {
+        let host = lab.h(1);
+        let kernel = ["ip -o link", "ip route", "ip -6 route"].map(|command| host.namespace.sh(command));
+        (links(&lab.plan.bpffs.join("h1")), kernel, host.json(&["route", "ls"]), host.json(&["endpoint", "ls"]))
+    };
+    let before = look(&lab);
+    for _ in 0..6 {
+        lab.host(1).kill();
+        lab.host(1).up();
+    }
+    let after = look(&lab);
+    for ping in pings {
+        let (sent, received) = end(ping);
+        assert!(sent >= 20, "it went on meanwhile: {sent}");
+        assert!(sent - received <= 1, "{received} of {sent}; one may be under way at the end");
+    }
+    assert_eq!(before, after);
+    let (d, addr_d) = lab.attached(1, "blue");
+    assert!(d.pings(addr_b[0], 1) && !addr_c.contains(&addr_d[0]));
+}
+
+#[test]
+fn traffic_outlives_agents_and_store() {
+    let mut lab = Lab::new(2);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(2, "blue");
+    routed(&lab);
+    lab.hosts.iter_mut().for_each(|host| host.kill());
+    lab.kill_etcd();
+    assert!(a.pings(addr_b[0], 20));
+}
+
+#[test]
+fn an_endpoint_that_vanished_while_the_agent_was_away_is_cleaned_up() {
+    let mut lab = Lab::new(1);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let (gone, _) = lab.attached(1, "blue");
+    let (stays, addr) = lab.attached(1, "blue");
+    lab.host(1).kill();
+    drop(gone);
+    lab.host(1).up();
+    eventually("one endpoint is left", || {
+        let left = lab.h(1).json(&["endpoint", "ls"]);
+        if left.as_array().map(Vec::len) == Some(1) { Ok(()) } else { Err(left) }
+    });
+    let (other, _) = lab.attached(1, "blue");
+    assert!(other.pings(addr[0], 1) && stays.pings("10.1.0.1".parse().expect("a literal"), 1));
+    lab.h(1).ok(&["endpoint", "detach", "--netns", &stays.path().display().to_string()]);
+    lab.h(1).ok(&["endpoint", "detach", "--netns", &other.path().display().to_string()]);
+    lab.h(1).ok(&["network", "rm", "blue"]);
+}
