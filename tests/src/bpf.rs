@@ -3,12 +3,16 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     net::IpAddr,
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use aya::{TestRun, TestRunOptions};
+use aya::{TestRun, TestRunOptions, programs::SchedClassifier};
 use margay::{
     desired::{LocalFacts, Uplink, desired},
     kernel::{
@@ -16,6 +20,7 @@ use margay::{
         datapath::Datapath,
         link,
         pins::{self, Pins},
+        table::HashTable,
     },
     model::{
         endpoint::Endpoint,
@@ -23,14 +28,15 @@ use margay::{
     },
     tables::{Entry, HOST_INTERFACE, Tables},
 };
-use margay_common::{net::Mac, verdict::Program};
-use nix::sched::{CloneFlags, unshare};
+use margay_common::{net::Mac, table::ICMP_BUDGET, verdict::Program};
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// A node of a small cluster, without a wire: see [`CLUSTER`].
 pub struct Node {
     datapath: Datapath,
     root: PathBuf,
     ifindexes: BTreeMap<String, u32>,
+    netns: File,
 }
 
 /// What became of a packet.
@@ -111,10 +117,22 @@ pub const UPLINK: &str = "up0";
 /// The uplink's MTU.
 pub const UPLINK_MTU: u32 = 1400;
 
+/// The node that the tests of one process share: loading programs is what
+/// takes the time, most of all on an emulated machine.
+pub fn node() -> MutexGuard<'static, Node> {
+    static NODE: OnceLock<Mutex<Node>> = OnceLock::new();
+    // A test that failed has not harmed the node: it is as it was.
+    let node = NODE.get_or_init(|| Mutex::new(Node::new())).lock().unwrap_or_else(PoisonError::into_inner);
+    setns(&node.netns, CloneFlags::CLONE_NEWNET).expect("root may enter");
+    node.forget_budgets();
+    node
+}
+
 impl Node {
     /// A fresh node in a fresh network namespace, which this thread enters.
     pub fn new() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
+        let netns = File::open("/proc/thread-self/ns/net").expect("this thread's namespace");
         let names = ENDPOINTS.iter().map(|e| interface(e.0)).chain([UPLINK.into(), HOST_INTERFACE.into()]);
         let ifindexes = make_interfaces(names.collect());
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -124,7 +142,7 @@ impl Node {
         let mut datapath = Datapath::load(&pins, false).expect("the programs load");
         let tables = desired(&snapshot(), &facts(&ifindexes));
         fill(&mut datapath, &tables);
-        Self { datapath, root, ifindexes }
+        Self { datapath, root, ifindexes, netns }
     }
 
     /// The index of an interface: an endpoint's by its name, or the uplink's.
@@ -180,13 +198,6 @@ impl Node {
         Outcome { action: result.return_value as i32, frame: out, counted: counted.collect() }
     }
 
-    /// Replaces or adds entries of the maps.
-    pub fn put(&mut self, entry: Entry) {
-        let mut tables = Tables::default();
-        tables.put(entry);
-        fill(&mut self.datapath, &tables);
-    }
-
     /// Nanoseconds that one run takes, the mean of `repeat` in one call.
     pub fn nanoseconds(&self, program: Program, frame: &[u8], ifindex: u32, repeat: u32) -> u64 {
         let context = Context { ifindex, ..Context::default() }.bytes();
@@ -198,6 +209,24 @@ impl Node {
         };
         let result = self.datapath.programs[&program].test_run(options).expect("the program runs");
         result.duration.as_nanos() as u64
+    }
+
+    /// Gives every interface its whole budget of ICMP errors again.
+    fn forget_budgets(&self) {
+        let maps = Pins::at(&self.root).maps();
+        let mut budgets: HashTable<u32, [u64; 2]> = HashTable::open(&maps, ICMP_BUDGET).expect("the map");
+        for ifindex in budgets.read().expect("the map").into_keys() {
+            budgets.remove(ifindex).expect("the map");
+        }
+    }
+
+    /// Instructions that the verifier went through for each program.
+    pub fn verified(&self) -> Vec<(&'static str, u32)> {
+        let info = |(program, loaded): (&Program, &SchedClassifier)| {
+            let verified = loaded.info().expect("it is loaded").verified_instruction_count();
+            (program.label(), verified.unwrap_or_default())
+        };
+        self.datapath.programs.iter().map(info).collect()
     }
 
     fn counters(&self) -> BTreeMap<String, u64> {

@@ -6,9 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{
-    process::{Process, Said, say, sh},
-};
+use crate::process::{Process, Said, say, sh};
 
 /// A named network namespace.
 pub struct Namespace {

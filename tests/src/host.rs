@@ -43,9 +43,27 @@ pub fn margay() -> PathBuf {
 }
 
 impl Host {
-    pub(crate) fn new(name: &str, namespace: Namespace, addresses: Vec<IpAddr>, dir: PathBuf, bpffs: PathBuf, store: String, bound: bool) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        namespace: Namespace,
+        addresses: Vec<IpAddr>,
+        dir: PathBuf,
+        bpffs: PathBuf,
+        store: String,
+        bound: bool,
+    ) -> Self {
         std::fs::create_dir_all(&dir).expect("a folder");
-        Self { name: name.into(), namespace, addresses, flags: Vec::new(), dir, bpffs, store, agent: None, bound }
+        Self {
+            name: name.into(),
+            namespace,
+            addresses,
+            flags: Vec::new(),
+            dir,
+            bpffs,
+            store,
+            agent: None,
+            bound,
+        }
     }
 
     /// The agent's socket.
@@ -92,7 +110,11 @@ impl Host {
         eventually("the agent is in sync", || {
             let status = self.json(&["status"]);
             let nodes = self.json(&["node", "ls"]);
-            let known = nodes.as_array().expect("a list").iter().any(|n| n["name"] == *self.name && n["healthy"] == true);
+            let known = nodes
+                .as_array()
+                .expect("a list")
+                .iter()
+                .any(|n| n["name"] == *self.name && n["healthy"] == true);
             let attached = status["attachments"].as_array().expect("a list").len() >= 2;
             if status["store"]["in_sync"] == true && known && attached { Ok(()) } else { Err(status) }
         });
@@ -101,6 +123,11 @@ impl Host {
     /// The agent's process.
     pub fn agent(&mut self) -> &mut Process {
         self.agent.as_mut().expect("the agent runs")
+    }
+
+    /// The id of the agent's process.
+    pub fn agent_id(&self) -> u32 {
+        self.agent.as_ref().map_or(0, Process::id)
     }
 
     /// The agent's log.
@@ -163,14 +190,19 @@ impl Host {
     #[track_caller]
     pub fn json(&self, args: &[&str]) -> Value {
         let said = self.margay(&[args, &["-o", "json"]].concat());
-        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("margay {}: {error}: {said:?}", args.join(" ")))
+        serde_json::from_str(&said.out)
+            .unwrap_or_else(|error| panic!("margay {}: {error}: {said:?}", args.join(" ")))
     }
 
     /// Packets that a program counted under a label.
     #[track_caller]
     pub fn count(&self, program: &str, reason: &str) -> u64 {
         let counters = self.json(&["counters"]);
-        let found = counters.as_array().expect("a list").iter().find(|c| c["program"] == program && c["reason"] == reason);
+        let found = counters
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|c| c["program"] == program && c["reason"] == reason);
         found.and_then(|c| c["packets"].as_u64()).unwrap_or_else(|| panic!("no counter {program} {reason}"))
     }
 

@@ -107,7 +107,11 @@ impl Lab {
         let name = format!("h{i}");
         let namespace = Namespace::new(&format!("{}-{name}", plan.prefix));
         let wire = self.wire.name();
-        sh(&format!("ip link add {UPLINK} mtu {} netns {} type veth peer name w{i} netns {wire}", plan.mtu, namespace.name()));
+        sh(&format!(
+            "ip link add {UPLINK} mtu {} netns {} type veth peer name w{i} netns {wire}",
+            plan.mtu,
+            namespace.name()
+        ));
         self.wire.sh(&format!("ip link set w{i} mtu {} master br0 up", plan.mtu));
         namespace.sh(&format!("ip link set {UPLINK} up"));
         let mut addresses: Vec<IpAddr> = vec![[192, 0, 2, i as u8].into()];
@@ -117,7 +121,15 @@ impl Lab {
             addresses.push(format!("2001:db8::{i}").parse().expect("an address"));
         }
         let store = format!("etcd://{ETCD}:2379");
-        Host::new(&name, namespace, addresses, plan.dir.join(&name), plan.bpffs.join(&name), store, plan.bound)
+        Host::new(
+            &name,
+            namespace,
+            addresses,
+            plan.dir.join(&name),
+            plan.bpffs.join(&name),
+            store,
+            plan.bound,
+        )
     }
 
     /// Starts etcd, on the data that it has.
@@ -183,7 +195,11 @@ impl Lab {
     pub fn outsider(&self) -> Namespace {
         let outside = self.container();
         let wire = self.wire.name();
-        sh(&format!("ip link add {UPLINK} mtu {} netns {} type veth peer name out netns {wire}", self.plan.mtu, outside.name()));
+        sh(&format!(
+            "ip link add {UPLINK} mtu {} netns {} type veth peer name out netns {wire}",
+            self.plan.mtu,
+            outside.name()
+        ));
         self.wire.sh("ip link set out master br0 up");
         outside.sh(&format!("ip link set {UPLINK} up"));
         outside.sh(&format!("ip addr add 192.0.2.200/24 dev {UPLINK}"));
@@ -226,6 +242,8 @@ impl Drop for Lab {
 /// Removes a folder of pins; bpffs knows no recursion of its own.
 pub fn remove_pins(dir: &Path) {
     let mut remove = Command::new("find");
-    remove.arg(dir).args(["-depth", "(", "-type", "f", "-delete", "-o", "-type", "d", "-exec", "rmdir", "{}", ";", ")"]);
+    remove
+        .arg(dir)
+        .args(["-depth", "(", "-type", "f", "-delete", "-o", "-type", "d", "-exec", "rmdir", "{}", ";", ")"]);
     drop(say(&mut remove));
 }

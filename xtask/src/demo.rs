@@ -24,7 +24,7 @@ pub struct Options {
 /// Builds and runs the demo.
 pub fn run(options: &Options) -> Result<()> {
     setup::run(Need::Everything)?;
-    println!("demo: building (the first time takes some minutes)");
+    println!("demo: building (some minutes the first time)");
     run::check(&mut cargo(&[
         "build",
         "--release",
@@ -34,7 +34,7 @@ pub fn run(options: &Options) -> Result<()> {
         "margay-tests",
         "--bins",
     ]))?;
-    let mut demo = Command::new(run::target().join("release/margay-demo"));
+    let mut demo = Command::new(run::target().join("debug/margay-demo"));
     if options.keep {
         demo.arg("--keep");
     }

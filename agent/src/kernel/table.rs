@@ -28,7 +28,7 @@ pub struct HashTable<K: Plain, V: Plain>(HashMap<MapData, Raw<K>, Raw<V>>);
 
 impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     /// Opens a pinned map.
-    pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
+    pub fn open(dir: &Path, name: &str) -> Result<Self> {
         let map = open::<K, V>(dir, name, size_of::<K>())?;
         Ok(Self(HashMap::try_from(Map::from_map_data(map)?)?))
     }
@@ -36,6 +36,15 @@ impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     /// All entries.
     pub fn read(&self) -> Result<BTreeMap<K, V>> {
         self.0.iter().map(|entry| entry.map(|(k, v)| (k.0, v.0)).map_err(Into::into)).collect()
+    }
+
+    /// One entry.
+    pub fn get(&self, key: K) -> Result<Option<V>> {
+        match self.0.get(&Raw(key), 0) {
+            Ok(value) => Ok(Some(value.0)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Adds or replaces an entry.

@@ -1,2 +1,189 @@
-//! x
-fn main() {}
+//! The bench: what a packet costs, what a stream reaches, how long the control
+//! plane takes. Every figure says how it was taken; medians over interleaved
+//! rounds, since single rounds differ by a fifth.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use margay::{kernel::table::HashTable, model::key::Key};
+use margay_common::{
+    net::Addr,
+    route::{Route, RouteKey},
+    table,
+    verdict::Program,
+};
+use margay_tests::{
+    bpf::{Node, both, mac},
+    container::Namespace,
+    eventually::eventually,
+    frame::Frame,
+    lab::{ETCD, Lab, Plan},
+};
+
+fn main() {
+    let uname = margay_tests::process::sh("uname -r");
+    println!("kernel {}, {} CPUs", uname.trim(), std::thread::available_parallelism().map_or(1, usize::from));
+    programs();
+    let lab = Lab::from(Plan { v6: true, ..Plan::for_test(2) });
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
+    memory(&lab);
+    attach(&lab);
+    propagation(&lab);
+    streams(&lab);
+    memory(&lab);
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn percentile(mut values: Vec<f64>, p: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * p) as usize]
+}
+
+/// Time per packet by repeated test run. The repeats share one packet, which
+/// loses a hop each time: TTL 255 and 200 repeats.
+fn programs() {
+    println!("\nper packet, ns (BPF_PROG_TEST_RUN, 200 repeats, median of 200 rounds)");
+    let mut node = Node::new();
+    let host: [IpAddr; 2] =
+        ["192.0.2.1".parse().expect("a literal"), "2001:db8::1".parse().expect("a literal")];
+    let wire = [2, 9, 9, 9, 9, 9];
+    for (family, name) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        let [own, there] = [2, 70].map(|host_part| both(1, host_part)[family]);
+        let cases = [
+            (Program::FromWorkload, "to a remote node", Frame::udp(mac("c1"), own, there), "c1", "remote"),
+            (Program::FromNetwork, "to a local container", Frame::udp(wire, there, own), "up0", "local"),
+            (
+                Program::FromNetwork,
+                "not ours",
+                Frame::udp(wire, "203.0.113.9".parse().expect("a literal"), host[0]),
+                "up0",
+                "passed",
+            ),
+            (
+                Program::FromHost,
+                "to a remote node",
+                Frame::udp([0xee; 6], host[family], there),
+                "margay0",
+                "remote",
+            ),
+        ];
+        for (program, what, frame, interface, verdict) in cases {
+            let ifindex = node.ifindex(interface);
+            let bytes = frame.ttl(255).bytes();
+            let once =
+                node.run(program, &bytes, margay_tests::bpf::Context { ifindex, ..Default::default() });
+            assert_eq!(once.counted, [format!("{} {verdict}", program.label())], "the path is the one meant");
+            let rounds = (0..200).map(|_| node.nanoseconds(program, &bytes, ifindex, 200) as f64);
+            println!("  {name} {:13} {what:22} {:>5.0}", program.label(), median(rounds.collect()));
+        }
+    }
+    println!("verified instructions and time to load");
+    for (name, verified) in node.verified() {
+        println!("  {name:13} {verified:>7}");
+    }
+    let start = Instant::now();
+    drop(Node::new());
+    println!("  all, with maps and interfaces of a test node: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+}
+
+/// Resident memory of the agents.
+fn memory(lab: &Lab) {
+    for host in &lab.hosts {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", host.agent_id())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default().to_owned();
+        let kib: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or_default();
+        println!("\n{} resident: {:.1} MiB", host.name, kib / 1024.0);
+    }
+}
+
+/// The whole command, process start included, against a real etcd.
+fn attach(lab: &Lab) {
+    let containers: Vec<Namespace> = (0..40).map(|_| lab.container()).collect();
+    let mut times = Vec::new();
+    for container in &containers {
+        let start = Instant::now();
+        lab.h(1).attach(container, "blue", &[]);
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    println!(
+        "\nmargay endpoint attach, both families, 40 one after the other: median {:.1} ms, worst {:.1} ms",
+        median(times.clone()),
+        percentile(times, 1.0)
+    );
+}
+
+/// From the write of a block's key to the route in another node's map, which
+/// this process reads in a loop.
+fn propagation(lab: &Lab) {
+    let dir = lab.plan.bpffs.join("h2").join(format!("v{}", table::LAYOUT_VERSION));
+    let routes: HashTable<RouteKey, Route> = HashTable::open(&dir, table::ROUTES).expect("the map");
+    let id = lab.h(1).json(&["network", "ls"])[0]["id"].as_u64().expect("an id") as u32;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let netns = std::fs::File::open(lab.wire.path()).expect("the wire");
+    let times = std::thread::scope(|scope| {
+        let measure = || {
+            nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter");
+            runtime.block_on(async {
+                let url = format!("http://{ETCD}:2379");
+                let mut etcd = etcd_client::Client::connect([url], None).await.expect("etcd");
+                let mut times = Vec::new();
+                for i in 0..200_u32 {
+                    let block: ipnet::IpNet = format!("10.1.{}.0/26", 50 + i).parse().expect("a block");
+                    let addr = Addr::from(block.network());
+                    let key = RouteKey { len: addr.mapped_len(26), addr };
+                    let start = Instant::now();
+                    etcd.put(Key::Route(id, block).to_string(), r#"{"v":1,"node":"h1"}"#, None)
+                        .await
+                        .expect("a write");
+                    while routes.get(key).expect("the map").is_none() {
+                        assert!(start.elapsed() < Duration::from_secs(5), "the route never came");
+                        tokio::task::yield_now().await;
+                    }
+                    times.push(start.elapsed().as_secs_f64() * 1e3);
+                }
+                times
+            })
+        };
+        scope.spawn(measure).join().expect("measured")
+    });
+    println!(
+        "\nfrom a block's key to the route on another node, 200 times: median {:.1} ms, p99 {:.1} ms",
+        median(times.clone()),
+        percentile(times, 0.99)
+    );
+}
+
+/// One TCP stream between containers against one between their hosts.
+fn streams(lab: &Lab) {
+    const ROUNDS: usize = 7;
+    let (a, _) = lab.attached(1, "blue");
+    let (b, addr_b) = lab.attached(2, "blue");
+    let mut ratios = [Vec::new(), Vec::new()];
+    println!("\none TCP stream, Gbit/s (iperf3, 3 s, {ROUNDS} interleaved rounds)");
+    for round in 1..=ROUNDS {
+        let hosts = lab.h(2).addresses[0];
+        let native = stream(lab, &lab.h(1).namespace, &lab.h(2).namespace, hosts);
+        let ours: Vec<f64> = addr_b.iter().map(|addr| stream(lab, &a, &b, *addr)).collect();
+        println!("  {round}: host {native:5.1}  containers IPv4 {:5.1}  IPv6 {:5.1}", ours[0], ours[1]);
+        for (ratios, ours) in ratios.iter_mut().zip(ours) {
+            ratios.push(ours / native);
+        }
+    }
+    let [v4, v6] = ratios.map(median);
+    println!("  median of the ratios to the host: IPv4 {v4:.2}, IPv6 {v6:.2}");
+}
+
+fn stream(lab: &Lab, from: &Namespace, to: &Namespace, addr: IpAddr) -> f64 {
+    let _server = to.start(&format!("iperf3 -s -1 -B {addr}"), &lab.plan.dir.join("iperf.log"));
+    eventually("iperf3 connects", || {
+        let said = from.run(&format!("iperf3 -c {addr} -t 3 -J"));
+        let result: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
+        result["end"]["sum_received"]["bits_per_second"].as_f64().ok_or(said)
+    }) / 1e9
+}

@@ -98,15 +98,8 @@ fn show(keep: bool) -> bool {
     let bpffs = Path::new(DIR).join("bpf");
     fs::create_dir_all(&bpffs).expect("a folder");
     sh(&format!("mount -t bpf bpf {}", bpffs.display()));
-    let plan = Plan {
-        prefix: PREFIX.into(),
-        dir: DIR.into(),
-        bpffs,
-        hosts: 3,
-        mtu: 1500,
-        v6: true,
-        bound: false,
-    };
+    let plan =
+        Plan { prefix: PREFIX.into(), dir: DIR.into(), bpffs, hosts: 3, mtu: 1500, v6: true, bound: false };
     let mut lab = Lab::without_agents(plan);
     note_process(lab.etcd_id());
     for host in &mut lab.hosts {
@@ -176,7 +169,13 @@ fn prove_matrix(lab: &Lab, members: &[Member]) -> bool {
             };
             let seen: Vec<bool> = to.addresses.iter().map(answers).collect();
             let right = seen.iter().all(|seen| *seen == expected);
-            let mark = if !right { "!" } else if expected { "o" } else { "." };
+            let mark = if !right {
+                "!"
+            } else if expected {
+                "o"
+            } else {
+                "."
+            };
             row.push_str(&format!("{mark:^7}"));
             good &= right;
         }
@@ -207,7 +206,11 @@ fn prove_who_routes(lab: &Lab, members: &[Member]) -> bool {
         good &= claim(&format!("{}: net.ipv4.ip_forward is 0", host.name), forwards.trim() == "0");
         let routes = host.namespace.sh("ip route") + &host.namespace.sh("ip -6 route");
         let ours: Vec<&str> = routes.lines().filter(|line| line.contains("margay0")).collect();
-        let text = format!("{}: one kernel route per network and family, all to margay0 ({})", host.name, ours.len());
+        let text = format!(
+            "{}: one kernel route per network and family, all to margay0 ({})",
+            host.name,
+            ours.len()
+        );
         good &= claim(&text, ours.len() == 3);
     }
     let (from, to) = (&members[0], members.iter().rev().find(|m| m.network == "blue").expect("a member"));
@@ -278,7 +281,8 @@ fn take_down() {
         let Some((id, start)) = line.split_once(' ') else { continue };
         let Ok(id) = id.parse::<u32>() else { continue };
         if start_time(id).as_deref() == Some(start) {
-            drop(kill(Pid::from_raw(id as i32), Signal::SIGKILL));
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(id as i32), Signal::SIGKILL);
         }
     }
     let names = say(Command::new("ip").args(["-o", "netns", "list"])).out;

@@ -43,7 +43,11 @@ pub fn routed(lab: &Lab) {
         for host in &lab.hosts {
             let routes = host.json(&["route", "ls"]);
             let known = |cidr: &serde_json::Value| {
-                routes.as_array().expect("a list").iter().any(|r| r["prefix"] == *cidr && r["kind"] == "remote")
+                routes
+                    .as_array()
+                    .expect("a list")
+                    .iter()
+                    .any(|r| r["prefix"] == *cidr && r["kind"] == "remote")
             };
             for block in &blocks {
                 if block["node"] != *host.name && !known(&block["cidr"]) {
@@ -72,7 +76,8 @@ fn the_same_network_answers_and_another_does_not() {
         for to in &members {
             for addr in &to.addresses {
                 let expected = from.network == to.network;
-                let seen = if expected { from.namespace.pings(*addr, 1) } else { from.namespace.reaches(*addr) };
+                let seen =
+                    if expected { from.namespace.pings(*addr, 1) } else { from.namespace.reaches(*addr) };
                 assert_eq!(seen, expected, "{} on h{} to {addr} on h{}", from.network, from.host, to.host);
             }
         }
@@ -98,7 +103,10 @@ fn hosts_and_remote_containers_reach_each_other() {
         routed(&lab);
         for family in 0..2 {
             let [this, other] = [lab.h(1), lab.h(2)].map(|h| h.addresses[family]);
-            assert!(lab.h(2).namespace.pings(addr[family], 2), "remote host to container, rp_filter {rp_filter}");
+            assert!(
+                lab.h(2).namespace.pings(addr[family], 2),
+                "remote host to container, rp_filter {rp_filter}"
+            );
             assert!(c.pings(other, 2), "container to remote host, rp_filter {rp_filter}");
             assert!(c.pings(this, 2), "container to its host, rp_filter {rp_filter}");
             assert!(lab.h(1).namespace.pings(addr_other[family], 2), "host to remote container");
@@ -117,7 +125,8 @@ fn traceroute_shows_the_gateway_and_the_destination() {
     for (addr, gateway) in addr_b.iter().zip(["10.1.0.1", "fd00:1::1"]) {
         for way in ["-U", "-I", "-T"] {
             let said = a.sh(&format!("traceroute {way} -n -q 1 -w 2 -m 4 {addr}"));
-            let hops: Vec<&str> = said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+            let hops: Vec<&str> =
+                said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
             assert_eq!(hops, [gateway.to_owned(), addr.to_string()], "{way}: {said}");
         }
     }

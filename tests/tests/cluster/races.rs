@@ -13,7 +13,8 @@ fn blocks_and_addresses_are_nobody_elses() {
     let lab = Lab::new(3);
     // Blocks of four: every third attach needs a new one.
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/24"]);
-    let containers: Vec<Vec<Namespace>> = (0..3).map(|_| (0..10).map(|_| lab.container()).collect()).collect();
+    let containers: Vec<Vec<Namespace>> =
+        (0..3).map(|_| (0..10).map(|_| lab.container()).collect()).collect();
     let given: Vec<(usize, IpAddr)> = thread::scope(|scope| {
         let attach = |i: usize| {
             let (lab, containers) = (&lab, &containers);
@@ -74,7 +75,9 @@ fn overlapping_networks_never_both_come_about() {
             let create = |i: usize| {
                 let lab = &lab;
                 let (name, subnet) = (format!("n{round}x{i}"), format!("10.{round}.0.0/{}", 16 + i));
-                scope.spawn(move || lab.h(i + 1).margay(&["network", "create", &name, "--subnet", &subnet]).ok())
+                scope.spawn(move || {
+                    lab.h(i + 1).margay(&["network", "create", &name, "--subnet", &subnet]).ok()
+                })
             };
             let threads: Vec<_> = (0..3).map(create).collect();
             threads.into_iter().map(|thread| thread.join().expect("runs")).collect()
@@ -92,7 +95,8 @@ fn attaching_and_removing_a_network_exclude_each_other() {
         let c = lab.container();
         let path = c.path().display().to_string();
         let (attached, removed) = thread::scope(|scope| {
-            let attach = scope.spawn(|| lab.h(2).margay(&["endpoint", "attach", "--network", &name, "--netns", &path]));
+            let attach = scope
+                .spawn(|| lab.h(2).margay(&["endpoint", "attach", "--network", &name, "--netns", &path]));
             let remove = scope.spawn(|| lab.h(1).margay(&["network", "rm", &name]));
             (attach.join().expect("runs"), remove.join().expect("runs"))
         });

@@ -3,12 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use aya::programs::links::{FdLink, PinnedLink};
-use margay_tests::{
-    container::Namespace,
-    eventually::eventually,
-    lab::Lab,
-    process::Process,
-};
+use margay_tests::{container::Namespace, eventually::eventually, lab::Lab, process::Process};
 
 use crate::matrix::routed;
 
@@ -20,7 +15,9 @@ fn links(dir: &Path) -> BTreeMap<String, (u32, u32)> {
         (info.id(), info.program_id())
     };
     let entries = entries.map(|entry| entry.expect("an entry").path());
-    entries.map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), link(&path))).collect()
+    entries
+        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), link(&path)))
+        .collect()
 }
 
 /// A ping that goes on until it is told to end.
@@ -61,7 +58,12 @@ fn an_agent_killed_and_started_again_loses_no_packet_and_changes_nothing() {
     let look = |lab: &Lab| {
         let host = lab.h(1);
         let kernel = ["ip -o link", "ip route", "ip -6 route"].map(|command| host.namespace.sh(command));
-        (links(&lab.plan.bpffs.join("h1")), kernel, host.json(&["route", "ls"]), host.json(&["endpoint", "ls"]))
+        (
+            links(&lab.plan.bpffs.join("h1")),
+            kernel,
+            host.json(&["route", "ls"]),
+            host.json(&["endpoint", "ls"]),
+        )
     };
     let before = look(&lab);
     for _ in 0..6 {

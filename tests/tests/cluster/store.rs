@@ -21,7 +21,8 @@ fn etcdctl(lab: &Lab, args: &[&str]) -> String {
 
 fn is_away(host: &Host) -> Result<(), serde_json::Value> {
     let status = host.json(&["status"]);
-    let told = status["problems"].as_array().is_some_and(|p| p.iter().any(|p| p.to_string().contains("store")));
+    let told =
+        status["problems"].as_array().is_some_and(|p| p.iter().any(|p| p.to_string().contains("store")));
     if status["store"]["in_sync"] == false && told { Ok(()) } else { Err(status) }
 }
 
@@ -92,7 +93,14 @@ fn a_compaction_while_an_agent_is_cut_off_costs_it_nothing() {
         if log.contains("compacted") { Ok(()) } else { Err(log) }
     });
     routed(&lab);
-    let names: Vec<_> = lab.h(2).json(&["network", "ls"]).as_array().expect("a list").iter().map(|n| n["name"].clone()).collect();
+    let names: Vec<_> = lab
+        .h(2)
+        .json(&["network", "ls"])
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|n| n["name"].clone())
+        .collect();
     assert_eq!(names, ["blue", "red"], "what went and what came");
     let prefixes = lab.h(2).json(&["route", "ls"]).to_string();
     assert!(!prefixes.contains("10.8.0.0"), "{prefixes}");

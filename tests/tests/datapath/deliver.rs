@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_tests::{
-    bpf::{Node, both, mac},
+    bpf::{both, mac, node},
     frame::{Frame, GATEWAY, sum},
 };
 
@@ -16,7 +16,7 @@ fn one_hop_later(frame: &Frame) -> Vec<u8> {
 
 #[test]
 fn to_a_local_endpoint() {
-    let mut node = Node::new();
+    let mut node = node();
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {
         let frame = Frame::udp(mac("c1"), src, dst).bytes();
         let out = node.from_workload("c1", &frame);
@@ -29,7 +29,7 @@ fn to_a_local_endpoint() {
 
 #[test]
 fn to_a_block_of_another_node() {
-    let mut node = Node::new();
+    let mut node = node();
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 70)) {
         for ttl in [2, 64, 255] {
             let frame = Frame::udp(mac("c1"), src, dst).ttl(ttl);
@@ -42,7 +42,7 @@ fn to_a_block_of_another_node() {
 
 #[test]
 fn to_a_single_borrowed_address() {
-    let mut node = Node::new();
+    let mut node = node();
     for (src, dst) in both(4, 2).into_iter().zip(both(4, 130)) {
         let out = node.from_workload("o1", &Frame::udp(mac("o1"), src, dst).bytes());
         forwarded(&out, "from_workload", "remote");
@@ -55,7 +55,7 @@ fn to_a_single_borrowed_address() {
 
 #[test]
 fn to_this_node_and_to_another() {
-    let mut node = Node::new();
+    let mut node = node();
     let nodes = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]];
     for (family, src) in both(1, 2).into_iter().enumerate() {
         let [this, other] = nodes.map(|n| n[family].parse::<IpAddr>().expect("a literal"));
@@ -73,7 +73,7 @@ fn to_this_node_and_to_another() {
 
 #[test]
 fn to_the_world() {
-    let mut node = Node::new();
+    let mut node = node();
     let world = ["203.0.113.9", "2001:db8:9::9"].map(|a| a.parse::<IpAddr>().expect("a literal"));
     for family in 0..2 {
         let to = |name: &str, network| Frame::udp(mac(name), both(network, 2)[family], world[family]);
@@ -90,7 +90,7 @@ fn to_the_world() {
 
 #[test]
 fn an_internal_network_reaches_the_nodes() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, nodes) in
         [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]].into_iter().enumerate()
     {
@@ -103,7 +103,7 @@ fn an_internal_network_reaches_the_nodes() {
 
 #[test]
 fn echo_of_the_gateway() {
-    let mut node = Node::new();
+    let mut node = node();
     for (src, gateway) in both(1, 2).into_iter().zip(both(1, 1)) {
         let out = node.from_workload("c1", &Frame::echo(mac("c1"), src, gateway).bytes());
         forwarded(&out, "from_workload", "answered");
@@ -123,7 +123,7 @@ fn echo_of_the_gateway() {
 
 #[test]
 fn everything_else_of_the_gateway_is_unreachable() {
-    let mut node = Node::new();
+    let mut node = node();
     for (src, gateway) in both(1, 2).into_iter().zip(both(1, 1)) {
         let out = node.from_workload("c1", &Frame::udp(mac("c1"), src, gateway).bytes());
         explained(&out, "from_workload", "gateway_port");

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_tests::{
-    bpf::{Node, both, mac},
+    bpf::{both, mac, node},
     frame::{Frame, GATEWAY, icmpv6_checksum_is_right, sum},
 };
 
@@ -41,7 +41,7 @@ fn is_error(frame: &[u8], about: &Frame, gateway: IpAddr, kind: (u8, u8), mtu: u
 
 #[test]
 fn time_exceeded() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, kind) in [(11, 0), (3, 0)].into_iter().enumerate() {
         for ttl in [0, 1] {
             let frame = Frame::udp(mac("c1"), both(1, 2)[family], both(1, 70)[family]).ttl(ttl);
@@ -54,7 +54,7 @@ fn time_exceeded() {
 
 #[test]
 fn unreachable_and_prohibited() {
-    let mut node = Node::new();
+    let mut node = node();
     let cases = [
         // Nobody has it, a node that is not on-link has it, another network's.
         (1, 200, "no_endpoint", [(3, 1), (1, 3)]),
@@ -74,7 +74,7 @@ fn unreachable_and_prohibited() {
 
 #[test]
 fn a_node_that_is_not_on_link_is_unreachable() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, dst) in ["198.51.100.3", "2001:db8:3::3"].into_iter().enumerate() {
         let frame = Frame::udp(mac("c1"), both(1, 2)[family], dst.parse().expect("a literal"));
         explained(&node.from_workload("c1", &frame.bytes()), "from_workload", "node_unreachable");
@@ -83,7 +83,7 @@ fn a_node_that_is_not_on_link_is_unreachable() {
 
 #[test]
 fn errors_quote_at_most_128_bytes() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, kind) in [(3, 1), (1, 3)].into_iter().enumerate() {
         for len in [0, 40, 72, 100, 101, 1300] {
             let frame = Frame::udp_of(mac("c1"), both(1, 2)[family], both(1, 200)[family], len);
@@ -96,7 +96,7 @@ fn errors_quote_at_most_128_bytes() {
 
 #[test]
 fn no_error_about_errors() {
-    let mut node = Node::new();
+    let mut node = node();
     let errors: [&[u8]; 2] = [&[3, 4, 5, 11, 12], &[1, 2, 3, 4, 100, 127]];
     for (family, kinds) in errors.into_iter().enumerate() {
         let proto = if family == 0 { 1 } else { 58 };
@@ -113,7 +113,7 @@ fn no_error_about_errors() {
 
 #[test]
 fn no_error_about_later_fragments() {
-    let mut node = Node::new();
+    let mut node = node();
     let to_nobody = |family: usize| Frame::udp(mac("c1"), both(1, 2)[family], both(1, 200)[family]);
     let first = Frame { fragment: Some((0, true)), ..to_nobody(0) };
     explained(&node.from_workload("c1", &first.bytes()), "from_workload", "no_endpoint");
@@ -133,7 +133,7 @@ fn no_error_about_later_fragments() {
 
 #[test]
 fn errors_are_limited() {
-    let mut node = Node::new();
+    let mut node = node();
     let frame = Frame::udp(mac("c1"), both(1, 2)[0], both(1, 200)[0]).bytes();
     let (mut sent, mut limited) = (0, 0);
     // The budget is 100 in a second; this many cannot all be in budget unless
@@ -152,7 +152,7 @@ fn errors_are_limited() {
 
 #[test]
 fn from_the_wire_about_an_address_that_nobody_has() {
-    let mut node = Node::new();
+    let mut node = node();
     let remote = [2, 9, 9, 9, 9, 9];
     for (family, kind) in [(3, 1), (1, 3)].into_iter().enumerate() {
         let frame = Frame::udp(remote, both(1, 70)[family], both(1, 20)[family]);
@@ -164,7 +164,7 @@ fn from_the_wire_about_an_address_that_nobody_has() {
 
 #[test]
 fn to_the_host_about_an_address_that_nobody_has() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, (kind, src)) in [((3, 1), "192.0.2.1"), ((1, 3), "2001:db8::1")].into_iter().enumerate() {
         let frame = Frame::udp(GATEWAY, src.parse().expect("a literal"), both(1, 200)[family]);
         let out = node.from_host(&frame.bytes());

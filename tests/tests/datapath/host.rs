@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_tests::{
-    bpf::{Node, both, mac},
+    bpf::{both, mac, node},
     frame::{Frame, GATEWAY},
 };
 
@@ -16,7 +16,7 @@ fn from_this_node(family: usize, network: u8, host: u8) -> Frame {
 
 #[test]
 fn to_an_endpoint_here() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         let frame = from_this_node(family, 1, 2).bytes();
         let out = node.from_host(&frame);
@@ -28,7 +28,7 @@ fn to_an_endpoint_here() {
 
 #[test]
 fn to_an_endpoint_elsewhere() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         for ttl in [1, 64] {
             let frame = from_this_node(family, 1, 70).ttl(ttl).bytes();
@@ -41,7 +41,7 @@ fn to_an_endpoint_elsewhere() {
 
 #[test]
 fn to_nobody_and_to_a_node_that_is_not_on_link() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         explained(&node.from_host(&from_this_node(family, 1, 200).bytes()), "from_host", "no_endpoint");
         explained(&node.from_host(&from_this_node(family, 1, 130).bytes()), "from_host", "node_unreachable");
@@ -50,7 +50,7 @@ fn to_nobody_and_to_a_node_that_is_not_on_link() {
 
 #[test]
 fn what_has_no_business_on_margay0() {
-    let mut node = Node::new();
+    let mut node = node();
     let elsewhere = Frame { dst: "203.0.113.9".parse().expect("a literal"), ..from_this_node(0, 1, 2) };
     dropped(&node.from_host(&elsewhere.bytes()), "from_host", "bad_destination");
     let group = Frame { dst: "ff02::16".parse().expect("a literal"), ..from_this_node(1, 1, 2) };
@@ -62,7 +62,7 @@ fn what_has_no_business_on_margay0() {
 
 #[test]
 fn what_the_host_forwards_reaches_routable_networks_only() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         for host in [2, 70] {
             let out = node.from_host_forwarded(&from_this_node(family, 1, host).bytes());

@@ -1,7 +1,7 @@
 //! An endpoint never reaches an endpoint of a network that it has not joined.
 
 use margay_tests::{
-    bpf::{Node, both, mac},
+    bpf::{Node, both, mac, node},
     frame::Frame,
 };
 
@@ -9,7 +9,7 @@ use crate::{dropped, explained, forwarded};
 
 #[test]
 fn from_a_container_to_another_network() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         // On this node, on another, and where nobody is.
         for host in [3, 70, 200] {
@@ -24,7 +24,7 @@ fn from_a_container_to_another_network() {
 
 #[test]
 fn from_the_network_with_an_address_of_another() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         for (target, network) in [("c2", 1), ("o1", 4)] {
             let host = if target == "c2" { 3 } else { 2 };
@@ -43,7 +43,7 @@ fn dropped_quietly(node: &mut Node, frame: &Frame, target: &str) {
 
 #[test]
 fn through_the_host_as_a_router() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         // Whatever the host forwards to a network that is not routable.
         for host in [3, 70] {

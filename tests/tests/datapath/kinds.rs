@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_tests::{
-    bpf::{Node, both, mac},
+    bpf::{both, mac, node},
     frame::{Frame, GATEWAY},
 };
 
@@ -19,7 +19,7 @@ fn remote(family: usize) -> Frame {
 
 #[test]
 fn vlan_tags_are_dropped() {
-    let mut node = Node::new();
+    let mut node = node();
     for tag in [[0x81, 0x00], [0x88, 0xa8]] {
         let mut frame = local(0).bytes();
         frame.splice(12..12, [tag[0], tag[1], 0, 5]);
@@ -29,7 +29,7 @@ fn vlan_tags_are_dropped() {
 
 #[test]
 fn other_protocols_are_dropped() {
-    let mut node = Node::new();
+    let mut node = node();
     // MPLS, LLDP, 802.3.
     for kind in [[0x88, 0x47], [0x88, 0xcc], [0x00, 0x40]] {
         let mut frame = local(0).bytes();
@@ -40,7 +40,7 @@ fn other_protocols_are_dropped() {
 
 #[test]
 fn frames_for_other_hosts_are_dropped() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         for other in [mac("c2"), [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
             let frame = local(family).to_mac(other);
@@ -51,7 +51,7 @@ fn frames_for_other_hosts_are_dropped() {
 
 #[test]
 fn broadcast_and_multicast_have_reasons_of_their_own() {
-    let mut node = Node::new();
+    let mut node = node();
     let cases = [
         ("255.255.255.255", 0, "broadcast"),
         ("10.1.255.255", 0, "broadcast"),
@@ -68,7 +68,7 @@ fn broadcast_and_multicast_have_reasons_of_their_own() {
 
 #[test]
 fn bad_destinations_are_dropped() {
-    let mut node = Node::new();
+    let mut node = node();
     for (dst, family) in [
         ("0.0.0.0", 0),
         ("0.1.2.3", 0),
@@ -88,7 +88,7 @@ fn bad_destinations_are_dropped() {
 
 #[test]
 fn fragments_are_forwarded() {
-    let mut node = Node::new();
+    let mut node = node();
     for fragment in [(0, true), (100, true), (200, false)] {
         for (frame, verdict) in [(local(0), "local"), (remote(0), "remote")] {
             let frame = Frame { fragment: Some(fragment), ..frame };
@@ -108,7 +108,7 @@ fn fragments_are_forwarded() {
 
 #[test]
 fn harmless_options_are_forwarded_and_source_routes_are_not() {
-    let mut node = Node::new();
+    let mut node = node();
     let harmless: [&[u8]; 4] = [
         &[148, 4, 0, 0],
         &[7, 7, 4, 0, 0, 0, 0, 0],
@@ -138,7 +138,7 @@ fn harmless_options_are_forwarded_and_source_routes_are_not() {
 
 #[test]
 fn harmless_extensions_are_forwarded_and_routing_header_0_is_not() {
-    let mut node = Node::new();
+    let mut node = node();
     let hop_by_hop = [17, 0, 5, 2, 0, 0, 1, 0];
     let destination = [17, 0, 1, 4, 0, 0, 0, 0];
     let mobile = [17, 0, 2, 0, 0, 0, 0, 0];
@@ -166,7 +166,7 @@ fn harmless_extensions_are_forwarded_and_routing_header_0_is_not() {
 
 #[test]
 fn truncated_and_contradictory_packets_are_dropped() {
-    let mut node = Node::new();
+    let mut node = node();
     let v4 = local(0).bytes();
     let v6 = local(1).bytes();
     let mut short_header = v4.clone();
@@ -196,7 +196,7 @@ fn truncated_and_contradictory_packets_are_dropped() {
 
 #[test]
 fn a_super_packet_above_64_kib_is_not_truncated() {
-    let mut node = Node::new();
+    let mut node = node();
     // Such a packet says length 0; this one is small, but says so.
     for family in 0..2 {
         let mut frame = local(family).bytes();

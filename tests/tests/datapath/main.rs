@@ -11,7 +11,17 @@ mod network;
 mod size;
 mod spoof;
 
-use margay_tests::bpf::{DROP, Outcome, PASS, REDIRECT};
+use margay_tests::bpf::{DROP, Outcome, PASS, REDIRECT, node};
+
+/// Far from the million instructions at which the kernel gives up, so that
+/// another compiler or kernel does not lose a program.
+#[test]
+fn the_verifier_has_little_to_do() {
+    for (program, verified) in node().verified() {
+        println!("{program}: {verified} instructions verified");
+        assert!(verified < 400_000, "{program}: {verified}");
+    }
+}
 
 /// The packet was dropped for this reason, counted once, and nobody told.
 #[track_caller]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_tests::{
-    bpf::{Node, both, mac},
+    bpf::{both, mac, node},
     frame::{Frame, GATEWAY, arp, icmpv6_checksum_is_right},
 };
 
@@ -14,7 +14,7 @@ const ROUTER: [u8; 4] = [10, 1, 0, 1];
 
 #[test]
 fn a_request_for_the_gateway_is_answered() {
-    let mut node = Node::new();
+    let mut node = node();
     let c1 = mac("c1");
     // Plainly, as a probe without an address yet, and from the container's
     // address on its other network.
@@ -30,7 +30,7 @@ fn a_request_for_the_gateway_is_answered() {
 
 #[test]
 fn no_other_arp_goes_anywhere() {
-    let mut node = Node::new();
+    let mut node = node();
     let c1 = mac("c1");
     let cases = [
         (arp(c1, 1, (c1, OWN), [10, 1, 0, 3]), "neighbour"),
@@ -60,7 +60,7 @@ fn solicitation(kind: u8, src: IpAddr, target: IpAddr) -> Frame {
 
 #[test]
 fn a_solicitation_for_the_gateway_is_answered() {
-    let mut node = Node::new();
+    let mut node = node();
     let [_, gateway] = both(1, 1);
     let link_local: IpAddr = "fe80::1234".parse().expect("a literal");
     // From its own address, that on the other network, and link-local, as the
@@ -82,7 +82,7 @@ fn a_solicitation_for_the_gateway_is_answered() {
 
 #[test]
 fn no_other_discovery_goes_anywhere() {
-    let mut node = Node::new();
+    let mut node = node();
     let ([_, own], [_, gateway], [_, other]) = (both(1, 2), both(1, 1), both(1, 3));
     let nobody: IpAddr = "::".parse().expect("a literal");
     let cases = [

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_tests::{
-    bpf::{Node, both, mac},
+    bpf::{both, mac, node},
     frame::{Frame, GATEWAY, arp},
 };
 
@@ -17,7 +17,7 @@ fn addr(text: &str) -> IpAddr {
 
 #[test]
 fn from_another_node_to_an_endpoint() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         let frame = Frame::udp(WIRE, both(1, 70)[family], both(1, 2)[family]).bytes();
         let out = node.from_network(&frame);
@@ -29,7 +29,7 @@ fn from_another_node_to_an_endpoint() {
 
 #[test]
 fn from_a_node_itself_to_an_endpoint() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, src) in ["192.0.2.2", "2001:db8::2"].into_iter().enumerate() {
         for (network, host) in [(1, 2), (3, 2), (4, 2)] {
             let frame = Frame::udp(WIRE, addr(src), both(network, host)[family]);
@@ -40,7 +40,7 @@ fn from_a_node_itself_to_an_endpoint() {
 
 #[test]
 fn from_outside_only_to_routable_networks() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, src) in ["203.0.113.9", "2001:db8:9::9"].into_iter().enumerate() {
         for network in [1, 2, 3] {
             let frame = Frame::udp(WIRE, addr(src), both(network, 2)[family]);
@@ -56,7 +56,7 @@ fn from_outside_only_to_routable_networks() {
 
 #[test]
 fn every_node_is_a_router_of_a_routable_network() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, src) in ["203.0.113.9", "2001:db8:9::9"].into_iter().enumerate() {
         let frame = Frame::udp(WIRE, addr(src), both(4, 70)[family]);
         let out = node.from_network(&frame.bytes());
@@ -71,7 +71,7 @@ fn every_node_is_a_router_of_a_routable_network() {
 
 #[test]
 fn a_remote_container_reaches_this_node_by_margay0() {
-    let mut node = Node::new();
+    let mut node = node();
     for (family, this) in ["192.0.2.1", "2001:db8::1"].into_iter().enumerate() {
         let frame = Frame::udp(WIRE, both(1, 70)[family], addr(this));
         let out = node.from_network(&frame.bytes());
@@ -82,7 +82,7 @@ fn a_remote_container_reaches_this_node_by_margay0() {
 
 #[test]
 fn what_is_not_ours_passes() {
-    let mut node = Node::new();
+    let mut node = node();
     let pairs = [
         // Node to node, the world to the node, the world through the host.
         ["192.0.2.2", "192.0.2.1"],
@@ -118,7 +118,7 @@ fn what_is_not_ours_passes() {
 
 #[test]
 fn what_is_broken_and_ours_is_dropped() {
-    let mut node = Node::new();
+    let mut node = node();
     let mut broken = Frame::udp(WIRE, both(1, 70)[0], both(1, 2)[0]).bytes();
     broken[14] = 0x44;
     dropped(&node.from_network(&broken), "from_network", "malformed");

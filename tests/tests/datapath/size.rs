@@ -2,7 +2,7 @@
 
 use margay_common::verdict::Program;
 use margay_tests::{
-    bpf::{Context, Node, UPLINK_MTU, both, mac},
+    bpf::{Context, UPLINK_MTU, both, mac, node},
     frame::Frame,
 };
 
@@ -16,7 +16,7 @@ fn of_len(src_mac: [u8; 6], family: usize, dst: u8, len: u32) -> Frame {
 
 #[test]
 fn the_uplink_carries_its_mtu_and_no_more() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         let fits = of_len(mac("c1"), family, 70, UPLINK_MTU);
         forwarded(&node.from_workload("c1", &fits.bytes()), "from_workload", "remote");
@@ -32,7 +32,7 @@ fn the_uplink_carries_its_mtu_and_no_more() {
 
 #[test]
 fn a_local_endpoint_takes_what_the_network_takes() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         let big = of_len(mac("c1"), family, 3, 1500);
         forwarded(&node.from_workload("c1", &big.bytes()), "from_workload", "local");
@@ -49,7 +49,7 @@ fn super_packet(family: usize, len: usize) -> Vec<u8> {
 
 #[test]
 fn a_super_packet_is_as_large_as_its_segments() {
-    let mut node = Node::new();
+    let mut node = node();
     let ifindex = node.ifindex("c1");
     for (family, header) in [20, 40].into_iter().enumerate() {
         let fits = UPLINK_MTU - header - 32;
@@ -66,7 +66,7 @@ fn a_super_packet_is_as_large_as_its_segments() {
 
 #[test]
 fn a_smaller_container_is_told_of_from_the_wire_and_from_the_host() {
-    let mut node = Node::new();
+    let mut node = node();
     let hosts = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]];
     for (family, [this, other]) in hosts.into_iter().enumerate() {
         let mut frame = of_len([2; 6], family, 4, 1301);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_tests::{
-    bpf::{Node, both, mac},
+    bpf::{both, mac, node},
     frame::Frame,
 };
 
@@ -11,7 +11,7 @@ use crate::{dropped, forwarded};
 
 #[test]
 fn another_mac_is_refused() {
-    let mut node = Node::new();
+    let mut node = node();
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {
         for other in [mac("c2"), [0xee; 6], [0; 6], [0xff; 6]] {
             let out = node.from_workload("c1", &Frame::udp(other, src, dst).bytes());
@@ -22,7 +22,7 @@ fn another_mac_is_refused() {
 
 #[test]
 fn another_address_is_refused() {
-    let mut node = Node::new();
+    let mut node = node();
     let others = [
         // A neighbour on this node, one elsewhere, the gateway, a node, the
         // world, nobody.
@@ -42,7 +42,7 @@ fn another_address_is_refused() {
 
 #[test]
 fn a_container_on_two_networks_may_answer_through_either() {
-    let mut node = Node::new();
+    let mut node = node();
     for family in 0..2 {
         // From its red address through its blue interface to a red endpoint:
         // the packet counts as the red one's.
@@ -55,7 +55,7 @@ fn a_container_on_two_networks_may_answer_through_either() {
 
 #[test]
 fn an_unknown_interface_is_closed() {
-    let mut node = Node::new();
+    let mut node = node();
     let ifindex = node.ifindex("up0");
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {
         let frame = Frame::udp(mac("c1"), src, dst).bytes();

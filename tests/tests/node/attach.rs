@@ -2,10 +2,7 @@
 
 use std::net::IpAddr;
 
-use margay_tests::{
-    eventually::eventually,
-    lab::Lab,
-};
+use margay_tests::{eventually::eventually, lab::Lab};
 
 /// A lab of one host with one network of both families.
 pub fn one_host() -> Lab {
@@ -35,7 +32,10 @@ fn a_container_finds_address_gateway_and_routes() {
     }
     let neighbours = c.sh("ip neigh show dev eth0");
     for gateway in ["10.1.0.1", "fd00:1::1"] {
-        assert!(neighbours.contains(&format!("{gateway} lladdr ee:ee:ee:ee:ee:ee PERMANENT")), "{neighbours}");
+        assert!(
+            neighbours.contains(&format!("{gateway} lladdr ee:ee:ee:ee:ee:ee PERMANENT")),
+            "{neighbours}"
+        );
     }
     assert!(c.pings(ip("10.1.0.1"), 3) && c.pings(ip("fd00:1::1"), 3), "the gateway answers");
 }
@@ -87,13 +87,15 @@ fn attaching_twice_is_attaching_once() {
 fn nothing_of_a_detached_container_is_left() {
     let lab = one_host();
     let host = lab.h(1);
-    let before = (host.namespace.sh("ip -o link"), host.json(&["route", "ls"]), host.namespace.sh("ip route"));
+    let before =
+        (host.namespace.sh("ip -o link"), host.json(&["route", "ls"]), host.namespace.sh("ip route"));
     for round in 0..3 {
         let (c, _) = lab.attached(1, "blue");
         let id = host.json(&["endpoint", "ls"])[0]["id"].as_str().expect("an id").to_owned();
         host.ok(&["endpoint", "detach", &id]);
         drop(c);
-        let after = (host.namespace.sh("ip -o link"), host.json(&["route", "ls"]), host.namespace.sh("ip route"));
+        let after =
+            (host.namespace.sh("ip -o link"), host.json(&["route", "ls"]), host.namespace.sh("ip route"));
         assert_eq!(before, after, "round {round}");
         assert!(host.json(&["status"])["pending"].as_array().is_some_and(Vec::is_empty));
     }
@@ -127,8 +129,22 @@ fn a_container_by_process_name_address_and_mac() {
     });
     let pid = sleeper.id().to_string();
     lab.h(1).ok(&[
-        "endpoint", "attach", "--network", "blue", "--pid", &pid, "--name", "web", "--ifname", "net7",
-        "--ip", "10.1.0.9", "--ip", "fd00:1::9", "--mac", "02:00:00:00:00:99",
+        "endpoint",
+        "attach",
+        "--network",
+        "blue",
+        "--pid",
+        &pid,
+        "--name",
+        "web",
+        "--ifname",
+        "net7",
+        "--ip",
+        "10.1.0.9",
+        "--ip",
+        "fd00:1::9",
+        "--mac",
+        "02:00:00:00:00:99",
     ]);
     let link = c.sh("ip -o addr show dev net7") + &c.sh("ip -o link show dev net7");
     for part in ["10.1.0.9/32", "fd00:1::9/128", "02:00:00:00:00:99"] {
@@ -160,7 +176,15 @@ fn cleanup_takes_everything_off_the_host() {
     let mut lab = Lab::without_agents(margay_tests::lab::Plan::for_test(1));
     let look = |lab: &Lab| {
         let n = &lab.h(1).namespace;
-        let all = ["ip -o link", "ip route", "ip -6 route", "ip rule", "ip -6 rule", "ip -o addr", "ip neigh show nud permanent"];
+        let all = [
+            "ip -o link",
+            "ip route",
+            "ip -6 route",
+            "ip rule",
+            "ip -6 rule",
+            "ip -o addr",
+            "ip neigh show nud permanent",
+        ];
         // Whether the kernel still probes its own addresses is its affair.
         all.map(|command| n.sh(command).replace(" tentative", ""))
     };

@@ -29,13 +29,21 @@ fn networks() {
     refused(h, &create(&["--subnet", "192.0.2.0/24"]), &["contains 192.0.2.1", "node h1"]);
     refused(h, &create(&["--subnet", "10.9.0.1/24"]), &["did you mean 10.9.0.0/24"]);
     refused(h, &create(&["--subnet", "224.0.0.0/8"]), &["multicast"]);
-    refused(h, &create(&["--subnet", "10.9.0.0/24", "--subnet", "10.8.0.0/24"]), &["one subnet of each family"]);
+    refused(
+        h,
+        &create(&["--subnet", "10.9.0.0/24", "--subnet", "10.8.0.0/24"]),
+        &["one subnet of each family"],
+    );
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--block-size", "3"]), &["block size 3", "power of two"]);
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--block-size", "512"]), &["block size 512"]);
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--gateway", "10.8.0.1"]), &["10.8.0.1"]);
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--mtu", "9"]), &["MTU 9"]);
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--internal", "--routable"]), &["not both"]);
-    refused(h, &["network", "create", "blue", "--subnet", "10.9.0.0/24"], &["blue exists with other options"]);
+    refused(
+        h,
+        &["network", "create", "blue", "--subnet", "10.9.0.0/24"],
+        &["blue exists with other options"],
+    );
     refused(h, &["network", "create", "a/b", "--subnet", "10.9.0.0/24"], &["a/b"]);
     refused(h, &["network", "rm", "green"], &["no network green"]);
     refused(h, &["network", "inspect", "green"], &["no network green"]);
@@ -52,7 +60,13 @@ fn a_network_in_use_is_not_removed() {
     refused(lab.h(1), &["network", "rm", "blue"], &["blue has endpoints: 1 on node h1 (web)"]);
     lab.h(1).ok(&["endpoint", "detach", "web"]);
     lab.h(1).ok(&["network", "rm", "blue"]);
-    assert_eq!(lab.h(1).json(&["route", "ls"]).as_array().map(|r| r.iter().filter(|r| r["kind"] == "subnet").count()), Some(0));
+    assert_eq!(
+        lab.h(1)
+            .json(&["route", "ls"])
+            .as_array()
+            .map(|r| r.iter().filter(|r| r["kind"] == "subnet").count()),
+        Some(0)
+    );
 }
 
 #[test]
@@ -93,7 +107,11 @@ fn endpoints() {
     assert_eq!((h.json(&["endpoint", "ls"]), h.namespace.sh("ip -o link")), before, "without a trace");
     // The same interface again, but differently.
     let taken = taken.path().display().to_string();
-    refused(h, &["endpoint", "attach", "--network", "blue", "--netns", &taken, "--ip", "10.1.0.77"], &["already"]);
+    refused(
+        h,
+        &["endpoint", "attach", "--network", "blue", "--netns", &taken, "--ip", "10.1.0.77"],
+        &["already"],
+    );
     // Detaching what is not there is what was wanted.
     h.ok(&["endpoint", "detach", "nobody"]);
 }
@@ -139,9 +157,16 @@ fn agents() {
 fn an_agent_without_privileges_names_what_it_lacks() {
     let lab = Lab::without_agents(Plan::for_test(1));
     let h = lab.h(1);
-    for (drop, reason) in [("cap_bpf", "CAP_BPF"), ("cap_net_admin", "CAP_NET_ADMIN"), ("cap_sys_admin", "CAP_SYS_ADMIN")] {
+    for (drop, reason) in
+        [("cap_bpf", "CAP_BPF"), ("cap_net_admin", "CAP_NET_ADMIN"), ("cap_sys_admin", "CAP_SYS_ADMIN")]
+    {
         let mut command = h.namespace.command("timeout");
-        command.args(["10", "setpriv", &format!("--bounding-set=-{}", &drop[4..]), &format!("--inh-caps=-{}", &drop[4..])]);
+        command.args([
+            "10",
+            "setpriv",
+            &format!("--bounding-set=-{}", &drop[4..]),
+            &format!("--inh-caps=-{}", &drop[4..]),
+        ]);
         let said = say(command.arg(margay()).args(h.own_flags()));
         assert_eq!(said.status, 1, "{said:?}");
         assert!(said.err.contains(reason), "{said:?}");
@@ -166,7 +191,9 @@ fn an_ingress_qdisc_in_the_way_is_named() {
     let pending = margay_tests::eventually::eventually("it is told", || {
         let status = lab.h(1).json(&["status"]);
         match status["pending"].as_array() {
-            Some(pending) if !pending.is_empty() => Ok(pending[0]["reason"].as_str().unwrap_or_default().to_owned()),
+            Some(pending) if !pending.is_empty() => {
+                Ok(pending[0]["reason"].as_str().unwrap_or_default().to_owned())
+            }
             _ => Err(status),
         }
     });

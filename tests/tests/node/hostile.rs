@@ -108,7 +108,16 @@ fn a_veth_that_has_lost_its_program_is_closed() {
 #[test]
 fn outsiders_reach_routable_networks_only() {
     let lab = one_host();
-    lab.h(1).ok(&["network", "create", "open", "--subnet", "10.4.0.0/16", "--subnet", "fd00:4::/64", "--routable"]);
+    lab.h(1).ok(&[
+        "network",
+        "create",
+        "open",
+        "--subnet",
+        "10.4.0.0/16",
+        "--subnet",
+        "fd00:4::/64",
+        "--routable",
+    ]);
     let outside = lab.outsider();
     let (closed, addr_closed) = lab.attached(1, "blue");
     let (open, addr_open) = lab.attached(1, "open");
@@ -137,7 +146,8 @@ fn what_the_kernel_forwards_reaches_no_closed_network() {
     let host = &lab.h(1).namespace;
     host.sysctl("net.ipv4.ip_forward", "1");
     let behind = lab.container();
-    let line = format!("ip link add lan0 netns {} type veth peer name eth0 netns {}", host.name(), behind.name());
+    let line =
+        format!("ip link add lan0 netns {} type veth peer name eth0 netns {}", host.name(), behind.name());
     margay_tests::process::sh(&line);
     host.sh("ip addr add 172.30.0.1/24 dev lan0");
     host.sh("ip link set lan0 up");

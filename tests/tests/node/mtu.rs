@@ -8,7 +8,8 @@ use margay_tests::{
 /// Two hosts with containers at 1500 on a wire of 1400.
 fn narrow_wire() -> Lab {
     let lab = Lab::from(Plan::for_test(2).mtu(1400));
-    let create = ["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64", "--mtu", "1500"];
+    let create =
+        ["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64", "--mtu", "1500"];
     lab.h(1).ok(&create);
     lab
 }
@@ -57,7 +58,10 @@ fn super_packets_cross_whole() {
     let (b, addr_b) = lab.attached(2, "blue");
     for addr in addr_b {
         let dir = lab.h(1).dir();
-        let dump = lab.h(2).namespace.start("tcpdump -n -i up0 --immediate-mode -l -q greater 60000", &dir.join("dump.log"));
+        let dump = lab
+            .h(2)
+            .namespace
+            .start("tcpdump -n -i up0 --immediate-mode -l -q greater 60000", &dir.join("dump.log"));
         eventually("tcpdump listens", || {
             let log = dump.log();
             if log.contains("listening on") { Ok(()) } else { Err(log) }

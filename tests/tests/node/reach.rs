@@ -108,7 +108,11 @@ fn other_program(lab: &Lab, mode: &str) -> Datapath {
     setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter");
     let options = match mode {
         "tcx" => TcAttachOptions::TcxOrder(LinkOrder::default()),
-        _ => TcAttachOptions::Netlink(NlOptions { priority: 60_000, handle: TcHandle::new(0, 7), classid: None }),
+        _ => TcAttachOptions::Netlink(NlOptions {
+            priority: 60_000,
+            handle: TcHandle::new(0, 7),
+            classid: None,
+        }),
     };
     let program = other.programs.get_mut(&Program::FromNetwork).expect("loaded");
     program.attach_with_options(UPLINK, TcAttachType::Ingress, options).expect("attaches");
