@@ -6,7 +6,10 @@ use margay_common::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, Packet};
+use crate::{
+    maps::Cursor,
+    packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, Packet},
+};
 
 /// ICMP in the protocol field.
 pub const ICMP: u8 = 1;
@@ -158,33 +161,31 @@ const OPTIONS_MAX: usize = 40;
 
 /// Refuses loose and strict source routing (RFC 791 section 3.1, RFC 7126
 /// section 4.3); other options do no harm here.
-///
-/// The loop goes over positions and not over options: so the verifier meets
-/// few states, whatever the lengths say.
 #[inline(never)]
 fn check_options(packet: &Packet<'_>, len: usize) -> Result<(), DropReason> {
-    let mut next = 0;
-    for at in 0..OPTIONS_MAX {
-        if at != next || at >= len {
+    let cursor = Cursor::new(0, len as u32).ok_or(DropReason::Malformed)?;
+    for at in 0..OPTIONS_MAX as u32 {
+        if at != cursor.at() || at >= cursor.end() {
             continue;
         }
-        let offset = ETH_LEN + IPV4_LEN + at;
+        let offset = ETH_LEN + IPV4_LEN + at as usize;
         let kind: u8 = packet.load(offset).ok_or(DropReason::Malformed)?;
         if kind == END {
             break;
         }
         if kind == NO_OPERATION {
-            next = at + 1;
+            cursor.set(at + 1);
             continue;
         }
-        let size: u8 = packet.load(offset + 1).ok_or(DropReason::Malformed)?;
         if kind == LOOSE_ROUTE || kind == STRICT_ROUTE {
             return Err(DropReason::SourceRoute);
         }
-        next = at + usize::from(size);
-        if size < 2 || next > len {
+        let size: u8 = packet.load(offset + 1).ok_or(DropReason::Malformed)?;
+        let next = at + u32::from(size);
+        if size < 2 || next > cursor.end() {
             return Err(DropReason::Malformed);
         }
+        cursor.set(next);
     }
     Ok(())
 }

@@ -35,6 +35,8 @@ static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTER_ENTR
 #[map]
 static ICMP_BUDGET: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(table::MAX_ICMP_BUDGETS, 0);
 #[map]
+static CURSOR: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// The ICMP errors that one interface caused in the second that began at
@@ -112,6 +114,46 @@ pub fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: the value is this CPU's own, programs do not preempt one another
     // on a CPU, and one run takes it once.
     SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+}
+
+/// Two numbers in memory whose content the verifier does not follow. A loop
+/// that keeps its state here has one state for the verifier, not one for each
+/// way through all of its rounds.
+#[derive(Clone, Copy)]
+pub struct Cursor(*mut [u32; 2]);
+
+impl Cursor {
+    /// This CPU's, with both numbers set.
+    #[inline(always)]
+    pub fn new(at: u32, end: u32) -> Option<Self> {
+        let cursor = Self(CURSOR.get_ptr_mut(0)?);
+        cursor.set(at);
+        // SAFETY: as in `set`.
+        unsafe { core::ptr::write_volatile(&raw mut (*cursor.0)[1], end) };
+        Some(cursor)
+    }
+
+    /// Moves on to a place.
+    #[inline(always)]
+    pub fn set(self, at: u32) {
+        // SAFETY: the value is this CPU's own and valid for this run; volatile
+        // keeps the compiler from holding it in a register instead.
+        unsafe { core::ptr::write_volatile(&raw mut (*self.0)[0], at) }
+    }
+
+    /// The place.
+    #[inline(always)]
+    pub fn at(self) -> u32 {
+        // SAFETY: as in `set`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0)[0]) }
+    }
+
+    /// The end.
+    #[inline(always)]
+    pub fn end(self) -> u32 {
+        // SAFETY: as in `set`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0)[1]) }
+    }
 }
 
 /// Takes one ICMP error out of the interface's budget of this second.
