@@ -57,6 +57,9 @@ pub enum Which {
     Interface(PathBuf, String),
 }
 
+/// Held by whoever works on an interface.
+type Turn = Arc<Mutex<()>>;
+
 /// The containers of this node.
 pub struct Workloads {
     /// The addresses of this node.
@@ -70,7 +73,7 @@ pub struct Workloads {
     /// The endpoints of this node.
     pub journal: Journal,
     /// One at a time for each interface of each namespace.
-    busy: Mutex<BTreeMap<(u32, String), Arc<Mutex<()>>>>,
+    busy: Mutex<BTreeMap<(u32, String), Turn>>,
 }
 
 impl Workloads {
@@ -233,7 +236,7 @@ impl Workloads {
         self.control.look(move |state| state.snapshot.network(&name).cloned()).await
     }
 
-    async fn turn(&self, sandbox: u32, ifname: &str) -> Arc<Mutex<()>> {
+    async fn turn(&self, sandbox: u32, ifname: &str) -> Turn {
         let mut busy = self.busy.lock().await;
         busy.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(busy.entry((sandbox, ifname.to_owned())).or_default())

@@ -27,10 +27,10 @@ pub struct Blocks<'a> {
 /// The route to an address of a subnet that is not on this node.
 #[inline(always)]
 pub fn lookup(dst: &Addr, blocks: &Blocks<'_>) -> Option<&'static Route> {
-    if blocks.borrowed {
-        if let Some(route) = maps::route(&RouteKey { len: 128, addr: *dst }) {
-            return Some(route);
-        }
+    if blocks.borrowed
+        && let Some(route) = maps::route(&RouteKey { len: 128, addr: *dst })
+    {
+        return Some(route);
     }
     maps::route(&RouteKey { len: blocks.len, addr: dst.masked(blocks.mask) })
 }

@@ -86,7 +86,9 @@ pub fn command(tools: &Toolchain, verb: &str, workspace: &Path, target_dir: &Pat
         "-Clink-arg=--disable-expand-memcpy-in-order",
     ];
     let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = std::iter::once(tools.linker_dir.clone()).chain(env::split_paths(&path));
+    // The compiler's own folder first: `cargo clippy` looks for its driver there.
+    let own = tools.cargo.parent().map(Path::to_path_buf);
+    let dirs = own.into_iter().chain([tools.linker_dir.clone()]).chain(env::split_paths(&path));
     let mut command = Command::new(&tools.cargo);
     command
         .args([verb, "--release", "--package", PACKAGE, "--target", TARGET, "-Zbuild-std=core"])

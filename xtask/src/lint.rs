@@ -9,10 +9,12 @@ use crate::{
     tidy,
 };
 
+type Check = fn() -> Result<()>;
+
 /// Runs every check and tells of all that fail.
 pub fn run() -> Result<()> {
     setup::run(Need::Build)?;
-    let checks: [(&str, fn() -> Result<()>); 5] = [
+    let checks: [(&str, Check); 5] = [
         ("rustfmt", format),
         ("clippy on the host", clippy_host),
         ("clippy on the BPF target", clippy_bpf),

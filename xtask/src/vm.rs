@@ -78,12 +78,12 @@ fn suite() -> Result<PathBuf> {
         "--message-format=json",
     ];
     let messages = run::output(&mut cargo(&args))?;
-    let executables = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == "datapath")
             .then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    executables.last().ok_or_else(|| anyhow!("cargo does not say where the datapath suite is"))
+    executables.next_back().ok_or_else(|| anyhow!("cargo does not say where the datapath suite is"))
 }
 
 fn initramfs(dir: &Path, files: &Path, suite: &Path) -> Result<PathBuf> {
@@ -173,7 +173,7 @@ fn find(dir: &Path, prefix: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
     let mut found = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(prefix) && !(path.is_dir() && !prefix.is_empty())
+        name.starts_with(prefix) && (prefix.is_empty() || !path.is_dir())
     });
     found.next().ok_or_else(|| anyhow!("nothing in {} begins with {prefix:?}", dir.display()))
 }

@@ -29,7 +29,7 @@ pub struct HashTable<K: Plain, V: Plain>(HashMap<MapData, Raw<K>, Raw<V>>);
 impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     /// Opens a pinned map.
     pub fn open(dir: &Path, name: &str) -> Result<Self> {
-        let map = open::<K, V>(dir, name, size_of::<K>())?;
+        let map = open::<V>(dir, name, size_of::<K>())?;
         Ok(Self(HashMap::try_from(Map::from_map_data(map)?)?))
     }
 
@@ -64,7 +64,7 @@ pub struct TrieTable<K: Plain, V: Plain>(LpmTrie<MapData, Raw<K>, Raw<V>>);
 impl<K: Plain + Ord, V: Plain> TrieTable<K, V> {
     /// Opens a pinned map.
     pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
-        let map = open::<K, V>(dir, name, size_of::<u32>() + size_of::<K>())?;
+        let map = open::<V>(dir, name, size_of::<u32>() + size_of::<K>())?;
         Ok(Self(LpmTrie::try_from(Map::from_map_data(map)?)?))
     }
 
@@ -92,7 +92,7 @@ pub struct Single<V: Plain>(Array<MapData, Raw<V>>);
 impl<V: Plain> Single<V> {
     /// Opens a pinned map.
     pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
-        let map = open::<u32, V>(dir, name, size_of::<u32>())?;
+        let map = open::<V>(dir, name, size_of::<u32>())?;
         Ok(Self(Array::try_from(Map::from_map_data(map)?)?))
     }
 
@@ -113,7 +113,7 @@ pub struct PerCpu<V: Plain>(PerCpuArray<MapData, Raw<V>>);
 impl<V: Plain> PerCpu<V> {
     /// Opens a pinned map.
     pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
-        let map = open::<u32, V>(dir, name, size_of::<u32>())?;
+        let map = open::<V>(dir, name, size_of::<u32>())?;
         Ok(Self(PerCpuArray::try_from(Map::from_map_data(map)?)?))
     }
 
@@ -125,7 +125,7 @@ impl<V: Plain> PerCpu<V> {
 
 /// Opens a pinned map and compares its layout with ours: the kernel would
 /// read and write with whatever sizes it has.
-fn open<K, V>(dir: &Path, name: &str, key_len: usize) -> Result<MapData> {
+fn open<V>(dir: &Path, name: &str, key_len: usize) -> Result<MapData> {
     let path = dir.join(name);
     let map = MapData::from_pin(&path).with_context(|| format!("map {}", path.display()))?;
     let info = map.info()?;
