@@ -55,7 +55,7 @@ codes! {
         OtherHost = 23, "other_host", "Addressed to a MAC that is not the gateway's.";
         Broadcast = 24, "broadcast", "Sent to a broadcast address.";
         Multicast = 25, "multicast", "Sent to a multicast address.";
-        BadDestination = 26, "bad_destination", "Unspecified, loopback, link-local or reserved destination.";
+        BadDestination = 26, "bad_destination", "Unspecified, loopback or reserved destination, or an IPv6 link-local one.";
         SourceRoute = 27, "source_route", "IPv4 source routing or IPv6 routing header 0.";
         Neighbour = 28, "neighbour", "ARP or neighbour discovery about something other than the gateway.";
         TtlExceeded = 29, "ttl_exceeded", "TTL or hop limit ran out.";

@@ -1,7 +1,6 @@
 //! Echo (RFC 792, RFC 4443 section 4.1) for the gateway's own address.
 
 use margay_common::{
-    endpoint::Workload,
     net::{Addr, Family, GATEWAY_MAC},
     verdict::DropReason,
 };
@@ -18,7 +17,7 @@ const V6_ADDRESSES: usize = ETH_LEN + 8;
 /// Turns an echo request into its reply, in place. A request in fragments or
 /// behind options gets none: the gateway does not reassemble.
 #[inline(always)]
-pub fn decide(packet: &Packet<'_>, workload: &Workload, ip: &Ip) -> Result<Forward, DropReason> {
+pub fn decide(packet: &Packet<'_>, ip: &Ip) -> Result<Forward, DropReason> {
     let (request, reply, l4) = match ip.family {
         Family::V4 => (8, 0, ETH_LEN + IPV4_LEN),
         Family::V6 => (128, 129, ETH_LEN + IPV6_LEN),
@@ -27,7 +26,10 @@ pub fn decide(packet: &Packet<'_>, workload: &Workload, ip: &Ip) -> Result<Forwa
         return Err(DropReason::GatewayPort);
     }
     turn(packet, ip, l4, reply).ok_or(DropReason::Malformed)?;
-    packet.set_macs(workload.mac, GATEWAY_MAC).ok_or(DropReason::Malformed)?;
+    // To the interface that asked, which need not be the one that the source
+    // address belongs to.
+    let asker = packet.ethernet().ok_or(DropReason::Malformed)?.src;
+    packet.set_macs(asker, GATEWAY_MAC).ok_or(DropReason::Malformed)?;
     Ok(Forward::Answer)
 }
 

@@ -1,6 +1,6 @@
 //! The ways on for a packet, and how each is taken.
 
-use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use margay_common::{
     endpoint::Endpoint,
     net::{Addr, GATEWAY_MAC, Mac},
@@ -59,7 +59,8 @@ impl Forward {
 #[inline(always)]
 pub fn carry_out(packet: &Packet<'_>, decision: &Forward) -> i32 {
     match *decision {
-        Forward::Pass | Forward::Answer => packet.redirect(packet.ifindex(), 0),
+        Forward::Pass => TC_ACT_UNSPEC,
+        Forward::Answer => packet.redirect(packet.ifindex(), 0),
         Forward::Peer { ifindex, mac } => {
             packet.adopt();
             readdress(packet, mac, packet.redirect_peer(ifindex))

@@ -3,7 +3,7 @@
 use margay_common::{
     endpoint::{BORROWED, Endpoint, ROUTABLE},
     net::Family,
-    route::{Prefix, SUBNET},
+    route::{Prefix, SUBNET, THIS_NODE},
     verdict::DropReason,
 };
 
@@ -29,13 +29,14 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         Err(reason) => return refuse_if_ours(packet, family, reason),
     };
     blame.ip = ip;
-    let Some(node) = maps::node() else { return Ok(Forward::Pass) };
-    let own = match family {
-        Family::V4 => &node.v4,
-        Family::V6 => &node.v6,
-    };
-    if ip.dst == *own {
-        return Ok(to_this_node(&ip, node.host_ifindex));
+    if let Some(node) = maps::node().filter(|node| node.host_ifindex != 0) {
+        let own = match family {
+            Family::V4 => &node.v4,
+            Family::V6 => &node.v6,
+        };
+        if ip.dst == *own {
+            return Ok(to_this_node(&ip, node.host_ifindex));
+        }
     }
     if let Some(endpoint) = maps::endpoint(&ip.dst) {
         return to_endpoint(packet, &ip, endpoint, blame);
@@ -93,6 +94,8 @@ fn to_endpoint(
 fn admit(ip: &Ip, routable: bool) -> Result<(), DropReason> {
     match maps::prefix(&ip.src) {
         Some(source) if source.kind == SUBNET => Err(DropReason::Isolated),
+        // This node's own address does not come in from the wire.
+        Some(source) if source.kind == THIS_NODE => Err(DropReason::SpoofedSource),
         Some(_) => Ok(()),
         None if routable => Ok(()),
         None => Err(DropReason::Outside),

@@ -123,7 +123,7 @@ fn deliver(
         return route::follow(packet, ip, route, Hop::Routed, blame);
     }
     if ip.dst == side.gateway {
-        return echo::decide(packet, workload, ip);
+        return echo::decide(packet, ip);
     }
     if ip.family == Family::V4 && ip.dst.is_last(&side.subnet_mask) {
         return Err(DropReason::Broadcast);
@@ -139,7 +139,7 @@ fn leave(
     workload: &Workload,
     blame: &mut Blame,
 ) -> Result<Forward, DropReason> {
-    let node = maps::node().ok_or(DropReason::Unconfigured)?;
+    let node = maps::node().filter(|node| node.host_ifindex != 0).ok_or(DropReason::Unconfigured)?;
     let host = Forward::Host { ifindex: node.host_ifindex };
     if let Some(prefix) = maps::prefix(&ip.dst) {
         return match prefix.kind {

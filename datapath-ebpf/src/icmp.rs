@@ -46,6 +46,12 @@ pub fn answer(program: Program, packet: &Packet<'_>, error: IcmpError, blame: &B
     if blame.gateway.is_unspecified() || !deserves_error(packet, ip) {
         return Err(());
     }
+    // A packet that was merged on its way in still asks the device for a
+    // checksum where its own transport header was, which would land in the
+    // error. Its sender tries again with a plain one and is told then.
+    if matches!(program, Program::FromNetwork) && packet.gso_size() != 0 {
+        return Err(());
+    }
     if !maps::may_send_error(packet.ifindex()) {
         count::note(program, packet, Note::IcmpLimited);
         return Err(());

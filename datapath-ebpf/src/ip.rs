@@ -130,8 +130,11 @@ fn parse_v4(packet: &Packet<'_>) -> Result<Ip, DropReason> {
     let header: Ipv4Header = packet.read(ETH_LEN).ok_or(DropReason::Malformed)?;
     let header_len = usize::from(header.version_ihl & 0xf) * 4;
     let total_len = u32::from(u16::from_be(header.total_len));
-    // A super-packet above 64 KiB says 0.
-    let truncated = total_len != 0 && (total_len > packet.l3_len() || total_len < header_len as u32);
+    // Only a super-packet above 64 KiB says 0.
+    let truncated = match total_len {
+        0 => packet.gso_size() == 0,
+        len => len > packet.l3_len() || len < header_len as u32,
+    };
     if header.version_ihl >> 4 != 4 || header_len < IPV4_LEN || truncated {
         return Err(DropReason::Malformed);
     }
@@ -197,7 +200,11 @@ fn parse_v6(packet: &Packet<'_>) -> Result<Ip, DropReason> {
     let payload_len = u32::from(u16::from_be(header.payload_len));
     // A super-packet above 64 KiB says 0.
     let truncated = payload_len != 0 && payload_len + IPV6_LEN as u32 > packet.l3_len();
-    if header.version_class >> 4 != 6 || truncated {
+    // IPv4-mapped addresses have no place on a wire (RFC 4291 section 2.5.5.2),
+    // and in the maps they are IPv4.
+    let mapped = header.src.is_v4() || header.dst.is_v4();
+    let wrong_super_packet = payload_len == 0 && header.next == HOP_BY_HOP && packet.gso_size() == 0;
+    if header.version_class >> 4 != 6 || truncated || mapped || wrong_super_packet {
         return Err(DropReason::Malformed);
     }
     let mut ip = Ip {
@@ -220,7 +227,8 @@ fn parse_v6(packet: &Packet<'_>) -> Result<Ip, DropReason> {
     Ok(ip)
 }
 
-/// Routing and fragment headers.
+/// Hop-by-hop, routing and fragment headers.
+const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 /// What `walk_extensions` found.
@@ -231,7 +239,7 @@ const LATER_FRAGMENT: u32 = 1 << 25;
 const fn is_extension(next: u8) -> bool {
     // Hop-by-hop, routing, fragment, destination options. An authentication
     // header counts as the protocol: nothing behind it concerns us.
-    matches!(next, 0 | ROUTING | FRAGMENT | 60)
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | 60)
 }
 
 /// Steps over the extension headers. The result is packed, since a function
@@ -289,11 +297,23 @@ pub fn check_size(packet: &Packet<'_>, ip: &Ip, mtu: u32) -> Result<(), DropReas
         return Ok(());
     }
     let gso_size = packet.gso_size();
+    if gso_size == GSO_BY_FRAGS {
+        return Ok(());
+    }
     if gso_size != 0 && segment_len(packet, ip, gso_size) <= mtu {
         return Ok(());
     }
     Err(DropReason::TooBig)
 }
+
+/// `gso_size` of a super-packet whose segments are as large as they came
+/// (SCTP): their own sender has cut them to fit.
+const GSO_BY_FRAGS: u32 = 0xffff;
+/// The jumbo header that IPv6 super-packets above 64 KiB carry and their
+/// segments do not.
+const JUMBO_LEN: u32 = 8;
+/// The length in an IPv6 header.
+const PAYLOAD_LEN_OFFSET: usize = ETH_LEN + 4;
 
 /// Length of one segment of a super-packet with its own IP header.
 #[inline(always)]
@@ -303,5 +323,8 @@ fn segment_len(packet: &Packet<'_>, ip: &Ip, gso_size: u32) -> u32 {
         UDP => 8,
         _ => 0,
     };
-    gso_size + (ip.l4 - ETH_LEN) as u32 + l4_len
+    let jumbo = ip.family == Family::V6
+        && ip.l4 > ETH_LEN + IPV6_LEN
+        && packet.read::<u16>(PAYLOAD_LEN_OFFSET) == Some(0);
+    gso_size + (ip.l4 - ETH_LEN) as u32 + l4_len - if jumbo { JUMBO_LEN } else { 0 }
 }

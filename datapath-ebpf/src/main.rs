@@ -38,7 +38,7 @@ mod route;
 #[cfg(target_arch = "bpf")]
 mod hooks {
     use aya_ebpf::{
-        bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
+        bindings::{BPF_F_INGRESS, TC_ACT_SHOT},
         macros::classifier,
         programs::TcContext,
     };
@@ -91,10 +91,6 @@ mod hooks {
         blame: &Blame,
     ) -> i32 {
         match decision {
-            Ok(Forward::Pass) => {
-                count::verdict(program, packet, Forward::Pass.verdict());
-                TC_ACT_UNSPEC
-            }
             Ok(decision) => {
                 count::verdict(program, packet, decision.verdict());
                 forward::carry_out(packet, &decision)

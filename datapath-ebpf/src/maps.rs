@@ -1,8 +1,10 @@
 //! Every map, private behind the look-ups that the programs make.
 //!
-//! Values are copied out at once where they are small. The large ones are
-//! read in place: the agent replaces a value as a whole, never in part, and
-//! the kernel keeps the old one until no program can hold it any more.
+//! Values are read in place. The agent replaces a value as a whole; the kernel
+//! may use the memory of a replaced one again at once, for another entry of the
+//! same map. A run would have to hold a value across two writes of the agent to
+//! read another's, and the agent writes at attaching and detaching only; what
+//! such a run reads is a valid value all the same.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -70,8 +72,8 @@ pub fn node() -> Option<&'static Node> {
 /// The container behind an interface.
 #[inline(always)]
 pub fn workload(ifindex: u32) -> Option<&'static Workload> {
-    // SAFETY: see the module's text; the kernel frees a replaced value only
-    // after this run.
+    // SAFETY: the memory is the map's for as long as the program is loaded, and
+    // every bit pattern in it is a value; see the module's text.
     unsafe { WORKLOADS.get(ifindex) }
 }
 

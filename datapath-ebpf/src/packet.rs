@@ -199,8 +199,8 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Makes the frame `len` bytes long. It is one of ours from then on:
-    /// super-packet or not, it becomes a plain one.
+    /// Makes the frame `len` bytes long. A super-packet becomes a plain one; a
+    /// checksum that the device still owes it is owed on.
     #[inline(always)]
     pub fn resize(&self, len: usize) -> Result<(), ()> {
         // SAFETY: the helper resizes the frame or fails; no view outlives it.

@@ -75,8 +75,8 @@ fn to_this_node_and_to_another() {
 fn to_the_world() {
     let mut node = node();
     let world = ["203.0.113.9", "2001:db8:9::9"].map(|a| a.parse::<IpAddr>().expect("a literal"));
-    for family in 0..2 {
-        let to = |name: &str, network| Frame::udp(mac(name), both(network, 2)[family], world[family]);
+    for (family, world) in world.into_iter().enumerate() {
+        let to = |name: &str, network| Frame::udp(mac(name), both(network, 2)[family], world);
         let out = node.from_workload("c1", &to("c1", 1).bytes());
         forwarded(&out, "from_workload", "host");
         let out = node.from_workload("i1", &to("i1", 3).bytes());
@@ -118,6 +118,16 @@ fn echo_of_the_gateway() {
         } else {
             assert!(margay_tests::frame::icmpv6_checksum_is_right(&out.frame));
         }
+    }
+}
+
+#[test]
+fn an_echo_through_the_other_interface_is_answered_there() {
+    let mut node = node();
+    for (src, gateway) in both(2, 2).into_iter().zip(both(2, 1)) {
+        let out = node.from_workload("c1", &Frame::echo(mac("c1"), src, gateway).bytes());
+        forwarded(&out, "from_workload", "answered");
+        assert_eq!(out.frame[..6], mac("c1"), "to the interface that asked");
     }
 }
 

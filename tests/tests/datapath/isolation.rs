@@ -1,7 +1,7 @@
 //! An endpoint never reaches an endpoint of a network that it has not joined.
 
 use margay_tests::{
-    bpf::{Node, both, mac, node},
+    bpf::{both, mac, node},
     frame::Frame,
 };
 
@@ -26,19 +26,11 @@ fn from_a_container_to_another_network() {
 fn from_the_network_with_an_address_of_another() {
     let mut node = node();
     for family in 0..2 {
-        for (target, network) in [("c2", 1), ("o1", 4)] {
-            let host = if target == "c2" { 3 } else { 2 };
+        for (network, host) in [(1, 3), (4, 2)] {
             let frame = Frame::udp([2; 6], both(2, 70)[family], both(network, host)[family]);
-            dropped_quietly(&mut node, &frame, target);
+            dropped(&node.from_network(&frame.bytes()), "from_network", "isolated");
         }
     }
-}
-
-/// Isolated, told to the sender, and nothing reached the target.
-fn dropped_quietly(node: &mut Node, frame: &Frame, target: &str) {
-    let out = node.from_network(&frame.bytes());
-    assert!(out.counted.contains(&"from_network isolated".to_owned()), "{target}: {out:?}");
-    assert!(!out.counted.contains(&"from_network local".to_owned()), "{target}: {out:?}");
 }
 
 #[test]

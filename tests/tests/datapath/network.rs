@@ -55,6 +55,15 @@ fn from_outside_only_to_routable_networks() {
 }
 
 #[test]
+fn this_nodes_own_address_does_not_come_from_the_wire() {
+    let mut node = node();
+    for (family, src) in ["192.0.2.1", "2001:db8::1"].into_iter().enumerate() {
+        let frame = Frame::udp(WIRE, addr(src), both(1, 2)[family]);
+        dropped(&node.from_network(&frame.bytes()), "from_network", "spoofed_source");
+    }
+}
+
+#[test]
 fn every_node_is_a_router_of_a_routable_network() {
     let mut node = node();
     for (family, src) in ["203.0.113.9", "2001:db8:9::9"].into_iter().enumerate() {

@@ -79,3 +79,29 @@ fn a_smaller_container_is_told_of_from_the_wire_and_from_the_host() {
         forwarded(&node.from_network(&frame.bytes()), "from_network", "local");
     }
 }
+
+#[test]
+fn a_jumbo_header_is_no_part_of_the_segments() {
+    let mut node = node();
+    let ifindex = node.ifindex("c1");
+    let mut tcp = vec![0; 32 + 3000];
+    tcp[12] = 0x80;
+    let jumbo = [6, 0, 0xc2, 4, 0, 0, 0x0b, 0xe0];
+    let frame =
+        Frame::udp(mac("c1"), both(1, 2)[1], both(1, 70)[1]).carrying(0, &[&jumbo[..], &tcp].concat());
+    let mut bytes = frame.bytes();
+    bytes[18..20].copy_from_slice(&[0, 0]);
+    let context = |gso_size| Context { ifindex, gso_size, ..Context::default() };
+    let fits = UPLINK_MTU - 40 - 32;
+    forwarded(&node.run(Program::FromWorkload, &bytes, context(fits)), "from_workload", "remote");
+    explained(&node.run(Program::FromWorkload, &bytes, context(fits + 1)), "from_workload", "too_big");
+}
+
+#[test]
+fn segments_that_their_sender_has_cut_pass() {
+    let mut node = node();
+    let ifindex = node.ifindex("c1");
+    let frame = super_packet(0, 3000);
+    let context = Context { ifindex, gso_size: 0xffff, ..Context::default() };
+    forwarded(&node.run(Program::FromWorkload, &frame, context), "from_workload", "remote");
+}

@@ -123,7 +123,7 @@ fn agent(host: &Host, change: impl Fn(&mut Vec<String>)) -> Said {
     say(host.namespace.command("timeout").arg("10").arg(margay()).args(flags))
 }
 
-fn set(flags: &mut Vec<String>, name: &str, value: &str) {
+fn set(flags: &mut [String], name: &str, value: &str) {
     let at = flags.iter().position(|flag| flag == name).expect("a flag");
     flags[at + 1] = value.into();
 }
