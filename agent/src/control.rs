@@ -3,10 +3,9 @@
 
 mod state;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
-use rtnetlink::Handle as Netlink;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
@@ -17,7 +16,7 @@ pub use state::{State, StoreState, now};
 
 use crate::{
     desired::desired,
-    kernel::{Kernel, facts},
+    kernel::{Kernel, Netlink, facts},
     model::endpoint::Endpoint,
     reconcile::{Change, plan},
     store::Feed,
@@ -44,10 +43,14 @@ enum Event {
 
 /// What others of this process want of the loop.
 pub enum Request {
+    /// An attach is about to make this interface.
+    Expect(String, oneshot::Sender<()>),
+    /// What keeps this node from joining the cluster, if anything does.
+    Joining(Option<String>),
     /// Serve an endpoint whose interface is there; told when the kernel holds
     /// everything that it needs, or why it cannot.
     Serve(Box<Endpoint>, oneshot::Sender<Result<()>>),
-    /// Serve it no longer; told when the kernel holds nothing of it.
+    /// Serve it no longer; told when the kernel was asked to forget it.
     Release(String, oneshot::Sender<Result<()>>),
     /// Look at the state.
     Look(Box<dyn FnOnce(&State) + Send>),
@@ -66,6 +69,17 @@ impl Control {
     pub fn channel() -> (Self, mpsc::Receiver<Request>) {
         let (requests, receive) = mpsc::channel(64);
         (Self { requests }, receive)
+    }
+
+    /// See [`Request::Expect`].
+    pub async fn expect(&self, interface: String) -> Result<()> {
+        self.ask(|reply| Request::Expect(interface, reply)).await
+    }
+
+    /// See [`Request::Joining`].
+    pub async fn joining(&self, problem: Option<String>) {
+        // A loop that has ended needs no news.
+        drop(self.requests.send(Request::Joining(problem)).await);
     }
 
     /// See [`Request::Serve`].
@@ -216,15 +230,25 @@ impl<K: Kernel> Loop<K> {
         match request {
             Request::Look(look) => look(&self.state),
             Request::Revision(revision, reply) => self.revisions.push((revision, reply)),
+            Request::Expect(interface, reply) => {
+                self.state.coming.insert(interface);
+                // Who asked may have gone.
+                let _ = reply.send(());
+            }
+            Request::Joining(problem) => self.state.join_problem = problem,
             Request::Serve(endpoint, reply) => {
                 let id = endpoint.id.clone();
+                self.state.coming.remove(&endpoint.host_interface);
                 self.state.facts.endpoints.insert(id.clone(), *endpoint);
                 self.waiters.push(Waiter { endpoint: id, present: true, reply });
                 // Its interface is newer than what we know of the host.
                 self.state.facts_stale = true;
             }
             Request::Release(id, reply) => {
-                self.state.facts.endpoints.remove(&id);
+                let endpoint = self.state.facts.endpoints.remove(&id);
+                if let Some(endpoint) = endpoint {
+                    self.state.coming.remove(&endpoint.host_interface);
+                }
                 self.waiters.push(Waiter { endpoint: id, present: false, reply });
             }
         }
@@ -246,11 +270,15 @@ impl<K: Kernel> Loop<K> {
         }
         match facts::uplink(&self.netlink, &self.state.facts.uplink.name).await {
             Ok(uplink) => {
-                if self.state.uplink_problem.take().is_some() {
+                let was_lost = self.state.uplink_problem.take().is_some();
+                if was_lost {
                     info!("uplink {} is back", uplink.name);
                 }
-                if uplink.ifindex != self.state.facts.uplink.ifindex {
+                // The kernel drops routes with their source address and filters
+                // with their interface, so look again and try everything again.
+                if uplink != self.state.facts.uplink || was_lost {
                     self.state.actual = None;
+                    self.state.retry.forget();
                 }
                 self.state.facts.uplink = uplink;
             }
@@ -290,7 +318,11 @@ impl<K: Kernel> Loop<K> {
             },
         };
         let desired = desired(&self.state.snapshot, &self.state.facts);
-        let changes = plan(&desired, &actual);
+        let mut changes = plan(&desired, &actual);
+        changes.retain(|change| match change {
+            Change::Put(_) => true,
+            Change::Remove(key) => !self.state.holds(key),
+        });
         let wanted: BTreeSet<Key> = changes.iter().map(Change::key).collect();
         self.state.retry.keep_only(|key| wanted.contains(key));
         self.state.desired = desired;
@@ -352,26 +384,6 @@ impl<K: Kernel> Loop<K> {
             }
         }
     }
-}
-
-/// Passes on that an interface or address of this host changed.
-pub async fn watch_links(send: mpsc::Sender<()>) -> Result<()> {
-    use futures::StreamExt;
-    use rtnetlink::MulticastGroup::{Ipv4Ifaddr, Ipv6Ifaddr, Link};
-    let (connection, _handle, mut messages) =
-        rtnetlink::new_multicast_connection(&[Link, Ipv4Ifaddr, Ipv6Ifaddr])?;
-    tokio::spawn(connection);
-    let handle = Arc::new(_handle);
-    tokio::spawn(async move {
-        let _open = handle;
-        while messages.next().await.is_some() {
-            // One message waiting is enough: it makes the loop look anew.
-            if let Err(mpsc::error::TrySendError::Closed(())) = send.try_send(()) {
-                return;
-            }
-        }
-    });
-    Ok(())
 }
 
 #[cfg(test)]

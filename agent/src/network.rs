@@ -44,10 +44,11 @@ impl Networks {
     /// it is in the store.
     pub async fn create(&self, request: NetworkRequest) -> Result<(Network, i64)> {
         for _ in 0..ATTEMPTS {
-            let (snapshot, guard, revision) = self.read().await?;
+            let (snapshot, guard) = self.read().await?;
             let next = guard.as_ref().map_or(1, |(guard, _)| guard.next_network);
             let network = request.clone().into_network(next)?;
             if let Some(found) = snapshot.network(&network.name) {
+                let revision = snapshot.network_revisions.get(&found.id).copied().unwrap_or_default();
                 return same(found, &network).map(|found| (found, revision));
             }
             check_overlap(&network, &snapshot)?;
@@ -71,7 +72,7 @@ impl Networks {
     /// Removes a network that has no endpoints anywhere.
     pub async fn remove(&self, name: &str) -> Result<i64> {
         for _ in 0..ATTEMPTS {
-            let (snapshot, guard, _) = self.read().await?;
+            let (snapshot, guard) = self.read().await?;
             let Some(network) = snapshot.network(name) else { bail!("there is no network {name}") };
             let ipam = self.store.list(&[ipam_of(network.id)]).await?;
             let holders = holders(&ipam.entries);
@@ -100,14 +101,14 @@ impl Networks {
         bail!("others use network {name} at every attempt; try again");
     }
 
-    /// The network of that name, if the store has it, and the revision read.
+    /// The revision of the network of that name, if the store has it.
     pub async fn find(&self, name: &str) -> Result<Option<i64>> {
-        let (snapshot, _, revision) = self.read().await?;
-        Ok(snapshot.network(name).map(|_| revision))
+        let (snapshot, _) = self.read().await?;
+        Ok(snapshot.network(name).and_then(|network| snapshot.network_revisions.get(&network.id).copied()))
     }
 
     /// Networks, nodes and the guard at one revision.
-    async fn read(&self) -> Result<(Snapshot, Option<(Guard, i64)>, i64)> {
+    async fn read(&self) -> Result<(Snapshot, Option<(Guard, i64)>)> {
         let prefixes = [format!("{ROOT}networks/"), format!("{ROOT}nodes/"), Key::Guard.to_string()];
         let listing = self.store.list(&prefixes).await?;
         let mut snapshot = Snapshot::default();
@@ -123,7 +124,7 @@ impl Networks {
                 guard = Some((model::decode(value)?, *revision));
             }
         }
-        Ok((snapshot, guard, listing.revision))
+        Ok((snapshot, guard))
     }
 }
 

@@ -8,12 +8,15 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use margay_common::net::Mac;
-use rtnetlink::Handle as Netlink;
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -22,6 +25,7 @@ use crate::{
     ipam::{self, Ipam},
     journal::Journal,
     kernel::{
+        Netlink,
         link::{self, VethSpec},
         netns::Netns,
         sysctl,
@@ -30,6 +34,9 @@ use crate::{
     network::Networks,
     tables::VETH_PREFIX,
 };
+
+/// How long an attach waits for the node to join.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a front end asks for.
 #[derive(Clone, Debug)]
@@ -72,6 +79,8 @@ pub struct Workloads {
     pub netlink: Netlink,
     /// The endpoints of this node.
     pub journal: Journal,
+    /// Whether attaching may begin.
+    open: watch::Sender<bool>,
     /// One at a time for each interface of each namespace.
     busy: Mutex<BTreeMap<(u32, String), Turn>>,
 }
@@ -79,7 +88,15 @@ pub struct Workloads {
 impl Workloads {
     /// Nothing is attached or detached by this.
     pub fn new(ipam: Ipam, networks: Networks, control: Control, netlink: Netlink, journal: Journal) -> Self {
-        Self { ipam, networks, control, netlink, journal, busy: Mutex::default() }
+        Self {
+            ipam,
+            networks,
+            control,
+            netlink,
+            journal,
+            open: watch::Sender::new(false),
+            busy: Mutex::default(),
+        }
     }
 
     /// Attaches a container to a network, or finds it attached.
@@ -88,8 +105,14 @@ impl Workloads {
         let netns = Netns::open(&request.netns)?;
         let turn = self.turn(netns.inode, &request.ifname).await;
         let _turn = turn.lock().await;
+        self.joined().await?;
         if let Some(found) = self.existing(netns.inode, &request.ifname)? {
-            return same(found, &request);
+            if found.ready && link::index(&self.netlink, &found.host_interface).await?.is_some() {
+                return same(found, &request);
+            }
+            // Begun and not finished, or of a namespace that is gone and whose
+            // inode number this one has now.
+            self.take_down(&found).await?;
         }
         let network = self.network(&request.network).await?;
         if let Some(name) = &request.name {
@@ -114,10 +137,11 @@ impl Workloads {
             ifname: request.ifname,
             host_interface: format!("{VETH_PREFIX}{}", &id[..12]),
             mtu,
+            ready: false,
             id,
         };
         match self.bring_up(&endpoint, &network, &netns).await {
-            Ok(()) => {
+            Ok(endpoint) => {
                 info!("endpoint {} attached to network {}", endpoint.id, network.name);
                 Ok(endpoint)
             }
@@ -140,8 +164,29 @@ impl Workloads {
         Ok(Some(endpoint))
     }
 
+    /// Lets attaching begin: this node has joined, and what a crash left behind
+    /// is swept.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until attaching may begin.
+    async fn joined(&self) -> Result<()> {
+        let mut open = self.open.subscribe();
+        if timeout(PATIENCE, open.wait_for(|open| *open)).await.is_ok() {
+            return Ok(());
+        }
+        let problem = self.control.look(|state| {
+            let away = state.store.away.as_ref();
+            state.join_problem.clone().or(away.map(|(reason, _)| format!("the store is away: {reason}")))
+        });
+        let problem = problem.await?.unwrap_or_else(|| "see `margay status`".into());
+        bail!("this node has not joined the cluster: {problem}")
+    }
+
     /// Takes back the addresses of this node that no endpoint of the journal
-    /// holds: what a crash between two steps left behind.
+    /// holds: what a crash between two steps left behind. Only before attaching
+    /// begins, or it would take those of an attach that is under way.
     pub async fn sweep(&self) -> Result<()> {
         let endpoints = self.journal.read()?;
         let networks = self.control.look(|state| state.snapshot.networks.keys().copied().collect::<Vec<_>>());
@@ -181,9 +226,10 @@ impl Workloads {
         }
     }
 
-    async fn bring_up(&self, endpoint: &Endpoint, network: &Network, netns: &Netns) -> Result<()> {
+    async fn bring_up(&self, endpoint: &Endpoint, network: &Network, netns: &Netns) -> Result<Endpoint> {
         self.journal.put(endpoint)?;
         let host = &endpoint.host_interface;
+        self.control.expect(host.clone()).await?;
         let spec = VethSpec { host, inside: &endpoint.ifname, mac: endpoint.mac, mtu: endpoint.mtu };
         link::add_veth(&self.netlink, netns, &spec).await?;
         // The host side is closed whenever it has no program, whatever the
@@ -194,7 +240,10 @@ impl Workloads {
         let index = index.ok_or_else(|| anyhow!("interface {host} vanished"))?;
         link::set_up(&self.netlink, index).await?;
         self.control.serve(endpoint.clone()).await?;
-        inside::configure(netns, endpoint, network).await
+        inside::configure(netns, endpoint, network).await?;
+        let endpoint = Endpoint { ready: true, ..endpoint.clone() };
+        self.journal.put(&endpoint)?;
+        Ok(endpoint)
     }
 
     async fn take_down(&self, endpoint: &Endpoint) -> Result<()> {
@@ -289,7 +338,7 @@ fn mac_for(addresses: &[IpAddr]) -> Mac {
 }
 
 /// Sixteen hexadecimal digits nobody has had.
-fn new_id() -> Result<String> {
+pub fn new_id() -> Result<String> {
     use std::io::Read;
     let mut bytes = [0; 8];
     let path = Path::new("/dev/urandom");

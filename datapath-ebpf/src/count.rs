@@ -1,6 +1,6 @@
 //! Every packet is counted once, under its verdict or the reason of its drop.
 
-use aya_log_ebpf::debug;
+use aya_log_ebpf::info;
 use margay_common::verdict::{DropReason, Note, Program, Verdict, counter};
 
 use crate::{maps, packet::Packet};
@@ -27,7 +27,7 @@ pub fn note(program: Program, packet: &Packet<'_>, note: Note) {
 /// verifier removes it otherwise.
 #[inline(always)]
 pub fn log(packet: &Packet<'_>, program: Program, reason: DropReason) {
-    debug!(
+    info!(
         packet.context(),
         "program {} dropped {} bytes from interface {}: reason {}",
         program as u8,

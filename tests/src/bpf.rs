@@ -220,6 +220,11 @@ impl Node {
         }
     }
 
+    /// A program, to be attached, and the folders for its links.
+    pub fn program(&mut self, program: Program) -> (Pins, &mut SchedClassifier) {
+        (Pins::at(&self.root), self.datapath.programs.get_mut(&program).expect("every program is loaded"))
+    }
+
     /// Instructions that the verifier went through for each program.
     pub fn verified(&self) -> Vec<(&'static str, u32)> {
         let info = |(program, loaded): (&Program, &SchedClassifier)| {
@@ -300,8 +305,7 @@ fn interface(endpoint: &str) -> String {
 fn make_interfaces(names: Vec<String>) -> BTreeMap<String, u32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let (connection, netlink, _) = rtnetlink::new_connection().expect("netlink");
-        tokio::spawn(connection);
+        let netlink = margay::kernel::netlink().expect("netlink");
         let mut made = BTreeMap::new();
         for name in names {
             link::add_host_pair(&netlink, &name, 1500).await.expect("an interface");
@@ -341,6 +345,7 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
         ifname: "eth0".into(),
         host_interface: interface(name),
         mtu: if *name == "small" { 1300 } else { 1500 },
+        ready: true,
     };
     LocalFacts {
         node: "h1".into(),

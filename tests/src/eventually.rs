@@ -8,7 +8,7 @@ use std::{
 
 /// How long anything may take that a test waits for. Far beyond what it does
 /// take: a test that gets here has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 

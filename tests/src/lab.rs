@@ -106,6 +106,9 @@ impl Lab {
         let plan = &self.plan;
         let name = format!("h{i}");
         let namespace = Namespace::new(&format!("{}-{name}", plan.prefix));
+        // The lab's addresses are unique; while the kernel still makes sure, it
+        // asks for no neighbours.
+        namespace.sysctl("net.ipv6.conf.default.accept_dad", "0");
         let wire = self.wire.name();
         sh(&format!(
             "ip link add {UPLINK} mtu {} netns {} type veth peer name w{i} netns {wire}",

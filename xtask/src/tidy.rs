@@ -50,10 +50,11 @@ const EDGES: [(&str, &[&str]); 17] = [
 ];
 
 /// Crates that only these modules of the agent may name.
-const OWNED: [(&str, &[&str]); 6] = [
+const OWNED: [(&str, &[&str]); 7] = [
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
     ("netlink_packet_route", &["kernel"]),
+    ("rtnetlink", &["kernel"]),
     ("etcd_client", &["store"]),
     ("axum", &["api"]),
     ("clap", &["config", "kernel", "bin"]),

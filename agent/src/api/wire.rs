@@ -146,6 +146,8 @@ pub struct Store {
     pub in_sync: bool,
     /// The revision that it has seen.
     pub revision: i64,
+    /// Changes of others that came in since the agent started.
+    pub events: u64,
     /// Why the store does not answer.
     pub away: Option<String>,
     /// Since when not, seconds since 1970.

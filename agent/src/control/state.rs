@@ -1,7 +1,7 @@
 //! What the loop knows. Plain data: whoever looks sees one moment of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -45,6 +45,12 @@ pub struct State {
     pub desired: Tables,
     /// What the kernel holds, once it was read.
     pub actual: Option<Tables>,
+    /// Interfaces that an attach is about to make.
+    pub coming: BTreeSet<String>,
+    /// Why this node has not joined the cluster.
+    pub join_problem: Option<String>,
+    /// Changes of the watched part of the store that came in.
+    pub events: u64,
     /// What failed and waits.
     pub retry: Retry,
     /// Rounds so far.
@@ -69,6 +75,7 @@ impl State {
             }
             Feed::Events { revision, events } => {
                 events.iter().for_each(|event| self.snapshot.apply(event));
+                self.events += events.len() as u64;
                 self.revision = self.revision.max(revision);
                 self.back();
             }
@@ -91,6 +98,25 @@ impl State {
         match change {
             Change::Put(entry) => actual.put(entry.clone()),
             Change::Remove(key) => actual.remove(key),
+        }
+    }
+
+    /// Whether an entry stays although nothing asks for it: an interface that
+    /// is just coming, an endpoint of ours whose network is not to be seen, and
+    /// everything about others while part of the store cannot be read.
+    pub fn holds(&self, key: &Key) -> bool {
+        let endpoints = || self.facts.endpoints.values();
+        let orphans = || endpoints().filter(|e| !self.snapshot.networks.contains_key(&e.network));
+        let index = |name: &String| self.facts.interfaces.get(name);
+        match key {
+            Key::Interface(name) => {
+                self.coming.contains(name) || endpoints().any(|e| e.host_interface == *name)
+            }
+            Key::Attachment(name) => orphans().any(|e| e.host_interface == *name),
+            Key::Workload(found) => orphans().any(|e| index(&e.host_interface) == Some(found)),
+            Key::Endpoint(addr) => orphans().any(|e| e.addresses.iter().any(|own| *addr == (*own).into())),
+            Key::Route(_) | Key::Prefix(_) | Key::HostRoute(_) => !self.snapshot.unreadable.is_empty(),
+            Key::Node(()) => false,
         }
     }
 

@@ -44,8 +44,7 @@ struct Bench {
 }
 
 fn start(kernel: Recorder) -> Bench {
-    let (connection, netlink, _) = rtnetlink::new_connection().expect("netlink needs no privilege to open");
-    tokio::spawn(connection);
+    let netlink = crate::kernel::netlink().expect("netlink needs no privilege to open");
     let (store, store_feed) = mpsc::channel(8);
     let (links, link_feed) = mpsc::channel(1);
     let (control, requests) = Control::channel();
@@ -122,4 +121,37 @@ async fn an_in_sync_kernel_is_only_read() {
     second.store.send(listing()).await.expect("the loop runs");
     second.control.revision(5).await.expect("reached");
     assert_eq!(*second.kernel.calls.lock().expect("no panic"), ["read"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_removes_nothing() {
+    let first = start(Recorder::default());
+    let listing = |event| Feed::Listing(Listing { revision: 5, entries: vec![event] });
+    first.store.send(listing(network())).await.expect("the loop runs");
+    first.control.revision(5).await.expect("reached");
+    let mut tables = first.kernel.tables.lock().expect("no panic").clone();
+    tables.routes.insert(Default::default(), Default::default());
+    // A restarted agent has no last good value of what it cannot read.
+    let second = start(Recorder { tables: Arc::new(Mutex::new(tables.clone())), ..Recorder::default() });
+    let broken =
+        snapshot::Event::Put { key: "/margay/v1/networks/1".into(), value: b"{".to_vec(), revision: 5 };
+    second.store.send(listing(broken)).await.expect("the loop runs");
+    second.control.revision(5).await.expect("reached");
+    assert_eq!(*second.kernel.tables.lock().expect("no panic"), tables);
+}
+
+#[tokio::test]
+async fn an_interface_that_is_coming_stays() {
+    let kernel = Recorder::default();
+    let bench = start(kernel.clone());
+    bench.control.expect("mgy000000000001".into()).await.expect("the loop runs");
+    let veth = crate::tables::Interface::Veth;
+    for name in ["mgy000000000001", "mgy000000000002"] {
+        kernel.tables.lock().expect("no panic").interfaces.insert(name.into(), veth);
+    }
+    bench.store.send(Feed::Listing(Listing { revision: 5, entries: vec![] })).await.expect("the loop runs");
+    bench.control.revision(5).await.expect("reached");
+    let tables = kernel.tables.lock().expect("no panic");
+    assert!(tables.interfaces.contains_key("mgy000000000001"));
+    assert!(!tables.interfaces.contains_key("mgy000000000002"), "an orphan goes");
 }

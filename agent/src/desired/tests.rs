@@ -70,6 +70,7 @@ fn facts() -> LocalFacts {
         ifname: "eth0".into(),
         host_interface: "mgye1".into(),
         mtu: 1500,
+        ready: true,
     };
     LocalFacts {
         node: "h1".into(),

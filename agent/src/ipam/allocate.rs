@@ -109,7 +109,15 @@ impl Ipam {
                 continue;
             }
             let draft = drafted?;
-            if let Commit::Done(revision) = self.store.commit(draft.txn).await? {
+            let committed = match self.store.commit(draft.txn).await {
+                Ok(committed) => committed,
+                Err(away) => {
+                    // It may have happened all the same.
+                    views.remove(&network.id);
+                    return Err(away.into());
+                }
+            };
+            if let Commit::Done(revision) = committed {
                 for (block, allocations) in draft.changed {
                     view.owners.insert(block, self.node.clone());
                     view.blocks.insert(block, (allocations, revision));
@@ -189,8 +197,10 @@ impl Ipam {
                     view.owners.insert(block, owner.unwrap_or_default());
                 }
                 Some(Key::Ipam(_, block)) => {
-                    if let Ok(allocations) = model::decode(&value) {
-                        view.blocks.insert(block, (allocations, revision));
+                    match model::decode(&value) {
+                        Ok(allocations) => drop(view.blocks.insert(block, (allocations, revision))),
+                        // Nobody knows who has what in it: it is nobody's to use.
+                        Err(_) => drop(view.owners.insert(block, String::new())),
                     }
                 }
                 _ => {}

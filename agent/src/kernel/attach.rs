@@ -94,10 +94,23 @@ pub async fn attach(
     }
 }
 
-/// Detaches what is ours, attached in either way.
-pub async fn detach(pins: &Pins, netlink: &Handle, interface: &str) -> Result<()> {
-    pins::unlink(&pins.link(interface))?;
-    detach_clsact(netlink, interface).await
+/// Detaches what is ours, attached in either way; whether there was anything.
+pub async fn detach(pins: &Pins, netlink: &Handle, interface: &str) -> Result<bool> {
+    let link = pins.link(interface);
+    let linked = link.exists();
+    pins::unlink(&link)?;
+    let filtered = attached_clsact(netlink, interface).await?.is_some();
+    detach_clsact(netlink, interface).await?;
+    Ok(linked || filtered)
+}
+
+/// Unpins a link that is at no interface any more.
+pub fn discard_husk(pins: &Pins, interface: &str) -> Result<()> {
+    let link = pins.link(interface);
+    if link.exists() && attached_tcx(pins, interface)?.is_none() {
+        pins::unlink(&link)?;
+    }
+    Ok(())
 }
 
 fn attached_tcx(pins: &Pins, interface: &str) -> Result<Option<(TcAttachType, u32)>> {
@@ -197,7 +210,8 @@ async fn filter_at(netlink: &Handle, index: u32, kind: TcAttachType) -> Result<O
     let mut found = request.execute();
     // Without a clsact qdisc the kernel answers with an error.
     while let Ok(Some(filter)) = found.try_next().await {
-        if filter.header.info >> 16 != u32::from(PRIORITY) {
+        let handle = filter.header.handle;
+        if filter.header.info >> 16 != u32::from(PRIORITY) || handle.major != 0 || handle.minor != HANDLE {
             continue;
         }
         for attribute in &filter.attributes {

@@ -1,6 +1,6 @@
 //! Takes everything of ours off this host.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 use rtnetlink::Handle;
@@ -13,7 +13,7 @@ use crate::tables::HOST_INTERFACE;
 
 /// Detaches and removes everything that is ours, and says what it was. What is
 /// already gone is fine, so this can be repeated.
-pub async fn everything(netlink: &Handle, root: &Path, uplink: Option<&str>) -> Result<Vec<String>> {
+pub async fn everything(netlink: &Handle, root: &Path) -> Result<Vec<String>> {
     let mut done = Vec::new();
     let pins = Pins::at(root);
     for (dst, _) in link::host_routes(netlink).await? {
@@ -21,9 +21,11 @@ pub async fn everything(netlink: &Handle, root: &Path, uplink: Option<&str>) -> 
         done.push(format!("route {dst}"));
     }
     let pinned = pins.linked_interfaces()?;
-    for interface in pinned.iter().map(String::as_str).chain(uplink) {
-        attach::detach(&pins, netlink, interface).await?;
-        done.push(format!("programs on {interface}"));
+    let present = link::list(netlink).await?.into_iter().map(|link| link.name);
+    for interface in pinned.into_iter().chain(present).collect::<BTreeSet<_>>() {
+        if attach::detach(&pins, netlink, &interface).await? {
+            done.push(format!("program on {interface}"));
+        }
     }
     for name in facts::own_interfaces(netlink).await?.into_keys() {
         link::remove(netlink, &name).await?;

@@ -116,7 +116,7 @@ const PINNED: [&str; 7] = [
 ];
 
 fn load_and_pin(pins: &Pins, dir: &Path, log: bool) -> Result<()> {
-    let level = if log { aya_log::Level::Debug as u8 } else { 0 };
+    let level = if log { aya_log::Level::Info as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).override_global(
         aya_log::LEVEL,

@@ -105,7 +105,7 @@ impl Host {
             Key::Route(key) => maps.routes.remove(*key),
             Key::Prefix(key) => maps.prefixes.remove(key.len, key.addr),
             Key::Endpoint(addr) => maps.endpoints.remove(*addr),
-            Key::Attachment(name) => attach::detach(&self.pins, &self.netlink, name).await,
+            Key::Attachment(name) => attach::detach(&self.pins, &self.netlink, name).await.map(drop),
             Key::HostRoute(dst) => link::remove_host_route(&self.netlink, *dst).await,
         }
     }
@@ -154,9 +154,8 @@ impl Kernel for Host {
         for interface in own.chain([self.uplink.clone()]).chain(pinned) {
             if let Some(attachment) = self.attachment(&interface, &datapath).await? {
                 tables.attachments.insert(interface, attachment);
-            } else if self.pins.link(&interface).exists() {
-                // The interface is gone, its link is a husk.
-                attach::detach(&self.pins, &self.netlink, &interface).await?;
+            } else {
+                attach::discard_husk(&self.pins, &interface)?;
             }
         }
         Ok(tables)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use margay_common::net::{GATEWAY_MAC, Mac};
 use netlink_packet_route::{
@@ -14,7 +14,11 @@ use netlink_packet_route::{
     link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope},
 };
-use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
+};
+
+use tokio::sync::mpsc;
 
 use super::netns::Netns;
 use crate::{
@@ -259,7 +263,8 @@ fn host_route(message: &RouteMessage, v4: bool) -> Option<(IpNet, HostRoute)> {
     Some((dst, HostRoute { gateway: gateway?, source, mtu }))
 }
 
-/// Adds or replaces one of the host's routes.
+/// Adds or replaces one of the host's routes, unless somebody else's is in its
+/// place.
 pub async fn put_host_route(netlink: &Handle, index: u32, dst: IpNet, spec: &HostRoute) -> Result<()> {
     let mut builder = with_gateway(route(dst, index), spec.gateway)?.onlink().protocol(PROTOCOL);
     if let Some(source) = spec.source {
@@ -267,8 +272,15 @@ pub async fn put_host_route(netlink: &Handle, index: u32, dst: IpNet, spec: &Hos
     }
     let mut message = builder.build();
     message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(spec.mtu)]));
-    let request = netlink.route().add(message).replace();
-    request.execute().await.context(format!("route to {dst} by margay0"))
+    let ours = host_routes(netlink).await?.iter().any(|(found, _)| *found == dst);
+    let request = netlink.route().add(message);
+    let request = if ours { request.replace() } else { request };
+    match request.execute().await {
+        Err(error) if is(&error, libc::EEXIST) => bail!(
+            "the host has a route to {dst} that is not Margay's (ip route show {dst}); remove it, or the network"
+        ),
+        result => result.context(format!("route to {dst} by margay0")),
+    }
 }
 
 /// Removes one of the host's routes, if it is there.
@@ -292,6 +304,24 @@ fn with_gateway(
     gateway: IpAddr,
 ) -> Result<RouteMessageBuilder<IpAddr>> {
     Ok(builder.gateway(gateway)?)
+}
+
+/// Tells of every change of an interface or address of this host. One message
+/// waiting is enough, it makes the receiver look anew.
+pub fn watch(send: mpsc::Sender<()>) -> Result<()> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+    tokio::spawn(connection);
+    tokio::spawn(async move {
+        // The connection ends with its last handle.
+        let _open = handle;
+        while messages.next().await.is_some() {
+            if let Err(mpsc::error::TrySendError::Closed(())) = send.try_send(()) {
+                return;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Whether an error is the kernel's with that number.

@@ -16,7 +16,17 @@ pub mod table;
 
 use std::future::Future;
 
+/// The way to the kernel's network configuration, in one network namespace.
+pub use rtnetlink::Handle as Netlink;
+
 use crate::{reconcile::Change, tables::Tables};
+
+/// Netlink in this thread's network namespace.
+pub fn netlink() -> std::io::Result<Netlink> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
 
 /// The kernel, as the control loop sees it.
 pub trait Kernel {

@@ -11,10 +11,9 @@ use nix::{
     sched::{CloneFlags, setns},
     sys::statfs::fstatfs,
 };
-use rtnetlink::Handle;
 use tokio::runtime;
 
-use super::sysctl;
+use super::{Netlink, sysctl};
 
 /// An open network namespace of somebody else.
 #[derive(Debug)]
@@ -46,13 +45,11 @@ impl Netns {
     }
 
     /// Netlink inside the namespace: a socket stays where it was made.
-    pub async fn netlink(&self) -> Result<Handle> {
+    pub async fn netlink(&self) -> Result<Netlink> {
         let runtime = runtime::Handle::current();
         self.run(move || {
             let _guard = runtime.enter();
-            let (connection, handle, _) = rtnetlink::new_connection()?;
-            tokio::spawn(connection);
-            Ok(handle)
+            Ok(super::netlink()?)
         })
         .await
     }

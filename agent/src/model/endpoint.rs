@@ -32,6 +32,10 @@ pub struct Endpoint {
     pub host_interface: String,
     /// The interface's MTU.
     pub mtu: u32,
+    /// Whether attaching has come to its end: without it, the next attach
+    /// begins anew.
+    #[serde(default)]
+    pub ready: bool,
 }
 
 /// A MAC as `02:00:...`.

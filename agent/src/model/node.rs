@@ -22,6 +22,15 @@ pub struct Node {
     pub unknown: Unknown,
 }
 
+/// The cluster, as its first node named it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Sixteen hexadecimal digits.
+    pub id: String,
+    /// Raised when an operator declares a changed store to be the right one.
+    pub epoch: u64,
+}
+
 /// The value of the key that a node's lease keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alive {

@@ -49,6 +49,11 @@ impl Retry {
         self.pending.retain(|key, _| wanted(key));
     }
 
+    /// Forgets every wait: what failed may succeed now.
+    pub fn forget(&mut self) {
+        self.pending.clear();
+    }
+
     /// When the next change is due.
     pub fn next_due(&self) -> Option<Duration> {
         self.pending.values().map(|pending| pending.due).min()

@@ -1,6 +1,6 @@
 //! etcd v3.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use etcd_client::{
@@ -9,7 +9,10 @@ use etcd_client::{
 };
 use futures::{FutureExt, future::BoxFuture};
 use serde::Deserialize;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    time::timeout,
+};
 use tracing::{debug, warn};
 
 use super::{Away, Commit, Condition, Feed, Listing, Op, Store, Txn, watch};
@@ -20,7 +23,7 @@ const REQUEST: Duration = Duration::from_secs(5);
 /// How long a node's lease outlives its agent.
 const LEASE: Duration = Duration::from_secs(15);
 /// The largest answer taken: a listing of a million routes is some 150 MB.
-const ANSWER_MAX: usize = 1 << 30;
+pub(super) const ANSWER_MAX: usize = 1 << 30;
 
 /// How to reach etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -43,7 +46,9 @@ pub struct Options {
 /// etcd.
 #[derive(Clone)]
 pub struct Etcd {
-    client: Client,
+    endpoints: Vec<String>,
+    connect: ConnectOptions,
+    client: Arc<OnceCell<Client>>,
 }
 
 impl fmt::Debug for Etcd {
@@ -55,8 +60,8 @@ impl fmt::Debug for Etcd {
 impl Etcd {
     /// Prepares the connection, which comes about with the first request: an
     /// etcd that is away is no error yet.
-    pub async fn new(options: &Options) -> Result<Self> {
-        let tls = tls(options).await?;
+    pub fn new(options: &Options) -> Result<Self> {
+        let tls = tls(options)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoints: Vec<String> =
             options.endpoints.iter().map(|host| format!("{scheme}://{host}")).collect();
@@ -73,18 +78,24 @@ impl Etcd {
             let Some(path) = &options.password_file else {
                 bail!("--etcd-user needs --etcd-password-file");
             };
-            let password = read(path).await?;
+            let password = read(path)?;
             let password = String::from_utf8_lossy(&password).trim_end().to_owned();
             connect = connect.with_user(user.clone(), password).with_auto_token_refresh(true);
         }
-        let client = Client::connect(endpoints, Some(connect)).await.context("etcd")?;
-        Ok(Self { client })
+        Ok(Self { endpoints, connect, client: Arc::default() })
     }
 
-    async fn list_now(&self, prefixes: &[String]) -> Result<Listing, etcd_client::Error> {
+    /// The client. With a user, making it means logging in, so it is made when
+    /// it is first needed and etcd answers.
+    pub(super) async fn client(&self) -> Result<&Client, Away> {
+        let make = || Client::connect(&self.endpoints, Some(self.connect.clone()));
+        self.client.get_or_try_init(|| within(make())).await
+    }
+
+    async fn list_now(client: &Client, prefixes: &[String]) -> Result<Listing, etcd_client::Error> {
         let get = |prefix: &String| TxnOp::get(prefix.clone(), Some(GetOptions::new().with_prefix()));
         let txn = EtcdTxn::new().and_then(prefixes.iter().map(get).collect::<Vec<_>>());
-        let mut kv = self.client.kv_client().max_decoding_message_size(ANSWER_MAX);
+        let mut kv = client.kv_client().max_decoding_message_size(ANSWER_MAX);
         let answer = kv.txn(txn).await?;
         let revision = answer.header().map_or(0, |header| header.revision());
         let mut entries = Vec::new();
@@ -96,11 +107,11 @@ impl Etcd {
         Ok(Listing { revision, entries })
     }
 
-    async fn commit_now(&self, txn: Txn) -> Result<Commit, etcd_client::Error> {
+    async fn commit_now(client: &Client, txn: Txn) -> Result<Commit, etcd_client::Error> {
         let conditions: Vec<Compare> = txn.conditions.iter().map(compare).collect();
         let ops: Vec<TxnOp> = txn.ops.into_iter().map(operation).collect();
         let txn = EtcdTxn::new().when(conditions).and_then(ops);
-        let answer = self.client.kv_client().txn(txn).await?;
+        let answer = client.kv_client().txn(txn).await?;
         if !answer.succeeded() {
             return Ok(Commit::Conflict);
         }
@@ -108,11 +119,11 @@ impl Etcd {
     }
 
     /// Grants a lease, binds the key to it, and keeps it until that fails.
-    async fn hold(&self, key: &Key, value: &[u8]) -> Result<(), etcd_client::Error> {
-        let mut leases = self.client.lease_client();
+    async fn hold(client: &Client, key: &Key, value: &[u8]) -> Result<(), etcd_client::Error> {
+        let mut leases = client.lease_client();
         let id = leases.grant(LEASE.as_secs() as i64, None).await?.id();
         let options = PutOptions::new().with_lease(id);
-        self.client.kv_client().put(key.to_string(), value, Some(options)).await?;
+        client.kv_client().put(key.to_string(), value, Some(options)).await?;
         let (mut keeper, mut answers) = leases.keep_alive(id).await?;
         loop {
             tokio::time::sleep(LEASE / 3).await;
@@ -128,16 +139,16 @@ impl Etcd {
 
 impl Store for Etcd {
     fn list<'a>(&'a self, prefixes: &'a [String]) -> BoxFuture<'a, Result<Listing, Away>> {
-        within(self.list_now(prefixes)).boxed()
+        async { within(Self::list_now(self.client().await?, prefixes)).await }.boxed()
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Commit, Away>> {
-        within(self.commit_now(txn)).boxed()
+        async { within(Self::commit_now(self.client().await?, txn)).await }.boxed()
     }
 
     fn watch(&self) -> mpsc::Receiver<Feed> {
         let (send, receive) = mpsc::channel(64);
-        tokio::spawn(watch::run(self.client.clone(), self.clone(), send));
+        tokio::spawn(watch::run(self.clone(), send));
         receive
     }
 
@@ -146,10 +157,13 @@ impl Store for Etcd {
         tokio::spawn(async move {
             let mut waits = watch::waits();
             loop {
-                match etcd.hold(&key, &value).await {
-                    // The lease ran out; the next one may do better.
-                    Ok(()) => warn!("the lease of {key} ran out"),
-                    Err(error) => debug!("the lease of {key}: {error}"),
+                match etcd.client().await {
+                    Ok(client) => match Self::hold(client, &key, &value).await {
+                        // The lease ran out; the next one may do better.
+                        Ok(()) => warn!("the lease of {key} ran out"),
+                        Err(error) => debug!("the lease of {key}: {error}"),
+                    },
+                    Err(away) => debug!("the lease of {key}: {away}"),
                 }
                 tokio::time::sleep(waits.next().unwrap_or(LEASE)).await;
             }
@@ -193,17 +207,17 @@ fn operation(op: Op) -> TxnOp {
     }
 }
 
-async fn tls(options: &Options) -> Result<Option<TlsOptions>> {
+fn tls(options: &Options) -> Result<Option<TlsOptions>> {
     let Some(ca) = &options.ca else {
         if options.cert.is_some() || options.key.is_some() {
             bail!("--etcd-cert and --etcd-key need --etcd-ca, the CA of etcd's own certificates");
         }
         return Ok(None);
     };
-    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca).await?));
+    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
     match (&options.cert, &options.key) {
         (Some(cert), Some(key)) => {
-            tls = tls.identity(Identity::from_pem(read(cert).await?, read(key).await?));
+            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
         }
         (None, None) => {}
         _ => bail!("--etcd-cert and --etcd-key go together"),
@@ -211,6 +225,6 @@ async fn tls(options: &Options) -> Result<Option<TlsOptions>> {
     Ok(Some(tls))
 }
 
-async fn read(path: &PathBuf) -> Result<Vec<u8>> {
+fn read(path: &PathBuf) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("{}", path.display()))
 }

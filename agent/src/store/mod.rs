@@ -27,6 +27,17 @@ pub struct Listing {
     pub entries: Vec<Event>,
 }
 
+impl Listing {
+    /// When a key was last changed, if it is there.
+    pub fn revision_of(&self, key: &Key) -> Option<i64> {
+        let text = key.to_string();
+        self.entries.iter().find_map(|entry| match entry {
+            Event::Put { key, revision, .. } if *key == text => Some(*revision),
+            _ => None,
+        })
+    }
+}
+
 /// What a transaction rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {

@@ -7,13 +7,13 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchResponseStream};
 use tokio::{
     sync::mpsc,
-    time::{Instant, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 use tracing::{info, warn};
 
 use super::{
     Feed, Listing, Store,
-    etcd::{Etcd, put_event},
+    etcd::{ANSWER_MAX, Etcd, put_event},
 };
 use crate::model::{key::ROOT, snapshot::Event};
 
@@ -52,7 +52,7 @@ enum End {
 }
 
 /// Feeds `send` until nobody listens.
-pub(super) async fn run(client: Client, store: Etcd, send: mpsc::Sender<Feed>) {
+pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
     let mut resume: Option<[i64; WATCHED.len()]> = None;
     let mut waits = waits();
     loop {
@@ -66,7 +66,10 @@ pub(super) async fn run(client: Client, store: Etcd, send: mpsc::Sender<Feed>) {
             },
             Some(resume) => {
                 let started = Instant::now();
-                let end = follow(&client, resume, &send).await;
+                let end = match store.client().await {
+                    Ok(client) => follow(client, resume, &send).await,
+                    Err(away) => End::Broken(away.0),
+                };
                 // A stream that lived ends a series of failures.
                 if started.elapsed() > SIGN_OF_LIFE {
                     waits = self::waits();
@@ -108,6 +111,7 @@ async fn follow(client: &Client, resume: &mut [i64; WATCHED.len()], send: &mpsc:
         Err(_) => return End::Broken("the watch does not open".into()),
     };
     let mut tick = interval_at(Instant::now() + SIGN_OF_LIFE, SIGN_OF_LIFE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut silent, mut created) = (0, 0);
     loop {
         tokio::select! {
@@ -154,7 +158,8 @@ async fn open(
             .with_watch_id(index as i64 + 1)
     };
     let key = |index: usize| format!("{ROOT}{}", WATCHED[index].0);
-    let stream = client.watch_client().watch(key(0), Some(options(0))).await?;
+    let stream =
+        client.watch_client().max_decoding_message_size(ANSWER_MAX).watch(key(0), Some(options(0))).await?;
     let (mut requests, answers) = stream.split();
     for index in 1..WATCHED.len() {
         requests.watch(key(index), Some(options(index))).await?;
@@ -175,7 +180,10 @@ async fn take(
         warn!("etcd cancelled the watch: {}", answer.cancel_reason());
         return Err(End::Broken(answer.cancel_reason().to_owned()));
     }
-    let revision = answer.header().map_or(0, |header| header.revision());
+    // While etcd catches a watch up, the header may be ahead of the events: they
+    // come in parts, all under the newest revision.
+    let told = answer.events().iter().filter_map(|event| event.kv()).map(|kv| kv.mod_revision()).max();
+    let revision = told.unwrap_or_else(|| answer.header().map_or(0, |header| header.revision()));
     let events: Vec<Event> = answer.events().iter().filter_map(event).collect();
     // The answer to a requested progress belongs to no watch, and in etcd 3.4
     // it may overtake events: it is a sign of life and nothing else.

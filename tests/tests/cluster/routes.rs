@@ -29,21 +29,72 @@ fn a_container_in_an_owned_block_is_nobody_elses_business() {
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (_first, _) = lab.attached(1, "blue");
     routed(&lab);
-    let revision = |lab: &Lab| lab.h(2).json(&["status"])["store"]["revision"].as_i64();
-    let before = revision(&lab);
+    let events = || lab.h(2).json(&["status"])["store"]["events"].as_u64().expect("a number");
+    let before = events();
     let more: Vec<_> = (0..5).map(|_| lab.attached(1, "blue")).collect();
     assert_eq!(more.len(), 5);
     // A change that does concern h2 comes behind all of them, so whatever they
-    // caused would have been seen.
+    // caused has been counted by then.
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
     eventually("h2 sees the network", || match lab.h(2).json(&["network", "ls"]).as_array() {
         Some(networks) if networks.len() == 2 => Ok(()),
         other => Err(other.cloned()),
     });
-    let routes = lab.h(2).json(&["route", "ls"]);
-    let remote = routes.as_array().expect("a list").iter().filter(|r| r["kind"] == "remote").count();
-    assert_eq!(remote, 1, "one block, one route");
-    assert!(revision(&lab) > before);
+    assert_eq!(events(), before + 1, "the new network, and nothing of five containers");
+}
+
+#[test]
+fn the_next_hop_follows_the_hosts_addresses() {
+    let lab = Lab::new(2);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(2, "blue");
+    routed(&lab);
+    let host = &lab.h(1).namespace;
+    let kinds = || {
+        let routes = lab.h(1).json(&["route", "ls"]);
+        let blocks = routes.as_array().expect("a list").iter().filter(|r| r["prefix"] != "192.0.2.2/32");
+        let kinds = blocks.filter(|r| r["kind"] == "remote" || r["kind"] == "unreachable");
+        kinds.map(|r| r["kind"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    host.sh("ip addr del 192.0.2.1/24 dev up0");
+    eventually("the IPv4 block is unreachable", || match kinds() {
+        kinds if kinds == ["unreachable", "remote"] => Ok(()),
+        kinds => Err(kinds),
+    });
+    assert!(!a.reaches(addr_b[0]) && a.pings(addr_b[1], 1));
+    host.sh("ip addr add 192.0.2.1/24 dev up0");
+    eventually("it is reachable again", || match kinds() {
+        kinds if kinds == ["remote", "remote"] => Ok(()),
+        kinds => Err(kinds),
+    });
+    assert!(a.pings(addr_b[0], 1));
+    // The kernel dropped its route with the source address; ours is back.
+    eventually("the host's route is back", || {
+        if host.pings(addr_b[0], 1) { Ok(()) } else { Err(host.sh("ip route")) }
+    });
+}
+
+#[test]
+fn a_route_that_is_somebody_elses_stays() {
+    let lab = Lab::new(1);
+    let host = &lab.h(1).namespace;
+    host.sh("ip route add 10.1.0.0/16 via 192.0.2.254");
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let problem = eventually("it is told", || {
+        let status = lab.h(1).json(&["status"]);
+        match status["problems"].as_array() {
+            Some(problems) if !problems.is_empty() => Ok(problems[0].to_string()),
+            _ => Err(status),
+        }
+    });
+    assert!(problem.contains("10.1.0.0/16 that is not Margay's"), "{problem}");
+    assert!(host.sh("ip route").contains("10.1.0.0/16 via 192.0.2.254"));
+    host.sh("ip route del 10.1.0.0/16");
+    eventually("ours takes its place", || {
+        let routes = host.sh("ip route");
+        if routes.contains("10.1.0.0/16 via 10.1.0.1 dev margay0") { Ok(()) } else { Err(routes) }
+    });
 }
 
 #[test]

@@ -11,7 +11,8 @@ use margay_tests::{
 
 use crate::matrix::routed;
 
-fn etcdctl(lab: &Lab, args: &[&str]) -> String {
+/// Runs etcdctl against the lab's etcd.
+pub fn etcdctl(lab: &Lab, args: &[&str]) -> String {
     let mut command: Command = lab.wire.command("etcdctl");
     command.env("ETCDCTL_API", "3").arg("--endpoints").arg(format!("http://{ETCD}:2379")).args(args);
     let said = say(&mut command);
@@ -136,9 +137,13 @@ fn a_second_node_with_one_address_does_not_join() {
     lab.host(1).name = "impostor".into();
     lab.host(1).start();
     eventually("it says why", || {
-        let log = lab.h(1).log();
-        if log.contains("addresses/192.0.2.1 belongs to node h1") { Ok(()) } else { Err(log) }
+        let status = lab.h(1).json(&["status"])["problems"].to_string();
+        if status.contains("addresses/192.0.2.1 belongs to node h1") { Ok(()) } else { Err(status) }
     });
+    let c = lab.container();
+    let path = c.path().display().to_string();
+    let refusal = lab.h(1).refused(&["endpoint", "attach", "--network", "blue", "--netns", &path]);
+    assert!(refusal.contains("has not joined"), "{refusal}");
     let nodes = lab.h(1).json(&["node", "ls"]).to_string();
     assert!(!nodes.contains("impostor"), "{nodes}");
 }

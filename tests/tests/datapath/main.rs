@@ -6,6 +6,7 @@ mod errors;
 mod host;
 mod isolation;
 mod kinds;
+mod load;
 mod neighbours;
 mod network;
 mod size;

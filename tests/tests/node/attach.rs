@@ -102,6 +102,42 @@ fn nothing_of_a_detached_container_is_left() {
 }
 
 #[test]
+fn an_attach_that_did_not_end_begins_anew() {
+    let mut lab = one_host();
+    let (c, first) = lab.attached(1, "blue");
+    lab.host(1).kill();
+    // As a crash before the last step leaves it.
+    let journal = lab.h(1).dir().join("state/endpoints");
+    let file =
+        std::fs::read_dir(&journal).expect("a folder").next().expect("a file").expect("an entry").path();
+    let text = std::fs::read_to_string(&file).expect("it reads").replace("\"ready\":true", "\"ready\":false");
+    std::fs::write(&file, text).expect("it writes");
+    c.sh("ip addr flush dev eth0");
+    lab.host(1).up();
+    let second = lab.h(1).attach(&c, "blue", &[]);
+    assert_ne!(first, second, "the first is undone");
+    assert!(c.pings(ip("10.1.0.1"), 1));
+    assert_eq!(lab.h(1).json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn settings_may_stand_in_a_file_and_drops_in_the_log() {
+    let mut lab = Lab::without_agents(margay_tests::lab::Plan::for_test(1));
+    let file = lab.h(1).dir().join("margay.toml");
+    std::fs::write(&file, "datapath_log = true\nnode = \"ignored\"\n").expect("it writes");
+    lab.host(1).flags = vec!["--config".into(), file.display().to_string()];
+    lab.host(1).up();
+    assert_eq!(lab.h(1).json(&["status"])["node"], "h1", "flags win");
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let (c, _) = lab.attached(1, "blue");
+    assert!(!c.reaches(ip("10.1.0.200")));
+    eventually("the drop is logged", || {
+        let log = lab.h(1).log();
+        if log.contains("dropped 98 bytes") { Ok(()) } else { Err(log) }
+    });
+}
+
+#[test]
 fn a_vanished_container_is_noticed() {
     let lab = one_host();
     let (c, first) = lab.attached(1, "blue");

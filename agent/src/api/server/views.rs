@@ -160,6 +160,7 @@ pub(super) fn status(state: &State, mode: TcMode, maps: &Path) -> Result<wire::S
         store: wire::Store {
             in_sync: state.in_sync() && state.store.away.is_none(),
             revision: state.revision,
+            events: state.events,
             away: state.store.away.as_ref().map(|(reason, _)| reason.clone()),
             away_since: state.store.away.as_ref().map(|(_, since)| *since),
             unreadable: state.snapshot.unreadable.clone(),
@@ -183,6 +184,9 @@ fn problems(state: &State) -> Vec<String> {
         )),
         (None, false) => problems.push("waiting for the store's first listing".into()),
         (None, true) => {}
+    }
+    if let Some(problem) = &state.join_problem {
+        problems.push(format!("this node has not joined the cluster: {problem}"));
     }
     for (key, reason) in &state.snapshot.unreadable {
         problems.push(format!("{key} {reason}: what was known of it before stays in force"));

@@ -209,9 +209,6 @@ pub struct Cleanup {
     /// Folder of the socket
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub run_dir: PathBuf,
-    /// The uplink, where programs were attached by clsact
-    #[arg(long, value_name = "IFACE")]
-    pub uplink: Option<String>,
 }
 
 #[cfg(test)]

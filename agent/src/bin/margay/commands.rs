@@ -9,7 +9,7 @@ use margay::{
     agent,
     api::{client, wire},
     config::SOCKET,
-    kernel::cleanup,
+    kernel::{self, cleanup},
 };
 
 use crate::{
@@ -124,9 +124,8 @@ async fn clean_up(options: &Cleanup) -> Result<()> {
     if client::answers(&socket).await {
         bail!("the agent on {} is running and would put everything back; end it first", socket.display());
     }
-    let (connection, netlink, _) = rtnetlink::new_connection().context("netlink")?;
-    tokio::spawn(connection);
-    for done in cleanup::everything(&netlink, &options.bpffs, options.uplink.as_deref()).await? {
+    let netlink = kernel::netlink().context("netlink")?;
+    for done in cleanup::everything(&netlink, &options.bpffs).await? {
         output::line(&format!("removed {done}"))?;
     }
     for dir in [options.state_dir.join("endpoints"), options.state_dir.clone()] {

@@ -1,0 +1,42 @@
+//! Every program loads, and can be attached in every way that the kernel has.
+
+use aya::programs::TcAttachType;
+use margay::kernel::{
+    self,
+    attach::{self, TcMode},
+};
+use margay_common::verdict::Program;
+use margay_tests::bpf::{UPLINK, node};
+
+#[test]
+fn every_program_attaches_and_detaches() {
+    let mut node = node();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let netlink = kernel::netlink().expect("netlink");
+        // Where tcx is there, both; clsact is everywhere.
+        let modes = match TcMode::probe() {
+            TcMode::Tcx => vec![TcMode::Tcx, TcMode::Clsact],
+            TcMode::Clsact => vec![TcMode::Clsact],
+        };
+        for mode in modes {
+            for program in Program::ALL {
+                let (pins, loaded) = node.program(*program);
+                let hook = attach::hook(*program);
+                // Twice: the second takes the place of the first.
+                for _ in 0..2 {
+                    attach::attach(mode, &pins, &netlink, UPLINK, hook, loaded).await.expect("attaches");
+                }
+                let found = attach::attached(mode, &pins, &netlink, UPLINK).await.expect("netlink");
+                let id = loaded.info().expect("it is loaded").id();
+                let is_egress = matches!(hook, TcAttachType::Egress);
+                let (at, by) =
+                    found.unwrap_or_else(|| panic!("{mode:?}: {} is not attached", program.label()));
+                assert_eq!((matches!(at, TcAttachType::Egress), by), (is_egress, id), "{mode:?}");
+                assert!(attach::detach(&pins, &netlink, UPLINK).await.expect("detaches"));
+                let found = attach::attached(mode, &pins, &netlink, UPLINK).await.expect("netlink");
+                assert!(found.is_none(), "{mode:?}: {found:?}");
+            }
+        }
+    });
+}
