@@ -137,16 +137,21 @@ impl Lab {
 
     /// Starts etcd, on the data that it has.
     pub fn start_etcd(&mut self) {
-        let url = format!("http://{ETCD}:2379");
+        self.start_etcd_with(&format!("http://{ETCD}:2379"), &[]);
+        self.etcd_answers();
+    }
+
+    /// Starts etcd for clients of an address, with more flags.
+    pub fn start_etcd_with(&mut self, url: &str, flags: &[&str]) {
         let mut command = self.wire.command("etcd");
         command
             .arg("--data-dir")
             .arg(self.plan.dir.join("etcd"))
-            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+            .args(["--listen-client-urls", url, "--advertise-client-urls", url])
             .args(["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "error"])
-            .args(["--unsafe-no-fsync"]);
+            .args(["--unsafe-no-fsync"])
+            .args(flags);
         self.etcd = Some(Process::start(command, &self.plan.dir.join("etcd.log"), self.plan.bound));
-        self.etcd_answers();
     }
 
     fn etcd_answers(&self) {

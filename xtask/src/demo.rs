@@ -24,16 +24,10 @@ pub struct Options {
 /// Builds and runs the demo.
 pub fn run(options: &Options) -> Result<()> {
     setup::run(Need::Everything)?;
-    println!("demo: building (some minutes the first time)");
-    run::check(&mut cargo(&[
-        "build",
-        "--release",
-        "--package",
-        "margay",
-        "--package",
-        "margay-tests",
-        "--bins",
-    ]))?;
+    if !options.down {
+        println!("demo: building (some minutes the first time)");
+    }
+    run::check(&mut cargo(&["build", "--package", "margay", "--package", "margay-tests", "--bins"]))?;
     let mut demo = Command::new(run::target().join("debug/margay-demo"));
     if options.keep {
         demo.arg("--keep");

@@ -27,11 +27,12 @@ pub enum Need {
 
 /// A program that has to be there, and Debian's package of it.
 const BUILD: [(&str, &str); 2] = [("cc", "build-essential"), ("protoc", "protobuf-compiler")];
-const TESTS: [(&str, &str); 9] = [
+const TESTS: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("iperf3", "iperf3"),
+    ("openssl", "openssl"),
     ("ping", "iputils-ping"),
     ("traceroute", "traceroute"),
     ("tcpdump", "tcpdump"),

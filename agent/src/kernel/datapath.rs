@@ -148,7 +148,17 @@ fn refused(program: Program, error: ProgramError) -> anyhow::Error {
     let log = verifier_log.to_string();
     let from = log.lines().count().saturating_sub(30);
     let tail: Vec<&str> = log.lines().skip(from).collect();
+    if let Some(helper) = missing_helper(&log) {
+        return anyhow!("this kernel lacks {helper}, which Linux has since 5.10: Margay needs a newer one");
+    }
     anyhow!("the kernel refuses program {}: {io_error}\n{}", program.label(), tail.join("\n"))
+}
+
+/// The helper that a verifier says it does not know: "unknown func
+/// bpf_redirect_peer#155", or "invalid func" before 5.18.
+fn missing_helper(log: &str) -> Option<&str> {
+    let rest = ["unknown func ", "invalid func "].iter().find_map(|words| log.split(words).nth(1))?;
+    rest.split_whitespace().next()
 }
 
 fn open(dir: &Path, program: Program) -> Result<SchedClassifier> {
@@ -183,4 +193,17 @@ fn object_name(log: bool) -> String {
 /// Where the programs of this agent's object are pinned.
 pub fn programs_dir(pins: &Pins, log: bool) -> PathBuf {
     pins.programs().join(object_name(log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing_helper;
+
+    #[test]
+    fn a_missing_helper_is_named() {
+        let log = "0: (85) call bpf_redirect_peer#155\nunknown func bpf_redirect_peer#155\nprocessed 1 insns";
+        assert_eq!(missing_helper(log), Some("bpf_redirect_peer#155"));
+        assert_eq!(missing_helper("invalid func unknown#155\n"), Some("unknown#155"));
+        assert_eq!(missing_helper("R1 invalid mem access"), None);
+    }
 }

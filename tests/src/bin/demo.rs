@@ -6,13 +6,13 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::Ordering,
 };
 
 use clap::Parser;
 use margay_tests::{
     container::Namespace,
-    eventually::eventually,
+    eventually::{INTERRUPTED, check_interrupt, eventually},
     lab::{Lab, Plan, remove_pins},
     process::{say, sh},
 };
@@ -35,9 +35,6 @@ struct Options {
     #[arg(long)]
     down: bool,
 }
-
-/// Set by Ctrl-C; looked at between steps.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn interrupt(_: i32) {
     INTERRUPTED.store(true, Ordering::Relaxed);
@@ -74,7 +71,7 @@ fn main() -> ExitCode {
 
 /// Prints what happens next; ends the demo if it was interrupted.
 fn step(text: &str) {
-    assert!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+    check_interrupt();
     println!("\n==> {text}");
 }
 
@@ -180,7 +177,7 @@ fn prove_matrix(lab: &Lab, members: &[Member]) -> bool {
             good &= right;
         }
         println!("{row}");
-        assert!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+        check_interrupt();
     }
     let good = claim("within a network everything answers, between networks nothing, both families", good);
     let still = through_hosts(lab) == before;

@@ -4,4 +4,5 @@ mod matrix;
 mod races;
 mod restart;
 mod routes;
+mod secured;
 mod store;

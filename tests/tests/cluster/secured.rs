@@ -1,0 +1,119 @@
+//! etcd as careful people run it: TLS both ways, users with passwords.
+
+use std::path::Path;
+
+use margay_tests::{
+    eventually::eventually,
+    host::Host,
+    lab::{ETCD, Lab, Plan},
+    process::{Said, say, sh},
+};
+
+/// A CA, a certificate for etcd's address and one for its clients.
+fn certificates(dir: &Path) {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+    sh(&format!("openssl req -x509 {key} -subj /CN=ca -keyout {} -out {}", path("ca.key"), path("ca.pem")));
+    for (name, extension) in
+        [("etcd", format!("subjectAltName=IP:{ETCD}")), ("client", "basicConstraints=CA:FALSE".into())]
+    {
+        let (keyfile, request, extensions) =
+            (path(&format!("{name}.key")), path(&format!("{name}.csr")), path("ext"));
+        sh(&format!("openssl req {key} -subj /CN={name} -keyout {keyfile} -out {request}"));
+        std::fs::write(&extensions, extension).expect("it writes");
+        let signed = path(&format!("{name}.pem"));
+        sh(&format!(
+            "openssl x509 -req -days 2 -in {request} -CA {} -CAkey {} -CAcreateserial -extfile {extensions} -out {signed}",
+            path("ca.pem"),
+            path("ca.key")
+        ));
+    }
+}
+
+fn etcdctl(lab: &Lab, dir: &Path, args: &str) -> Said {
+    let mut command = lab.wire.command("etcdctl");
+    command.env("ETCDCTL_API", "3").args(["--endpoints", &format!("https://{ETCD}:2379")]);
+    for (flag, file) in [("--cacert", "ca.pem"), ("--cert", "client.pem"), ("--key", "client.key")] {
+        command.arg(flag).arg(dir.join(file));
+    }
+    say(command.args(args.split(' ')))
+}
+
+/// A lab whose etcd wants certificates and a user.
+fn secured() -> Lab {
+    let mut lab = Lab::without_agents(Plan::for_test(2));
+    lab.kill_etcd();
+    std::fs::remove_dir_all(lab.plan.dir.join("etcd")).expect("its data");
+    let dir = lab.plan.dir.clone();
+    certificates(&dir);
+    let file = |name: &str| dir.join(name).display().to_string();
+    let flags = [
+        "--cert-file",
+        &file("etcd.pem"),
+        "--key-file",
+        &file("etcd.key"),
+        "--trusted-ca-file",
+        &file("ca.pem"),
+        "--client-cert-auth",
+    ];
+    lab.start_etcd_with(&format!("https://{ETCD}:2379"), &flags);
+    eventually("etcd answers", || {
+        let said = etcdctl(&lab, &dir, "endpoint health");
+        if said.ok() { Ok(()) } else { Err(said) }
+    });
+    for step in [
+        "user add root:secret",
+        "user grant-role root root",
+        "role add margay",
+        "role grant-permission margay --prefix=true readwrite /margay/",
+        "user add margay:passwort",
+        "user grant-role margay margay",
+        "auth enable",
+    ] {
+        let said = etcdctl(&lab, &dir, step);
+        assert!(said.ok(), "etcdctl {step}: {said:?}");
+    }
+    for (name, password) in [("right", "passwort\n"), ("wrong", "nonsense\n")] {
+        std::fs::write(dir.join(name), password).expect("it writes");
+    }
+    let files = [("--etcd-ca", "ca.pem"), ("--etcd-cert", "client.pem"), ("--etcd-key", "client.key")];
+    for host in &mut lab.hosts {
+        host.flags = files.iter().flat_map(|(flag, name)| [(*flag).into(), file(name)]).collect();
+        host.flags.extend([
+            "--etcd-user".into(),
+            "margay".into(),
+            "--etcd-password-file".into(),
+            file("right"),
+        ]);
+    }
+    lab
+}
+
+#[test]
+fn agents_share_routes_through_a_secured_etcd() {
+    let mut lab = secured();
+    lab.hosts.iter_mut().for_each(Host::up);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(2, "blue");
+    crate::matrix::routed(&lab);
+    assert!(a.pings(addr_b[0], 2));
+}
+
+#[test]
+fn a_wrong_password_is_told_and_nothing_is_touched() {
+    let mut lab = secured();
+    let wrong = lab.plan.dir.join("wrong").display().to_string();
+    *lab.host(1).flags.last_mut().expect("a flag") = wrong;
+    lab.host(1).start();
+    let problem = eventually("it says so", || {
+        let status = lab.h(1).json(&["status"]);
+        if status["store"]["away"].is_string() {
+            Ok(status["store"]["away"].to_string())
+        } else {
+            Err(status)
+        }
+    });
+    assert!(problem.contains("authentication failed"), "{problem}");
+    assert!(!lab.h(1).namespace.run("ip link show margay0").ok());
+}
