@@ -17,7 +17,7 @@ use margay::{
     desired::{LocalFacts, Uplink, desired},
     kernel::{
         counters,
-        datapath::Datapath,
+        datapath::{Datapath, Maps},
         link,
         pins::{self, Pins},
         table::HashTable,
@@ -218,6 +218,11 @@ impl Node {
         for ifindex in budgets.read().expect("the map").into_keys() {
             budgets.remove(ifindex).expect("the map");
         }
+    }
+
+    /// The maps.
+    pub fn maps(&mut self) -> &mut Maps {
+        &mut self.datapath.maps
     }
 
     /// A program, to be attached, and the folders for its links.

@@ -5,7 +5,7 @@ use margay::kernel::{
     self,
     attach::{self, TcMode},
 };
-use margay_common::verdict::Program;
+use margay_common::{endpoint::Workload, table::MAX_WORKLOADS, verdict::Program};
 use margay_tests::bpf::{UPLINK, node};
 
 #[test]
@@ -39,4 +39,23 @@ fn every_program_attaches_and_detaches() {
             }
         }
     });
+}
+
+#[test]
+fn a_full_map_refuses_and_keeps_what_it_has() {
+    let mut node = node();
+    let workloads = &mut node.maps().workloads;
+    let before = workloads.read().expect("the map");
+    let keys = (0..).map(|i| 1_000_000 + i);
+    let mut added = Vec::new();
+    let refusal = keys.take(MAX_WORKLOADS as usize + 1).find_map(|key| {
+        added.push(key);
+        workloads.put(key, Workload::default()).err()
+    });
+    let refusal = format!("{:#}", refusal.expect("it has a capacity"));
+    assert!(refusal.contains("the map is full"), "{refusal}");
+    for key in added {
+        workloads.remove(key).expect("what is not there is fine");
+    }
+    assert_eq!(workloads.read().expect("the map"), before);
 }
