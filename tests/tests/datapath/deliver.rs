@@ -7,7 +7,7 @@ use margay_tests::{
     frame::{Frame, GATEWAY, sum},
 };
 
-use crate::{explained, forwarded};
+use crate::{dropped, explained, forwarded};
 
 /// The bytes of a frame with one taken off its TTL and the checksum right.
 fn one_hop_later(frame: &Frame) -> Vec<u8> {
@@ -138,4 +138,23 @@ fn everything_else_of_the_gateway_is_unreachable() {
         let out = node.from_workload("c1", &Frame::udp(mac("c1"), src, gateway).bytes());
         explained(&out, "from_workload", "gateway_port");
     }
+}
+
+#[test]
+fn without_the_nodes_own_entry_containers_still_reach_each_other() {
+    let mut node = node();
+    let entry = node.maps().node.read().expect("the map");
+    node.maps().node.put(Default::default()).expect("the map");
+    let send = |node: &mut margay_tests::bpf::Node, dst| {
+        node.from_workload("c1", &Frame::udp(mac("c1"), both(1, 2)[0], dst).bytes())
+    };
+    let world = send(&mut node, "203.0.113.9".parse().expect("a literal"));
+    let near = send(&mut node, both(1, 3)[0]);
+    let far = send(&mut node, both(1, 70)[0]);
+    let back = node.from_network(&Frame::udp([2; 6], both(1, 70)[0], both(1, 2)[0]).bytes());
+    node.maps().node.put(entry).expect("the map");
+    dropped(&world, "from_workload", "unconfigured");
+    forwarded(&near, "from_workload", "local");
+    forwarded(&far, "from_workload", "remote");
+    forwarded(&back, "from_network", "local");
 }
