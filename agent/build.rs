@@ -4,7 +4,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 
 #[path = "../xtask/src/ebpf.rs"]
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     for path in ["../datapath-ebpf", "../common", "../Cargo.lock", "../xtask/src/ebpf.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
+    println!("cargo::rustc-env=MARGAY_COMMIT={}", commit());
     match embed() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -25,6 +26,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The commit that is built, `-dirty` with changes on top. Packagers, who have no
+/// repository, say it in MARGAY_COMMIT.
+fn commit() -> String {
+    println!("cargo::rerun-if-env-changed=MARGAY_COMMIT");
+    // Written by every commit and checkout.
+    println!("cargo::rerun-if-changed=../.git/logs/HEAD");
+    if let Ok(commit) = env::var("MARGAY_COMMIT") {
+        return commit;
+    }
+    let git =
+        Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12", "--match="]).output();
+    let said = git.ok().filter(|output| output.status.success());
+    said.map_or("unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().into())
 }
 
 fn embed() -> Result<(), String> {

@@ -1,12 +1,25 @@
 //! The agent's settings: flags first, then the file.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::{kernel::attach::TcMode, store::etcd};
+use crate::{
+    kernel::attach::TcMode,
+    store::{
+        Store,
+        embedded::Embedded,
+        etcd::{self, Etcd},
+    },
+};
 
 /// Where the agent's socket is, unless said otherwise.
 pub const RUN_DIR: &str = "/run/margay";
@@ -17,37 +30,19 @@ pub const BPFFS_DIR: &str = "/sys/fs/bpf/margay";
 /// The socket's name in the run folder.
 pub const SOCKET: &str = "agent.sock";
 
-/// Settings of the agent as flags and, with `_`, as keys of the file.
+/// How long a freed address rests, in seconds.
+const ADDRESS_REST: u64 = 30;
+/// When an empty block goes back, in seconds.
+const BLOCK_IDLE: u64 = 600;
+
+/// Where the store is, as flags and, with `_`, as keys of the file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// This node's name, unique in the cluster [default: the host's name]
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
-    /// This node's address on the underlay; once for each family
-    #[arg(long, value_name = "ADDR")]
-    pub node_ip: Vec<IpAddr>,
-    /// The interface towards the other nodes
-    #[arg(long, value_name = "IFACE")]
-    pub uplink: Option<String>,
-    /// etcd://HOST:PORT[,HOST:PORT]...
+#[serde(default)]
+pub struct StoreSettings {
+    /// etcd://HOST:PORT[,HOST:PORT]..., or embedded[:DIR] for a single host
+    /// [default: embedded, below the state folder]
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
-    /// Folder of the journal [default: /var/lib/margay]
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// Folder of the socket, agent.sock [default: /run/margay]
-    #[arg(long, value_name = "DIR")]
-    pub run_dir: Option<PathBuf>,
-    /// Folder on a BPF file system for programs, maps and links [default: /sys/fs/bpf/margay]
-    #[arg(long, value_name = "DIR")]
-    pub bpffs: Option<PathBuf>,
-    /// How programs are attached [default: tcx where the kernel has it]
-    #[arg(long, value_name = "MODE")]
-    pub tc_mode: Option<TcMode>,
-    /// Have the programs log every drop
-    #[arg(long)]
-    pub datapath_log: bool,
     /// The CA of etcd's certificates; switches TLS on
     #[arg(long, value_name = "FILE")]
     pub etcd_ca: Option<PathBuf>,
@@ -65,6 +60,73 @@ pub struct Settings {
     pub etcd_password_file: Option<PathBuf>,
 }
 
+/// Settings of the agent as flags and, with `_`, as keys of the file.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// This node's name, unique in the cluster [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// This node's address on the underlay; once for each family [default: the uplink's]
+    #[arg(long, value_name = "ADDR")]
+    pub node_ip: Vec<IpAddr>,
+    /// The interface towards the other nodes [default: that of the default route]
+    #[arg(long, value_name = "IFACE")]
+    pub uplink: Option<String>,
+    /// The store.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub store: StoreSettings,
+    /// Folder of the journal and the embedded store [default: /var/lib/margay]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Folder of the socket, agent.sock [default: /run/margay]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Folder on a BPF file system for programs, maps and links [default: /sys/fs/bpf/margay]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// How programs are attached [default: tcx where the kernel has it]
+    #[arg(long, value_name = "MODE")]
+    pub tc_mode: Option<TcMode>,
+    /// Have the programs log every drop
+    #[arg(long)]
+    pub datapath_log: bool,
+    /// Seconds that a freed address is not given again while there is another [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub address_rest: Option<u64>,
+    /// Seconds after which an empty block goes back [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    pub block_idle: Option<u64>,
+    /// Whether containers of networks that are neither internal nor routable
+    /// reach the world masqueraded as the host [default: on]
+    #[arg(long, value_name = "WHETHER")]
+    pub masquerade: Option<Switch>,
+    /// Keys of the file that are no settings.
+    #[arg(skip)]
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, toml::Value>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// Where the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAt {
+    /// In etcd.
+    Etcd(etcd::Options),
+    /// In a folder of this host.
+    Embedded(PathBuf),
+}
+
 /// The settings, complete and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -72,10 +134,10 @@ pub struct Config {
     pub node: String,
     /// This node's addresses; empty to take them from the uplink.
     pub addresses: Vec<IpAddr>,
-    /// The interface towards the other nodes.
-    pub uplink: String,
-    /// How to reach etcd.
-    pub etcd: etcd::Options,
+    /// The interface towards the other nodes; found out if not said.
+    pub uplink: Option<String>,
+    /// Where the store is.
+    pub store: StoreAt,
     /// Folder of the journal.
     pub state_dir: PathBuf,
     /// Folder of the socket.
@@ -86,6 +148,65 @@ pub struct Config {
     pub tc_mode: Option<TcMode>,
     /// Whether the programs log drops.
     pub datapath_log: bool,
+    /// Seconds that a freed address rests.
+    pub address_rest: u64,
+    /// Seconds after which an empty block goes back.
+    pub block_idle: u64,
+    /// Whether containers are masqueraded.
+    pub masquerade: bool,
+}
+
+impl StoreAt {
+    /// Opens the store.
+    pub fn open(&self) -> Result<Arc<dyn Store>> {
+        Ok(match self {
+            Self::Etcd(options) => Arc::new(Etcd::new(options)?),
+            Self::Embedded(dir) => Arc::new(Embedded::open(dir)?),
+        })
+    }
+}
+
+impl fmt::Display for StoreAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Etcd(options) => write!(f, "etcd at {}", options.endpoints.join(", ")),
+            Self::Embedded(dir) => write!(f, "embedded in {}", dir.display()),
+        }
+    }
+}
+
+impl StoreSettings {
+    fn or(self, file: Self) -> Self {
+        Self {
+            store: self.store.or(file.store),
+            etcd_ca: self.etcd_ca.or(file.etcd_ca),
+            etcd_cert: self.etcd_cert.or(file.etcd_cert),
+            etcd_key: self.etcd_key.or(file.etcd_key),
+            etcd_user: self.etcd_user.or(file.etcd_user),
+            etcd_password_file: self.etcd_password_file.or(file.etcd_password_file),
+        }
+    }
+
+    /// Checks the settings; the embedded store lies below the state folder
+    /// unless said otherwise.
+    pub fn check(self, state_dir: &Path) -> Result<StoreAt> {
+        let embedded = || state_dir.join("store");
+        match self.store.as_deref() {
+            None | Some("embedded") => Ok(StoreAt::Embedded(embedded())),
+            Some(url) => match url.strip_prefix("embedded:") {
+                Some("") => bail!("store {url:?}: name the folder, or say just `embedded`"),
+                Some(dir) => Ok(StoreAt::Embedded(dir.into())),
+                None => Ok(StoreAt::Etcd(etcd::Options {
+                    endpoints: endpoints(url)?,
+                    ca: self.etcd_ca,
+                    cert: self.etcd_cert,
+                    key: self.etcd_key,
+                    user: self.etcd_user,
+                    password_file: self.etcd_password_file,
+                })),
+            },
+        }
+    }
 }
 
 impl Settings {
@@ -93,7 +214,7 @@ impl Settings {
     pub fn or_file(self, path: Option<&PathBuf>) -> Result<Self> {
         let Some(path) = path else { return Ok(self) };
         let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
-        let file: Self = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        let file = read(&text).with_context(|| format!("{}", path.display()))?;
         Ok(self.or(file))
     }
 
@@ -108,11 +229,10 @@ impl Settings {
             bpffs: self.bpffs.or(file.bpffs),
             tc_mode: self.tc_mode.or(file.tc_mode),
             datapath_log: self.datapath_log || file.datapath_log,
-            etcd_ca: self.etcd_ca.or(file.etcd_ca),
-            etcd_cert: self.etcd_cert.or(file.etcd_cert),
-            etcd_key: self.etcd_key.or(file.etcd_key),
-            etcd_user: self.etcd_user.or(file.etcd_user),
-            etcd_password_file: self.etcd_password_file.or(file.etcd_password_file),
+            address_rest: self.address_rest.or(file.address_rest),
+            block_idle: self.block_idle.or(file.block_idle),
+            masquerade: self.masquerade.or(file.masquerade),
+            unknown: BTreeMap::new(),
         }
     }
 
@@ -126,36 +246,36 @@ impl Settings {
         if node.is_empty() || node.len() > 63 || !plain {
             bail!("node name {node:?}: use 1 to 63 letters, digits, '-', '_' and '.' (--node NAME)");
         }
-        let Some(uplink) = self.uplink else {
-            bail!("which interface leads to the other nodes? --uplink IFACE");
-        };
-        let Some(store) = self.store else {
-            bail!("where is the cluster's etcd? --store etcd://HOST:PORT");
-        };
+        let state_dir = self.state_dir.unwrap_or_else(|| STATE_DIR.into());
         Ok(Config {
             node,
             addresses: self.node_ip,
-            uplink,
-            etcd: etcd::Options {
-                endpoints: endpoints(&store)?,
-                ca: self.etcd_ca,
-                cert: self.etcd_cert,
-                key: self.etcd_key,
-                user: self.etcd_user,
-                password_file: self.etcd_password_file,
-            },
-            state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
+            uplink: self.uplink,
+            store: self.store.check(&state_dir)?,
+            state_dir,
             run_dir: self.run_dir.unwrap_or_else(|| RUN_DIR.into()),
             bpffs: self.bpffs.unwrap_or_else(|| BPFFS_DIR.into()),
             tc_mode: self.tc_mode,
             datapath_log: self.datapath_log,
+            address_rest: self.address_rest.unwrap_or(ADDRESS_REST),
+            block_idle: self.block_idle.unwrap_or(BLOCK_IDLE),
+            masquerade: self.masquerade != Some(Switch::Off),
         })
     }
 }
 
+/// Reads the file; a setting that nobody knows is a mistake.
+fn read(text: &str) -> Result<Settings> {
+    let settings: Settings = toml::from_str(text)?;
+    if let Some(name) = settings.unknown.keys().next() {
+        bail!("there is no setting {name}; margay agent --help lists them, here with _ for -");
+    }
+    Ok(settings)
+}
+
 fn endpoints(store: &str) -> Result<Vec<String>> {
     let Some(hosts) = store.strip_prefix("etcd://") else {
-        bail!("store {store:?}: use etcd://HOST:PORT, several with commas between");
+        bail!("store {store:?}: use etcd://HOST:PORT, several with commas between, or embedded[:DIR]");
     };
     let hosts: Vec<String> = hosts.trim_end_matches('/').split(',').map(str::to_owned).collect();
     for host in &hosts {
@@ -176,8 +296,8 @@ fn host_name() -> Result<String> {
 mod tests {
     use super::*;
 
-    fn file(text: &str) -> Result<Settings, toml::de::Error> {
-        toml::from_str(text)
+    fn file(text: &str) -> Result<Settings> {
+        read(text)
     }
 
     #[test]
@@ -191,19 +311,25 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_wrong_is_named() {
-        let base = || Settings {
-            node: Some("h1".into()),
-            uplink: Some("up0".into()),
-            store: Some("etcd://a:1,b:2".into()),
-            ..Settings::default()
+        let at = |url: &str| {
+            let store = StoreSettings { store: Some(url.into()), ..StoreSettings::default() };
+            Settings { node: Some("h1".into()), store, ..Settings::default() }
         };
-        assert_eq!(base().check().expect("complete").etcd.endpoints, ["a:1", "b:2"]);
-        let refused = |settings: Settings| settings.check().expect_err("incomplete").to_string();
-        assert!(refused(Settings { uplink: None, ..base() }).contains("--uplink"));
-        assert!(refused(Settings { store: None, ..base() }).contains("--store"));
-        assert!(refused(Settings { store: Some("http://a:1".into()), ..base() }).contains("etcd://"));
-        assert!(refused(Settings { store: Some("etcd://a".into()), ..base() }).contains("HOST:PORT"));
-        assert!(refused(Settings { node: Some("a/b".into()), ..base() }).contains("--node"));
+        let etcd = etcd::Options { endpoints: vec!["a:1".into(), "b:2".into()], ..etcd::Options::default() };
+        assert_eq!(at("etcd://a:1,b:2").check().expect("complete").store, StoreAt::Etcd(etcd));
+        let refused = |settings: Settings| settings.check().expect_err("wrong").to_string();
+        assert!(refused(at("http://a:1")).contains("etcd://"));
+        assert!(refused(at("etcd://a")).contains("HOST:PORT"));
+        assert!(refused(at("embedded:")).contains("folder"));
+        assert!(refused(Settings { node: Some("a/b".into()), ..at("embedded") }).contains("--node"));
         assert!(file("colour = 'blue'").expect_err("unknown").to_string().contains("colour"));
+    }
+
+    #[test]
+    fn a_single_host_needs_no_setting() {
+        let config =
+            Settings { state_dir: Some("/s".into()), ..Settings::default() }.check().expect("complete");
+        assert_eq!(config.store, StoreAt::Embedded("/s/store".into()));
+        assert_eq!(config.uplink, None);
     }
 }

@@ -1,13 +1,14 @@
 //! The one event loop: what the store and the host say becomes what the kernel
 //! holds.
 
+pub mod hold;
 mod state;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
@@ -16,11 +17,18 @@ pub use state::{State, StoreState, now};
 
 use crate::{
     desired::desired,
-    kernel::{Kernel, Netlink, facts},
-    model::endpoint::Endpoint,
+    kernel::{
+        Kernel, Netlink, facts,
+        sysctl::Originals,
+        world::{self, News},
+    },
+    model::{
+        endpoint::Endpoint,
+        membership::{Known, Trust},
+    },
     reconcile::{Change, plan},
     store::Feed,
-    tables::{Entry, Key},
+    tables::{Entry, Key, Tables},
 };
 
 /// How often the kernel is read afresh without a reason.
@@ -35,6 +43,8 @@ enum Event {
     Store(Option<Feed>),
     /// An interface or address of this host changed.
     Link,
+    /// Its routes, switches or firewall changed.
+    World(Box<News>),
     /// Somebody of this process wants something.
     Request(Option<Request>),
     /// It is time to try again, or to look.
@@ -45,6 +55,10 @@ enum Event {
 pub enum Request {
     /// An attach is about to make this interface.
     Expect(String, oneshot::Sender<()>),
+    /// Take over an endpoint whose entry in the journal changed.
+    Update(Box<Endpoint>),
+    /// What this node remembers of its cluster from now on.
+    Known(Box<Known>),
     /// What keeps this node from joining the cluster, if anything does.
     Joining(Option<String>),
     /// Serve an endpoint whose interface is there; told when the kernel holds
@@ -80,6 +94,16 @@ impl Control {
     pub async fn joining(&self, problem: Option<String>) {
         // A loop that has ended needs no news.
         drop(self.requests.send(Request::Joining(problem)).await);
+    }
+
+    /// See [`Request::Update`].
+    pub async fn update(&self, endpoint: Endpoint) {
+        drop(self.requests.send(Request::Update(Box::new(endpoint))).await);
+    }
+
+    /// See [`Request::Known`].
+    pub async fn known(&self, known: Known) {
+        drop(self.requests.send(Request::Known(Box::new(known))).await);
     }
 
     /// See [`Request::Serve`].
@@ -125,10 +149,14 @@ pub struct Sources {
     pub store: mpsc::Receiver<Feed>,
     /// A message for each change of an interface or address.
     pub links: mpsc::Receiver<()>,
+    /// What the host's routes, switches and firewall have become.
+    pub world: mpsc::Receiver<News>,
     /// Requests of this process.
     pub requests: mpsc::Receiver<Request>,
     /// Where endpoints go whose interface has vanished.
     pub vanished: mpsc::Sender<String>,
+    /// Counts the rounds, for whoever acts on what the state has become.
+    pub rounds: watch::Sender<u64>,
 }
 
 /// Somebody who waits for the kernel.
@@ -143,6 +171,7 @@ struct Waiter {
 pub struct Loop<K> {
     kernel: K,
     netlink: Netlink,
+    originals: Originals,
     state: State,
     sources: Sources,
     waiters: Vec<Waiter>,
@@ -153,11 +182,20 @@ pub struct Loop<K> {
 
 impl<K: Kernel> Loop<K> {
     /// Prepares the loop; nothing is read or written yet.
-    pub fn new(kernel: K, netlink: Netlink, state: State, sources: Sources) -> Self {
+    pub fn new(
+        kernel: K,
+        netlink: Netlink,
+        originals: Originals,
+        mut state: State,
+        sources: Sources,
+    ) -> Self {
         let now = Instant::now();
+        // What went while no agent ran is noticed in the first round.
+        state.facts_stale = true;
         Self {
             kernel,
             netlink,
+            originals,
             state,
             sources,
             waiters: Vec::new(),
@@ -180,20 +218,30 @@ impl<K: Kernel> Loop<K> {
                     return Ok(());
                 }
             }
-            if self.state.in_sync() {
+            if self.has_business() {
                 self.reconcile().await;
             }
             self.answer();
+            self.sources.rounds.send_modify(|rounds| *rounds += 1);
         }
+    }
+
+    /// Whether the kernel may be touched: what the store says may be done, or
+    /// there are endpoints of our own to serve or to let go.
+    fn has_business(&self) -> bool {
+        matches!(self.state.trust, Trust::Whole | Trust::Lossy(_))
+            || !self.state.facts.endpoints.is_empty()
+            || !self.state.released.is_empty()
     }
 
     async fn next(&mut self) -> Event {
         let due = self.state.retry.next_due().map(|due| self.started + due);
         let due = due.map_or(self.read_due, |due| due.min(self.read_due));
-        let Sources { store, links, requests, .. } = &mut self.sources;
+        let Sources { store, links, world, requests, .. } = &mut self.sources;
         tokio::select! {
             feed = store.recv() => Event::Store(feed),
             Some(()) = links.recv() => Event::Link,
+            Some(news) = world.recv() => Event::World(Box::new(news)),
             request = requests.recv() => Event::Request(request),
             () = sleep_until(due) => Event::Tick,
         }
@@ -215,9 +263,11 @@ impl<K: Kernel> Loop<K> {
             Event::Store(Some(feed)) => self.state.take(feed),
             Event::Store(None) | Event::Request(None) => return false,
             Event::Link => self.look_at_host().await,
+            Event::World(news) => self.state.hear(*news),
             Event::Tick => {
                 if self.read_due <= Instant::now() {
                     self.look_at_host().await;
+                    self.look_at_world().await;
                     self.state.actual = None;
                 }
             }
@@ -236,6 +286,10 @@ impl<K: Kernel> Loop<K> {
                 let _ = reply.send(());
             }
             Request::Joining(problem) => self.state.join_problem = problem,
+            Request::Update(endpoint) => {
+                drop(self.state.facts.endpoints.insert(endpoint.id.clone(), *endpoint))
+            }
+            Request::Known(known) => self.state.remember(*known),
             Request::Serve(endpoint, reply) => {
                 let id = endpoint.id.clone();
                 self.state.coming.remove(&endpoint.host_interface);
@@ -245,10 +299,7 @@ impl<K: Kernel> Loop<K> {
                 self.state.facts_stale = true;
             }
             Request::Release(id, reply) => {
-                let endpoint = self.state.facts.endpoints.remove(&id);
-                if let Some(endpoint) = endpoint {
-                    self.state.coming.remove(&endpoint.host_interface);
-                }
+                self.state.release(&id);
                 self.waiters.push(Waiter { endpoint: id, present: false, reply });
             }
         }
@@ -267,6 +318,10 @@ impl<K: Kernel> Loop<K> {
                 self.state.facts.interfaces = interfaces;
             }
             Err(error) => warn!("interfaces: {error:#}"),
+        }
+        match facts::occupied(&self.netlink, &self.state.facts.interfaces).await {
+            Ok(occupied) => self.state.facts.occupied = occupied,
+            Err(error) => warn!("addresses: {error:#}"),
         }
         match facts::uplink(&self.netlink, &self.state.facts.uplink.name).await {
             Ok(uplink) => {
@@ -298,6 +353,18 @@ impl<K: Kernel> Loop<K> {
         }
     }
 
+    /// Reads how the host forwards, unless that is not to be touched.
+    async fn look_at_world(&mut self) {
+        let facts = &mut self.state.facts;
+        if !facts.world.masquerade {
+            return;
+        }
+        match world::read(&self.netlink, &facts.uplink.name, &self.originals).await {
+            Ok(world) => facts.world = world,
+            Err(error) => warn!("how the host forwards: {error:#}"),
+        }
+    }
+
     /// Makes the kernel hold what it should.
     async fn reconcile(&mut self) {
         if self.state.facts_stale {
@@ -319,9 +386,15 @@ impl<K: Kernel> Loop<K> {
         };
         let desired = desired(&self.state.snapshot, &self.state.facts);
         let mut changes = plan(&desired, &actual);
-        changes.retain(|change| match change {
-            Change::Put(_) => true,
-            Change::Remove(key) => !self.state.holds(key),
+        let blind = self.state.snapshot.blind();
+        changes.retain(|change| self.state.permits(change, &actual, &blind));
+        let Tables { workloads, attachments, interfaces, endpoints, .. } = &actual;
+        self.state.released.retain(|key| match key {
+            Key::Workload(index) => workloads.contains_key(index),
+            Key::Attachment(name) => attachments.contains_key(name),
+            Key::Interface(name) => interfaces.contains_key(name),
+            Key::Endpoint(addr) => endpoints.contains_key(addr),
+            _ => false,
         });
         let wanted: BTreeSet<Key> = changes.iter().map(Change::key).collect();
         self.state.retry.keep_only(|key| wanted.contains(key));

@@ -1,17 +1,38 @@
-//! The node's own endpoints, one file each, so that they are known before the
-//! store answers and after a crash at any moment.
+//! What the node remembers on disk, so that it is known before the store
+//! answers and after a crash at any moment: its endpoints, their networks with
+//! its stash, its cluster, and the last good values of what cannot be read.
+//!
+//! ```text
+//! instance               who this state folder belongs to
+//! endpoints/<id>.json    one endpoint each
+//! networks/<id>.json     one network each, with the stash
+//! cluster.json           the cluster as it was last seen
+//! last-good.json         values whose present ones cannot be read
+//! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::Write,
+    io::{ErrorKind, Write},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::warn;
 
-use crate::model::{self, endpoint::Endpoint};
+use crate::model::{self, endpoint::Endpoint, membership::Known, network::Network};
+
+/// A network that this node has endpoints or a stash of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The network as it was last seen.
+    pub network: Network,
+    /// Addresses kept back for this node.
+    #[serde(default)]
+    pub stash: BTreeSet<IpAddr>,
+}
 
 /// The folder of the files.
 #[derive(Clone, Debug)]
@@ -19,56 +40,201 @@ pub struct Journal {
     dir: PathBuf,
 }
 
+/// Folders and files below the state folder.
+const ENDPOINTS: &str = "endpoints";
+const NETWORKS: &str = "networks";
+const CLUSTER: &str = "cluster.json";
+const LAST_GOOD: &str = "last-good.json";
+const INSTANCE: &str = "instance";
+
 impl Journal {
-    /// Opens the journal below the state folder.
-    pub fn open(state_dir: &Path) -> Result<Self> {
-        let dir = state_dir.join("endpoints");
-        fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
-        Ok(Self { dir })
+    /// Opens the journal in the state folder.
+    pub fn open(dir: &Path) -> Result<Self> {
+        for dir in [dir.join(ENDPOINTS), dir.join(NETWORKS)] {
+            fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// What names this state folder; made the first time, as `new` says.
+    pub fn instance(&self, new: impl FnOnce() -> Result<String>) -> Result<String> {
+        let path = self.dir.join(INSTANCE);
+        if let Some(bytes) = read(&path)? {
+            return Ok(String::from_utf8_lossy(&bytes).trim().to_owned());
+        }
+        let instance = new()?;
+        write(&path, instance.as_bytes())?;
+        Ok(instance)
     }
 
     /// All endpoints by id. A file that does not parse is left and told.
-    pub fn read(&self) -> Result<BTreeMap<String, Endpoint>> {
-        let mut endpoints = BTreeMap::new();
-        for entry in fs::read_dir(&self.dir).with_context(|| format!("{}", self.dir.display()))? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            match model::decode::<Endpoint>(&fs::read(&path)?) {
-                Ok(endpoint) => drop(endpoints.insert(endpoint.id.clone(), endpoint)),
-                Err(error) => warn!("{}: {error}", path.display()),
-            }
-        }
-        Ok(endpoints)
+    pub fn endpoints(&self) -> Result<BTreeMap<String, Endpoint>> {
+        let endpoints: Vec<Endpoint> = self.all(ENDPOINTS)?;
+        Ok(endpoints.into_iter().map(|endpoint| (endpoint.id.clone(), endpoint)).collect())
     }
 
     /// Writes an endpoint; it is there whole or not at all.
     pub fn put(&self, endpoint: &Endpoint) -> Result<()> {
-        let path = self.path(&endpoint.id);
-        let draft = path.with_extension("new");
-        let write = || {
-            let mut file = File::create(&draft)?;
-            file.write_all(&model::encode(endpoint))?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().with_context(|| format!("{}", path.display()))
+        write(&self.entry(ENDPOINTS, &endpoint.id), &model::encode(endpoint))
     }
 
     /// Forgets an endpoint.
     pub fn remove(&self, id: &str) -> Result<()> {
-        let path = self.path(id);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("{}", path.display()))
-            }
-            _ => Ok(()),
-        }
+        remove(&self.entry(ENDPOINTS, id))
     }
 
-    fn path(&self, id: &str) -> PathBuf {
-        self.dir.join(format!("{id}.json"))
+    /// The networks that this node has something of, by id.
+    pub fn networks(&self) -> Result<BTreeMap<u32, Member>> {
+        let members: Vec<Member> = self.all(NETWORKS)?;
+        Ok(members.into_iter().map(|member| (member.network.id, member)).collect())
+    }
+
+    /// Writes a network, unless it stands there like that.
+    pub fn put_network(&self, member: &Member) -> Result<()> {
+        let path = self.entry(NETWORKS, &member.network.id.to_string());
+        let bytes = model::encode(member);
+        if read(&path)?.as_ref() == Some(&bytes) { Ok(()) } else { write(&path, &bytes) }
+    }
+
+    /// Forgets a network.
+    pub fn remove_network(&self, id: u32) -> Result<()> {
+        remove(&self.entry(NETWORKS, &id.to_string()))
+    }
+
+    /// The cluster as it was last seen.
+    pub fn known(&self) -> Result<Option<Known>> {
+        let path = self.dir.join(CLUSTER);
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        let known = model::decode(&bytes).with_context(|| {
+            format!(
+                "{}: without it the store cannot be judged; restore it, or remove it to trust the store",
+                path.display()
+            )
+        })?;
+        Ok(Some(known))
+    }
+
+    /// Writes the cluster as it is seen now.
+    pub fn put_known(&self, known: &Known) -> Result<()> {
+        write(&self.dir.join(CLUSTER), &model::encode(known))
+    }
+
+    /// The last good values of what could not be read, by key.
+    pub fn last_good(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let Some(bytes) = read(&self.dir.join(LAST_GOOD))? else { return Ok(BTreeMap::new()) };
+        let values: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(values.into_iter().map(|(key, value)| (key, value.to_string().into_bytes())).collect())
+    }
+
+    /// Writes the last good values of what cannot be read.
+    pub fn put_last_good(&self, values: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+        let path = self.dir.join(LAST_GOOD);
+        if values.is_empty() {
+            return remove(&path);
+        }
+        let json = |bytes: &Vec<u8>| serde_json::from_slice(bytes).unwrap_or(serde_json::Value::Null);
+        let values: BTreeMap<&String, serde_json::Value> = values.iter().map(|(k, v)| (k, json(v))).collect();
+        write(&path, &serde_json::to_vec(&values)?)
+    }
+
+    /// Removes everything that the journal wrote.
+    pub fn erase(dir: &Path) -> Result<()> {
+        for folder in [ENDPOINTS, NETWORKS] {
+            let folder = dir.join(folder);
+            for path in entries(&folder)? {
+                if path.extension().is_some_and(|extension| extension == "json" || extension == "new") {
+                    remove(&path)?;
+                }
+            }
+            drop(fs::remove_dir(&folder));
+        }
+        for name in [CLUSTER, LAST_GOOD, INSTANCE] {
+            remove(&dir.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn all<T: DeserializeOwned>(&self, folder: &str) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        for path in entries(&self.dir.join(folder))? {
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            // One that was removed meanwhile is not there.
+            let Some(bytes) = read(&path)? else { continue };
+            match model::decode(&bytes) {
+                Ok(value) => all.push(value),
+                Err(error) => warn!("{}: {error}", path.display()),
+            }
+        }
+        Ok(all)
+    }
+
+    fn entry(&self, folder: &str, name: &str) -> PathBuf {
+        self.dir.join(folder).join(format!("{name}.json"))
+    }
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let found = match fs::read_dir(dir) {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("{}", dir.display())),
+    };
+    found.map(|entry| Ok(entry?.path())).collect()
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{}", path.display())),
+    }
+}
+
+/// Writes a file whole or not at all, and so that it survives a crash.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let draft = path.with_extension("new");
+    let write = || {
+        let mut file = File::create(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    };
+    write().with_context(|| format!("{}", path.display()))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_found_and_strange_files_are_left() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let journal = Journal::open(dir.path()).expect("a journal");
+        let first = journal.instance(|| Ok("i1".into())).expect("made");
+        assert_eq!(journal.instance(|| Ok("i2".into())).expect("found"), first);
+        let values = BTreeMap::from([("/margay/v1/nodes/h1".to_owned(), br#"{"v":1}"#.to_vec())]);
+        journal.put_last_good(&values).expect("a disk");
+        assert_eq!(journal.last_good().expect("there"), values);
+        fs::write(dir.path().join("endpoints/x.json"), "{").expect("a disk");
+        assert!(journal.endpoints().expect("readable").is_empty());
+        fs::write(dir.path().join(CLUSTER), "{").expect("a disk");
+        let error = format!("{:#}", journal.known().expect_err("broken"));
+        assert!(error.contains("cluster.json") && error.contains("remove it"), "{error}");
+        fs::write(dir.path().join("not-ours"), "").expect("a disk");
+        Journal::erase(dir.path()).expect("a disk");
+        let left: Vec<_> = entries(dir.path()).expect("there");
+        assert_eq!(left, [dir.path().join("not-ours")]);
     }
 }

@@ -1,6 +1,8 @@
 //! The user half of Margay: one agent per host, and the commands that talk to
 //! it. ARCHITECTURE.md draws the map; `cargo xtask lint` holds its edges.
 
+use std::sync::LazyLock;
+
 pub mod agent;
 pub mod api;
 pub mod config;
@@ -9,9 +11,21 @@ pub mod desired;
 pub mod ipam;
 pub mod journal;
 pub mod kernel;
+pub mod membership;
 pub mod model;
 pub mod network;
+pub mod node;
 pub mod reconcile;
 pub mod store;
 pub mod tables;
 pub mod workload;
+
+/// The version, with the commit that it was built from and the layout of the
+/// maps that its object has.
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("MARGAY_COMMIT"));
+        format!("{version} (commit {commit}, layout {})", margay_common::table::LAYOUT_VERSION)
+    });
+    &VERSION
+}

@@ -1,14 +1,17 @@
-//! Creating and removing networks: the use case that every front end shares.
+//! Creating and removing networks and their pools: the use case that every
+//! front end shares.
+
+pub mod pool;
 
 use std::{net::IpAddr, sync::Arc};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{
-        self,
+        self, Unknown,
         block::Allocations,
         key::{Key, ROOT, ipam_of, routes_of},
         network::{Network, NetworkRequest},
@@ -23,9 +26,21 @@ const ATTEMPTS: usize = 16;
 const ID_MAX: u32 = (1 << 24) - 1;
 
 /// The value of the guard's key.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Guard {
+    /// The id of the next network.
     next_network: u32,
+    /// Fields of a newer agent.
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+/// What creating and removing rests on.
+struct Reading {
+    snapshot: Snapshot,
+    guard: Guard,
+    /// That nobody else created or removed anything since.
+    unchanged: Condition,
 }
 
 /// The networks of the cluster.
@@ -44,21 +59,30 @@ impl Networks {
     /// it is in the store.
     pub async fn create(&self, request: NetworkRequest) -> Result<(Network, i64)> {
         for _ in 0..ATTEMPTS {
-            let (snapshot, guard) = self.read().await?;
-            let next = guard.as_ref().map_or(1, |(guard, _)| guard.next_network);
-            let network = request.clone().into_network(next)?;
-            if let Some(found) = snapshot.network(&network.name) {
+            let Reading { snapshot, guard, unchanged } = self.read().await?;
+            let mut request = request.clone();
+            if let Some(found) = snapshot.network(&request.name) {
                 let revision = snapshot.network_revisions.get(&found.id).copied().unwrap_or_default();
-                return same(found, &network).map(|found| (found, revision));
+                if request.subnets.is_empty() {
+                    request.subnets = found.subnets.iter().map(|subnet| subnet.cidr).collect();
+                }
+                let wanted = request.into_network(found.id)?;
+                return same(found, &wanted).map(|found| (found, revision));
             }
+            if request.subnets.is_empty() {
+                request.subnets = pool::take(&snapshot, request.ipv6)?;
+            }
+            let next = guard.next_network;
+            let network = request.into_network(next)?;
             check_overlap(&network, &snapshot)?;
             if next > ID_MAX {
                 bail!("all {ID_MAX} network ids are used up; ids are never given twice");
             }
+            let guard = Guard { next_network: next + 1, ..guard };
             let txn = Txn {
-                conditions: vec![unchanged(&guard), Condition::Absent(Key::Network(next))],
+                conditions: vec![unchanged, Condition::Absent(Key::Network(next))],
                 ops: vec![
-                    Op::Put(Key::Guard, model::encode(&Guard { next_network: next + 1 })),
+                    Op::Put(Key::Guard, model::encode(&guard)),
                     Op::Put(Key::Network(next), model::encode(&network)),
                 ],
             };
@@ -69,10 +93,32 @@ impl Networks {
         bail!("others create and remove networks at every attempt; try again");
     }
 
+    /// Puts a network back that the store lost, unless another has its id.
+    pub async fn put_back(&self, network: &Network) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let Reading { snapshot, mut guard, unchanged } = self.read().await?;
+            if snapshot.networks.contains_key(&network.id) {
+                return Ok(());
+            }
+            guard.next_network = guard.next_network.max(network.id + 1);
+            let txn = Txn {
+                conditions: vec![unchanged, Condition::Absent(Key::Network(network.id))],
+                ops: vec![
+                    Op::Put(Key::Guard, model::encode(&guard)),
+                    Op::Put(Key::Network(network.id), model::encode(network)),
+                ],
+            };
+            if let Commit::Done(_) = self.store.commit(txn).await? {
+                return Ok(());
+            }
+        }
+        bail!("others create and remove networks at every attempt");
+    }
+
     /// Removes a network that has no endpoints anywhere.
     pub async fn remove(&self, name: &str) -> Result<i64> {
         for _ in 0..ATTEMPTS {
-            let (snapshot, guard) = self.read().await?;
+            let Reading { snapshot, guard, unchanged } = self.read().await?;
             let Some(network) = snapshot.network(name) else { bail!("there is no network {name}") };
             let ipam = self.store.list(&[ipam_of(network.id)]).await?;
             let holders = holders(&ipam.entries);
@@ -80,15 +126,14 @@ impl Networks {
                 bail!("network {name} has endpoints: {}", holders.join(", "));
             }
             let seen = snapshot.network_revisions.get(&network.id).copied().unwrap_or_default();
-            let next_network = guard.as_ref().map_or(1, |(guard, _)| guard.next_network);
             let txn = Txn {
                 conditions: vec![
-                    unchanged(&guard),
+                    unchanged,
                     Condition::Revision(Key::Network(network.id), seen),
                     Condition::UnchangedSince(ipam_of(network.id), ipam.revision),
                 ],
                 ops: vec![
-                    Op::Put(Key::Guard, model::encode(&Guard { next_network })),
+                    Op::Put(Key::Guard, model::encode(&guard)),
                     Op::DeletePrefix(ipam_of(network.id)),
                     Op::DeletePrefix(routes_of(network.id)),
                     Op::Delete(Key::Network(network.id)),
@@ -103,35 +148,26 @@ impl Networks {
 
     /// The revision of the network of that name, if the store has it.
     pub async fn find(&self, name: &str) -> Result<Option<i64>> {
-        let (snapshot, _) = self.read().await?;
+        let Reading { snapshot, .. } = self.read().await?;
         Ok(snapshot.network(name).and_then(|network| snapshot.network_revisions.get(&network.id).copied()))
     }
 
-    /// Networks, nodes and the guard at one revision.
-    async fn read(&self) -> Result<(Snapshot, Option<(Guard, i64)>)> {
-        let prefixes = [format!("{ROOT}networks/"), format!("{ROOT}nodes/"), Key::Guard.to_string()];
+    /// Networks, nodes, pools and the guard at one revision.
+    async fn read(&self) -> Result<Reading> {
+        let mut prefixes: Vec<String> =
+            ["networks/", "nodes/", "pools/"].map(|p| format!("{ROOT}{p}")).into();
+        prefixes.push(Key::Guard.to_string());
         let listing = self.store.list(&prefixes).await?;
         let mut snapshot = Snapshot::default();
         snapshot.replace(&listing.entries);
         if let Some((key, reason)) = snapshot.unreadable.first_key_value() {
             bail!("{key} {reason}; until that is mended no network can be created or removed");
         }
-        let mut guard = None;
-        for entry in &listing.entries {
-            if let Event::Put { key, value, revision } = entry
-                && Key::parse(key) == Some(Key::Guard)
-            {
-                guard = Some((model::decode(value)?, *revision));
-            }
-        }
-        Ok((snapshot, guard))
-    }
-}
-
-fn unchanged(guard: &Option<(Guard, i64)>) -> Condition {
-    match guard {
-        Some((_, revision)) => Condition::Revision(Key::Guard, *revision),
-        None => Condition::Absent(Key::Guard),
+        let guard = match listing.value_of(&Key::Guard) {
+            Some(value) => model::decode(value).with_context(|| Key::Guard.to_string())?,
+            None => Guard { next_network: 1, unknown: Unknown::new() },
+        };
+        Ok(Reading { snapshot, guard, unchanged: listing.unchanged(&Key::Guard) })
     }
 }
 
@@ -171,7 +207,7 @@ fn check_overlap(network: &Network, snapshot: &Snapshot) -> Result<()> {
     Ok(())
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
+pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 

@@ -1,7 +1,10 @@
 //! Everything that the kernel holds for us, as one value: what it should hold
 //! and what it does hold are both [`Tables`].
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use margay_common::{
@@ -56,6 +59,45 @@ pub struct HostRoute {
     pub source: Option<IpAddr>,
     /// The largest packet that every endpoint of the subnet takes.
     pub mtu: u32,
+}
+
+/// Our nftables table: who is masqueraded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Firewall {
+    /// Whose addresses the world does not see.
+    pub subnets: BTreeSet<IpNet>,
+    /// Whether IPv6 forwarding that has nothing to do with containers is
+    /// dropped, since it was off before.
+    pub guard_v6: bool,
+}
+
+/// Which way a packet passes `margay0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// From a container.
+    In,
+    /// To a container.
+    Out,
+}
+
+/// An exception in a chain of iptables that drops what is forwarded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Accept {
+    /// Whether it is of IPv4.
+    pub v4: bool,
+    /// The chain.
+    pub chain: String,
+    /// The direction.
+    pub direction: Direction,
+}
+
+/// A switch of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SysctlKey {
+    /// Switches of a lower stage are set before those of a higher one.
+    pub stage: u8,
+    /// Its path below /proc/sys.
+    pub path: String,
 }
 
 /// Declares the tables in the order of reference: an entry may refer to
@@ -141,4 +183,10 @@ tables! {
     endpoints: Endpoint(Addr => Endpoint);
     /// The host's routes to our subnets.
     host_routes: HostRoute(IpNet => HostRoute);
+    /// Our nftables table.
+    firewall: Firewall(() => Firewall);
+    /// Exceptions in iptables' chains.
+    accepts: Accept(Accept => ());
+    /// Switches of the host that we set.
+    sysctls: Sysctl(SysctlKey => String);
 }

@@ -7,7 +7,10 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,20 +20,20 @@ use tokio::{
     sync::{Mutex, watch},
     time::timeout,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
-    control::Control,
+    control::{Control, State},
     desired::host::container_mtu,
     ipam::{self, Ipam},
-    journal::Journal,
+    journal::{Journal, Member},
     kernel::{
         Netlink,
         link::{self, VethSpec},
         netns::Netns,
         sysctl,
     },
-    model::{block::Holder, endpoint::Endpoint, network::Network},
+    model::{Unknown, block::Holder, endpoint::Endpoint, network::Network},
     network::Networks,
     tables::VETH_PREFIX,
 };
@@ -81,6 +84,8 @@ pub struct Workloads {
     pub journal: Journal,
     /// Whether attaching may begin.
     open: watch::Sender<bool>,
+    /// Whether the store may say more than this node's endpoints have.
+    dirty: AtomicBool,
     /// One at a time for each interface of each namespace.
     busy: Mutex<BTreeMap<(u32, String), Turn>>,
 }
@@ -95,6 +100,7 @@ impl Workloads {
             netlink,
             journal,
             open: watch::Sender::new(false),
+            dirty: AtomicBool::new(false),
             busy: Mutex::default(),
         }
     }
@@ -107,7 +113,10 @@ impl Workloads {
         let _turn = turn.lock().await;
         self.joined().await?;
         if let Some(found) = self.existing(netns.inode, &request.ifname)? {
-            if found.ready && link::index(&self.netlink, &found.host_interface).await?.is_some() {
+            if found.ready
+                && found.lost.is_none()
+                && link::index(&self.netlink, &found.host_interface).await?.is_some()
+            {
                 return same(found, &request);
             }
             // Begun and not finished, or of a namespace that is gone and whose
@@ -116,12 +125,13 @@ impl Workloads {
         }
         let network = self.network(&request.network).await?;
         if let Some(name) = &request.name {
-            self.check_name(&network, name)?;
+            self.check_name(&network, name).await?;
         }
         let id = new_id()?;
-        let holder = Holder { endpoint: id.clone(), name: request.name.clone() };
+        let holder =
+            Holder { endpoint: id.clone(), name: request.name.clone(), node: None, unknown: Unknown::new() };
         let wanted = ipam::Request { holder, wanted: request.addresses.clone() };
-        let addresses = self.ipam.allocate(&network, &wanted).await?;
+        let addresses = self.allocate(&network, &wanted).await?;
         let mtu = {
             let network = network.clone();
             self.control.look(move |state| container_mtu(&network, &state.facts)).await?
@@ -138,6 +148,7 @@ impl Workloads {
             host_interface: format!("{VETH_PREFIX}{}", &id[..12]),
             mtu,
             ready: false,
+            lost: None,
             id,
         };
         match self.bring_up(&endpoint, &network, &netns).await {
@@ -164,10 +175,25 @@ impl Workloads {
         Ok(Some(endpoint))
     }
 
-    /// Lets attaching begin: this node has joined, and what a crash left behind
-    /// is swept.
+    /// Lets attaching begin: this node is a member of the cluster, and what a
+    /// crash left behind is swept, or has to wait for the store.
     pub fn open(&self) {
-        self.open.send_replace(true);
+        self.open.send_if_modified(|open| !std::mem::replace(open, true));
+    }
+
+    /// Lets nothing be attached any more.
+    pub fn shut(&self) {
+        self.open.send_if_modified(|open| std::mem::replace(open, false));
+    }
+
+    /// Whether addresses may be taken in the store that no endpoint has.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed)
+    }
+
+    /// They are about to be looked for.
+    pub fn clean(&self) {
+        self.dirty.store(false, Ordering::Relaxed);
     }
 
     /// Waits until attaching may begin.
@@ -176,29 +202,32 @@ impl Workloads {
         if timeout(PATIENCE, open.wait_for(|open| *open)).await.is_ok() {
             return Ok(());
         }
-        let problem = self.control.look(|state| {
-            let away = state.store.away.as_ref();
-            state.join_problem.clone().or(away.map(|(reason, _)| format!("the store is away: {reason}")))
-        });
-        let problem = problem.await?.unwrap_or_else(|| "see `margay status`".into());
-        bail!("this node has not joined the cluster: {problem}")
+        let problem =
+            self.control.look(|state| state.join_problem.clone().or_else(|| state.refusal())).await?;
+        bail!(
+            "this node has not joined the cluster: {}",
+            problem.unwrap_or_else(|| "see `margay status`".into())
+        )
     }
 
-    /// Takes back the addresses of this node that no endpoint of the journal
-    /// holds: what a crash between two steps left behind. Only before attaching
-    /// begins, or it would take those of an attach that is under way.
-    pub async fn sweep(&self) -> Result<()> {
-        let endpoints = self.journal.read()?;
-        let networks = self.control.look(|state| state.snapshot.networks.keys().copied().collect::<Vec<_>>());
-        for network in networks.await? {
-            self.ipam.sweep(network, |id| endpoints.contains_key(id)).await?;
+    /// Addresses from the store, or from the stash while it cannot be asked.
+    async fn allocate(&self, network: &Network, request: &ipam::Request) -> Result<Vec<IpAddr>> {
+        if let Some(why) = self.control.look(State::refusal).await? {
+            self.dirty.store(true, Ordering::Relaxed);
+            return Ok(self.ipam.allocate_from_stash(network, request, &why).await?);
         }
-        Ok(())
+        match self.ipam.allocate(network, request).await {
+            Err(ipam::Refusal::Away(away)) => {
+                self.dirty.store(true, Ordering::Relaxed);
+                Ok(self.ipam.allocate_from_stash(network, request, &away.to_string()).await?)
+            }
+            result => Ok(result?),
+        }
     }
 
     /// The endpoint that is meant.
     pub fn find(&self, which: &Which) -> Result<Option<Endpoint>> {
-        let endpoints = self.journal.read()?;
+        let endpoints = self.journal.endpoints()?;
         match which {
             Which::Id(id) => {
                 if let Some(found) = endpoints.get(id) {
@@ -227,6 +256,9 @@ impl Workloads {
     }
 
     async fn bring_up(&self, endpoint: &Endpoint, network: &Network, netns: &Netns) -> Result<Endpoint> {
+        // The network first: an endpoint is nothing without it.
+        let stash = self.ipam.stash(network.id).await;
+        self.journal.put_network(&Member { network: network.clone(), stash })?;
         self.journal.put(endpoint)?;
         let host = &endpoint.host_interface;
         self.control.expect(host.clone()).await?;
@@ -249,22 +281,29 @@ impl Workloads {
     async fn take_down(&self, endpoint: &Endpoint) -> Result<()> {
         self.control.release(endpoint.id.clone()).await?;
         link::remove(&self.netlink, &endpoint.host_interface).await?;
-        self.ipam.release(endpoint.network, &endpoint.id).await.context("its addresses stay taken")?;
+        if let Err(away) = self.ipam.release(endpoint.network, &endpoint.id).await {
+            // Membership takes them back once the store answers.
+            self.dirty.store(true, Ordering::Relaxed);
+            debug!("addresses of endpoint {}: {away}", endpoint.id);
+        }
         self.journal.remove(&endpoint.id)
     }
 
     fn existing(&self, sandbox: u32, ifname: &str) -> Result<Option<Endpoint>> {
-        let endpoints = self.journal.read()?;
+        let endpoints = self.journal.endpoints()?;
         Ok(endpoints.into_values().find(|e| e.sandbox == sandbox && e.ifname == ifname))
     }
 
-    fn check_name(&self, network: &Network, name: &str) -> Result<()> {
-        let endpoints = self.journal.read()?;
+    /// A name is one endpoint's, unless that one is gone and its end was not
+    /// noticed yet.
+    async fn check_name(&self, network: &Network, name: &str) -> Result<()> {
+        let endpoints = self.journal.endpoints()?;
         let named = |e: &&Endpoint| e.network == network.id && e.name.as_deref() == Some(name);
-        match endpoints.values().find(named) {
-            Some(other) => bail!("endpoint {} of network {} is named {name} already", other.id, network.name),
-            None => Ok(()),
+        let Some(other) = endpoints.values().find(named) else { return Ok(()) };
+        if link::index(&self.netlink, &other.host_interface).await?.is_none() {
+            return self.take_down(other).await;
         }
+        bail!("endpoint {} of network {} is named {name} already", other.id, network.name)
     }
 
     /// The network of that name: as known here, or as the store has it if it

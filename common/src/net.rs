@@ -16,6 +16,13 @@ pub struct Mac(pub [u8; 6]);
 /// the host. Locally administered, unicast.
 pub const GATEWAY_MAC: Mac = Mac([0xee; 6]);
 
+/// What Margay's nftables table sets in the mark of replies to masqueraded
+/// flows, under [`REPLY_MASK`]: by it the host's stack may forward them to
+/// containers.
+pub const REPLY_MARK: u32 = 0x4d00_0000;
+/// The bits of the mark that are Margay's.
+pub const REPLY_MASK: u32 = 0xff00_0000;
+
 /// The family of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {

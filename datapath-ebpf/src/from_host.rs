@@ -26,9 +26,9 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         return Err(DropReason::Multicast);
     }
     blame.ip = ip;
-    let made_here = packet.ingress_ifindex() == 0;
+    let welcome = packet.ingress_ifindex() == 0 || packet.is_masqueraded_reply();
     if let Some(endpoint) = maps::endpoint(&ip.dst) {
-        if !made_here && endpoint.flags & ROUTABLE == 0 {
+        if !welcome && endpoint.flags & ROUTABLE == 0 {
             return Err(DropReason::Outside);
         }
         if packet.l3_len() > endpoint.mtu {
@@ -39,7 +39,7 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         return Ok(Forward::veth(endpoint));
     }
     match maps::prefix(&ip.dst) {
-        Some(subnet) if subnet.kind == SUBNET => to_remote(packet, &ip, subnet, made_here, blame),
+        Some(subnet) if subnet.kind == SUBNET => to_remote(packet, &ip, subnet, welcome, blame),
         _ => Err(DropReason::BadDestination),
     }
 }
@@ -51,10 +51,10 @@ fn to_remote(
     packet: &Packet<'_>,
     ip: &Ip,
     subnet: &Prefix,
-    made_here: bool,
+    welcome: bool,
     blame: &mut Blame,
 ) -> Result<Forward, DropReason> {
-    if !made_here && subnet.flags & ROUTABLE == 0 {
+    if !welcome && subnet.flags & ROUTABLE == 0 {
         return Err(DropReason::Outside);
     }
     blame.gateway = subnet.via;

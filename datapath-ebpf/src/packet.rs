@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use margay_common::{
     icmp::QUOTE_MAX,
-    net::{Addr, Family, Mac},
+    net::{Addr, Family, Mac, REPLY_MARK, REPLY_MASK},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -101,6 +101,15 @@ impl<'a> Packet<'a> {
     pub fn ingress_ifindex(&self) -> u32 {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb()).ingress_ifindex }
+    }
+
+    /// Whether the host's own rules say that the packet answers what a container
+    /// sent to the world. Containers cannot say so: their namespace's border
+    /// takes marks off.
+    #[inline(always)]
+    pub fn is_masqueraded_reply(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).mark & REPLY_MASK == REPLY_MARK }
     }
 
     /// Payload of one segment of a super-packet, 0 for a plain packet.

@@ -351,6 +351,7 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
         host_interface: interface(name),
         mtu: if *name == "small" { 1300 } else { 1500 },
         ready: true,
+        lost: None,
     };
     LocalFacts {
         node: "h1".into(),
@@ -362,6 +363,8 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
             on_link: vec!["192.0.2.0/24".parse().expect("net"), "2001:db8::/64".parse().expect("net")],
             link_local: None,
         },
+        occupied: Vec::new(),
+        world: Default::default(),
         interfaces: ifindexes.clone(),
         endpoints: ENDPOINTS.iter().map(|e| (e.0.to_owned(), endpoint(e))).collect(),
     }
@@ -377,7 +380,7 @@ fn fill(datapath: &mut Datapath, tables: &Tables) {
             Entry::Route(key, route) => maps.routes.put(key, route),
             Entry::Prefix(key, prefix) => maps.prefixes.put(key.len, key.addr, prefix),
             Entry::Endpoint(addr, endpoint) => maps.endpoints.put(addr, endpoint),
-            Entry::Interface(..) | Entry::Attachment(..) | Entry::HostRoute(..) => Ok(()),
+            _ => Ok(()),
         }
         .expect("the map takes it");
     }

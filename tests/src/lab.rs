@@ -164,6 +164,33 @@ impl Lab {
         });
     }
 
+    /// Puts etcd's data aside, or back: an empty one is in its place.
+    pub fn swap_etcd_data(&mut self) {
+        assert!(self.etcd.is_none(), "etcd is dead meanwhile");
+        let (data, aside) = (self.plan.dir.join("etcd"), self.plan.dir.join("etcd-aside"));
+        let between = self.plan.dir.join("etcd-between");
+        fs::create_dir_all(&aside).expect("a folder");
+        for (from, to) in [(&data, &between), (&aside, &data), (&between, &aside)] {
+            fs::rename(from, to).expect("a folder");
+        }
+    }
+
+    /// Restores etcd from a snapshot that was saved before.
+    pub fn restore_etcd(&mut self, snapshot: &Path) {
+        assert!(self.etcd.is_none(), "etcd is dead meanwhile");
+        let data = self.plan.dir.join("etcd");
+        fs::remove_dir_all(&data).expect("etcd's data");
+        let mut command = self.wire.command("etcdctl");
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore"])
+            .arg(snapshot)
+            .arg("--data-dir")
+            .arg(&data);
+        let said = say(&mut command);
+        assert!(said.ok(), "{said:?}");
+    }
+
     /// Kills etcd; its data stays.
     pub fn kill_etcd(&mut self) {
         self.etcd = None;

@@ -27,8 +27,11 @@ pub enum Need {
 
 /// A program that has to be there, and Debian's package of it.
 const BUILD: [(&str, &str); 2] = [("cc", "build-essential"), ("protoc", "protobuf-compiler")];
-const TESTS: [(&str, &str); 10] = [
+const TESTS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("strace", "strace"),
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("iperf3", "iperf3"),

@@ -23,7 +23,7 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 17] = [
+const EDGES: [(&str, &[&str]); 19] = [
     ("tables", &[]),
     ("model", &[]),
     ("desired", &["model", "tables"]),
@@ -33,26 +33,53 @@ const EDGES: [(&str, &[&str]); 17] = [
     ("kernel", &["model", "reconcile", "tables", "desired"]),
     ("journal", &["model"]),
     ("network", &["model", "store"]),
+    ("node", &["control", "model", "store"]),
+    ("membership", &["control", "journal", "model", "store", "workload"]),
     ("control", &["desired", "kernel", "model", "reconcile", "store", "tables"]),
     ("workload", &["control", "desired", "ipam", "journal", "kernel", "model", "network", "tables"]),
-    ("api", &["control", "kernel", "model", "tables", "workload", "api"]),
+    (
+        "api",
+        &[
+            "control",
+            "kernel",
+            "membership",
+            "model",
+            "network",
+            "node",
+            "store",
+            "tables",
+            "version",
+            "workload",
+        ],
+    ),
     ("config", &["kernel", "store"]),
     (
         "agent",
         &[
-            "api", "config", "control", "desired", "ipam", "journal", "kernel", "model", "network", "store",
+            "api",
+            "config",
+            "control",
+            "desired",
+            "ipam",
+            "journal",
+            "kernel",
+            "membership",
+            "model",
+            "network",
             "workload",
         ],
     ),
-    ("bin", &["cli", "commands", "output"]),
+    ("bin", &["cleanup", "cli", "commands", "output", "store"]),
     ("lib", &[]),
     ("build", &[]),
 ];
 
 /// Crates that only these modules of the agent may name.
-const OWNED: [(&str, &[&str]); 7] = [
+const OWNED: [(&str, &[&str]); 9] = [
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
+    ("netlink_sys", &["kernel"]),
+    ("redb", &["store"]),
     ("netlink_packet_route", &["kernel"]),
     ("rtnetlink", &["kernel"]),
     ("etcd_client", &["store"]),

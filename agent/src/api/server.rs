@@ -1,5 +1,6 @@
 //! The agent's side of the socket.
 
+mod problems;
 mod views;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path as FsPath, sync::Arc};
@@ -10,21 +11,36 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
-use tokio::{net::UnixListener, sync::Mutex};
+use tokio::{
+    net::UnixListener,
+    sync::{Mutex, Notify},
+};
 
 use super::wire;
 use crate::{
+    control,
     kernel::{attach::TcMode, counters, datapath::Datapath, pins::Pins},
+    membership::Membership,
     model::endpoint::mac_text,
+    node,
+    store::{Store, transfer},
     workload::{Attach, Which, Workloads},
 };
 
 /// What the handlers stand on.
 pub struct Agent {
     /// Attaching and detaching, networks, and the control loop.
-    pub workloads: Workloads,
+    pub workloads: Arc<Workloads>,
+    /// This node's part in the cluster.
+    pub membership: Arc<Membership>,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Where it is.
+    pub store_at: String,
+    /// Told when the agent is to end.
+    pub stop: Arc<Notify>,
     /// Programs and maps.
     pub datapath: Arc<Mutex<Datapath>>,
     /// Where they are pinned.
@@ -75,7 +91,11 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
         .route("/v1/status", get(status))
         .route("/v1/counters", get(read_counters))
         .route("/v1/routes", get(routes))
-        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes", get(nodes).delete(remove_node))
+        .route("/v1/pools", get(pools).post(add_pool).delete(remove_pool))
+        .route("/v1/store", get(export))
+        .route("/v1/store/adopt", post(adopt))
+        .route("/v1/stop", post(stop))
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{name}", delete(remove_network))
         .route("/v1/endpoints", get(endpoints).post(attach).delete(detach))
@@ -84,8 +104,9 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
 }
 
 async fn status(State(agent): Shared) -> Answer<wire::Status> {
-    let (mode, maps) = (agent.mode, agent.pins.maps());
-    Ok(Json(agent.workloads.control.look(move |state| views::status(state, mode, &maps)).await??))
+    let (mode, maps, at) = (agent.mode, agent.pins.maps(), agent.store_at.clone());
+    let status = agent.workloads.control.look(move |state| views::status(state, mode, &maps, &at));
+    Ok(Json(status.await??))
 }
 
 async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
@@ -104,27 +125,79 @@ async fn networks(State(agent): Shared) -> Answer<Vec<wire::Network>> {
     Ok(Json(agent.workloads.control.look(views::networks).await?))
 }
 
+async fn remove_node(State(agent): Shared, Json(request): Json<wire::NodeRemoval>) -> Answer<wire::Freed> {
+    agreed(&agent).await?;
+    let own = agent.workloads.control.look(|state| state.facts.node.clone()).await?;
+    if own == request.name {
+        return Err(
+            anyhow!("node {own} is this one; margay cleanup takes it down, another node removes it").into()
+        );
+    }
+    Ok(Json(wire::Freed { blocks: node::remove(&agent.store, &request.name, request.yes).await? }))
+}
+
+async fn pools(State(agent): Shared) -> Answer<Vec<wire::Pool>> {
+    Ok(Json(agent.workloads.control.look(views::pools).await?))
+}
+
+async fn add_pool(State(agent): Shared, Json(request): Json<wire::PoolRequest>) -> Answer<()> {
+    agreed(&agent).await?;
+    let revision = agent.workloads.networks.add_pool(request.cidr, request.network_size).await?;
+    agent.workloads.control.revision(revision).await?;
+    Ok(Json(()))
+}
+
+async fn remove_pool(State(agent): Shared, Json(request): Json<wire::PoolRequest>) -> Answer<()> {
+    agreed(&agent).await?;
+    let revision = agent.workloads.networks.remove_pool(request.cidr).await?;
+    agent.workloads.control.revision(revision).await?;
+    Ok(Json(()))
+}
+
+async fn export(State(agent): Shared) -> Answer<wire::Dump> {
+    Ok(Json(transfer::export(&*agent.store).await?))
+}
+
+async fn adopt(State(agent): Shared) -> Answer<()> {
+    agent.membership.adopt().await?;
+    Ok(Json(()))
+}
+
+async fn stop(State(agent): Shared) -> Answer<()> {
+    agent.stop.notify_one();
+    Ok(Json(()))
+}
+
+/// Nothing is agreed upon with a store that is not to be believed.
+async fn agreed(agent: &Agent) -> Result<()> {
+    match agent.workloads.control.look(control::State::refusal).await? {
+        Some(reason) => bail!(reason),
+        None => Ok(()),
+    }
+}
+
 async fn create_network(
     State(agent): Shared,
     Json(request): Json<wire::NetworkRequest>,
 ) -> Answer<wire::Network> {
+    agreed(&agent).await?;
     let (network, revision) = agent.workloads.networks.create(request).await?;
     agent.workloads.control.revision(revision).await?;
-    let find = move |state: &crate::control::State| {
-        views::networks(state).into_iter().find(|found| found.id == network.id)
-    };
+    let find =
+        move |state: &control::State| views::networks(state).into_iter().find(|found| found.id == network.id);
     let found = agent.workloads.control.look(find).await?;
     Ok(Json(found.ok_or_else(|| anyhow!("the network was removed again just now"))?))
 }
 
 async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answer<()> {
+    agreed(&agent).await?;
     let revision = agent.workloads.networks.remove(&name).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }
 
 async fn endpoints(State(agent): Shared) -> Answer<Vec<wire::Endpoint>> {
-    Ok(Json(agent.workloads.journal.read()?.into_values().map(views::endpoint).collect()))
+    Ok(Json(agent.workloads.journal.endpoints()?.into_values().map(views::endpoint).collect()))
 }
 
 async fn attach(State(agent): Shared, Json(request): Json<wire::AttachRequest>) -> Answer<wire::Endpoint> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::{
     kernel::counters::{Counter, Kind},
     model::network::NetworkRequest,
+    store::transfer::Dump,
 };
 
 /// A subnet of a network.
@@ -41,6 +42,42 @@ pub struct Network {
     pub blocks: Vec<Block>,
     /// Endpoints on this node.
     pub local_endpoints: usize,
+}
+
+/// A pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// All of it.
+    pub cidr: IpNet,
+    /// Length of the prefix of the subnets that are taken from it.
+    pub network_size: u8,
+    /// Names of the networks with a subnet in it.
+    pub networks: Vec<String>,
+}
+
+/// A request to add a pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolRequest {
+    /// All of it.
+    pub cidr: IpNet,
+    /// Length of the prefix of the subnets that are taken from it.
+    pub network_size: Option<u8>,
+}
+
+/// A request to remove a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeRemoval {
+    /// Its name.
+    pub name: String,
+    /// Also if it looks alive.
+    pub yes: bool,
+}
+
+/// What removing a node freed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freed {
+    /// Blocks and borrowed addresses.
+    pub blocks: usize,
 }
 
 /// A block and its owner.
@@ -102,6 +139,8 @@ pub struct Endpoint {
     pub ifname: String,
     /// The veth's host side.
     pub host_interface: String,
+    /// Why it is served no longer.
+    pub lost: Option<String>,
 }
 
 /// What the datapath knows of a prefix.
@@ -142,6 +181,8 @@ pub struct Node {
 /// How the store stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Store {
+    /// Where it is.
+    pub at: String,
     /// Whether what the agent knows is complete and current.
     pub in_sync: bool,
     /// The revision that it has seen.
@@ -210,10 +251,32 @@ pub struct Status {
     pub attachments: Vec<Attachment>,
     /// The maps.
     pub maps: Vec<Map>,
+    /// What was set up on the host for containers to reach the world.
+    pub world: World,
     /// Changes that wait.
     pub pending: Vec<Pending>,
-    /// What is wrong, one sentence each.
-    pub problems: Vec<String>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// What was set up on the host for containers to reach the world.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct World {
+    /// Subnets that leave masqueraded as the host.
+    pub masqueraded: Vec<IpNet>,
+    /// Switches that were set: below /proc/sys, with their values.
+    pub switches: std::collections::BTreeMap<String, String>,
+    /// Chains of iptables that have an exception of ours, IPv4 and IPv6.
+    pub exceptions: Vec<String>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What, in a sentence.
+    pub problem: String,
+    /// What can be done.
+    pub mend: String,
 }
 
 /// Why a request was refused.

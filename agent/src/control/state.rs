@@ -7,9 +7,14 @@ use std::{
 
 use tracing::{info, warn};
 
+use super::hold::describe;
 use crate::{
     desired::LocalFacts,
-    model::snapshot::Snapshot,
+    kernel::world::News,
+    model::{
+        membership::{Known, Trust, judge},
+        snapshot::Snapshot,
+    },
     reconcile::{Change, Retry},
     store::Feed,
     tables::{Key, Tables},
@@ -18,8 +23,6 @@ use crate::{
 /// How the store stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreState {
-    /// Whether a complete listing has been seen.
-    pub listed: bool,
     /// Why it does not answer, and since when, seconds since 1970.
     pub away: Option<(String, u64)>,
 }
@@ -27,10 +30,19 @@ pub struct StoreState {
 /// What the loop knows.
 #[derive(Default)]
 pub struct State {
-    /// What the store said last.
+    /// What the store said last, as far as it is believed; before it has said
+    /// anything, what the journal remembers of it.
     pub snapshot: Snapshot,
+    /// What a store says that is not believed at all.
+    pub doubted: Option<Snapshot>,
     /// The revision of that.
     pub revision: i64,
+    /// The highest revision seen of the store that is believed.
+    pub seen: i64,
+    /// What this node remembers of its cluster.
+    pub known: Option<Known>,
+    /// How far the store is believed.
+    pub trust: Trust,
     /// How the store stands.
     pub store: StoreState,
     /// Nodes whose lease ran out, and when we learnt it.
@@ -47,6 +59,8 @@ pub struct State {
     pub actual: Option<Tables>,
     /// Interfaces that an attach is about to make.
     pub coming: BTreeSet<String>,
+    /// Entries of endpoints that are released and still in the kernel.
+    pub released: BTreeSet<Key>,
     /// Why this node has not joined the cluster.
     pub join_problem: Option<String>,
     /// Changes of the watched part of the store that came in.
@@ -58,25 +72,30 @@ pub struct State {
 }
 
 impl State {
-    /// Whether the store has been seen whole, so that the kernel may change.
+    /// Whether the store has been seen whole and is believed.
     pub fn in_sync(&self) -> bool {
-        self.store.listed
+        self.trust == Trust::Whole
     }
 
     /// Takes over what the store tells.
     pub fn take(&mut self, feed: Feed) {
         match feed {
             Feed::Listing(listing) => {
-                self.snapshot.replace(&listing.entries);
+                let read = Snapshot::of(&listing.entries, &self.snapshot);
                 self.revision = listing.revision;
-                self.store.listed = true;
+                self.doubted = None;
+                self.believe(read);
                 self.back();
-                info!("in sync with the store at revision {}", self.revision);
             }
             Feed::Events { revision, events } => {
-                events.iter().for_each(|event| self.snapshot.apply(event));
                 self.events += events.len() as u64;
                 self.revision = self.revision.max(revision);
+                let mut read = match self.doubted.take() {
+                    Some(doubted) => doubted,
+                    None => std::mem::take(&mut self.snapshot),
+                };
+                events.iter().for_each(|event| read.apply(event));
+                self.believe(read);
                 self.back();
             }
             Feed::Away(reason) => {
@@ -91,32 +110,70 @@ impl State {
         self.note_lost_nodes();
     }
 
+    /// Remembers anew what the cluster is, and judges the store by that.
+    pub fn remember(&mut self, known: Known) {
+        self.seen = known.revision;
+        self.known = Some(known);
+        if self.trust != Trust::Unseen {
+            let read = self.doubted.take().unwrap_or_else(|| std::mem::take(&mut self.snapshot));
+            self.believe(read);
+        }
+    }
+
+    /// Judges what was read, and takes it over unless it is another cluster's.
+    fn believe(&mut self, read: Snapshot) {
+        let known = self
+            .known
+            .as_ref()
+            .map(|known| Known { revision: self.seen.max(known.revision), ..known.clone() });
+        let trust = judge(known.as_ref(), &read, self.revision);
+        if trust == Trust::Whole {
+            self.seen = self.seen.max(self.revision);
+        }
+        if trust != self.trust {
+            match &trust {
+                Trust::Whole => info!("in sync with the store at revision {}", self.revision),
+                doubt => warn!("{}", describe(doubt)),
+            }
+        }
+        self.trust = trust;
+        if matches!(self.trust, Trust::Other { .. }) {
+            self.doubted = Some(read);
+        } else {
+            self.snapshot = read;
+        }
+    }
+
+    /// Takes over what the host has become.
+    pub fn hear(&mut self, news: News) {
+        if self.facts.world.masquerade {
+            self.facts.world = news.world;
+        }
+        if let Some(actual) = &mut self.actual {
+            let Tables { host_routes, firewall, accepts, sysctls, .. } = news.tables;
+            *actual = Tables { host_routes, firewall, accepts, sysctls, ..std::mem::take(actual) };
+        }
+    }
+
+    /// Notes that an endpoint's entries may go, whatever the store says.
+    pub fn release(&mut self, id: &str) {
+        let Some(endpoint) = self.facts.endpoints.remove(id) else { return };
+        self.coming.remove(&endpoint.host_interface);
+        let index = self.facts.interfaces.get(&endpoint.host_interface);
+        self.released.extend(index.map(|index| Key::Workload(*index)));
+        self.released.insert(Key::Attachment(endpoint.host_interface.clone()));
+        self.released.insert(Key::Interface(endpoint.host_interface));
+        self.released.extend(endpoint.addresses.into_iter().map(|addr| Key::Endpoint(addr.into())));
+    }
+
     /// Takes over a change that the kernel made.
     pub fn applied(&mut self, change: &Change) {
         self.retry.succeeded(&change.key());
+        self.released.remove(&change.key());
         let Some(actual) = &mut self.actual else { return };
         match change {
             Change::Put(entry) => actual.put(entry.clone()),
             Change::Remove(key) => actual.remove(key),
-        }
-    }
-
-    /// Whether an entry stays although nothing asks for it: an interface that
-    /// is just coming, an endpoint of ours whose network is not to be seen, and
-    /// everything about others while part of the store cannot be read.
-    pub fn holds(&self, key: &Key) -> bool {
-        let endpoints = || self.facts.endpoints.values();
-        let orphans = || endpoints().filter(|e| !self.snapshot.networks.contains_key(&e.network));
-        let index = |name: &String| self.facts.interfaces.get(name);
-        match key {
-            Key::Interface(name) => {
-                self.coming.contains(name) || endpoints().any(|e| e.host_interface == *name)
-            }
-            Key::Attachment(name) => orphans().any(|e| e.host_interface == *name),
-            Key::Workload(found) => orphans().any(|e| index(&e.host_interface) == Some(found)),
-            Key::Endpoint(addr) => orphans().any(|e| e.addresses.iter().any(|own| *addr == (*own).into())),
-            Key::Route(_) | Key::Prefix(_) | Key::HostRoute(_) => !self.snapshot.unreadable.is_empty(),
-            Key::Node(()) => false,
         }
     }
 
@@ -132,17 +189,16 @@ impl State {
     /// Whether everything (or, with `present` false, nothing) of an endpoint
     /// is in the kernel; `None` while that is open.
     pub fn served(&self, id: &str, present: bool) -> Option<Result<(), String>> {
-        if !self.in_sync() {
-            let refusal = "the store has not been in sync since the agent started".to_owned();
-            return Some(if present { Err(refusal) } else { Ok(()) });
-        }
-        let actual = self.actual.as_ref()?;
         let Some(endpoint) = self.facts.endpoints.get(id) else {
             // Released: done when nothing of the round is left to change.
             return (!present).then_some(Ok(()));
         };
+        let actual = self.actual.as_ref()?;
         if !present {
             return None;
+        }
+        if let Some(reason) = &endpoint.lost {
+            return Some(Err(reason.clone()));
         }
         if !self.snapshot.networks.contains_key(&endpoint.network) {
             return Some(Err(format!("network {} is gone", endpoint.network_name)));

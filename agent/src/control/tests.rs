@@ -1,5 +1,7 @@
 use std::sync::{Arc, Mutex};
 
+use margay_common::route::{Route, RouteKey};
+
 use super::*;
 use crate::{
     desired::{LocalFacts, Uplink},
@@ -54,8 +56,17 @@ fn start(kernel: Recorder) -> Bench {
         ..LocalFacts::default()
     };
     let state = State { facts, ..State::default() };
-    let sources = Sources { store: store_feed, links: link_feed, requests, vanished: mpsc::channel(8).0 };
-    tokio::spawn(Loop::new(kernel.clone(), netlink, state, sources).run());
+    let sources = Sources {
+        store: store_feed,
+        links: link_feed,
+        world: mpsc::channel(1).1,
+        requests,
+        vanished: mpsc::channel(8).0,
+        rounds: watch::channel(0).0,
+    };
+    tokio::spawn(
+        Loop::new(kernel.clone(), netlink, Originals::of("/nonexistent".as_ref()), state, sources).run(),
+    );
     Bench { kernel, store, control, _links: links }
 }
 
@@ -130,14 +141,18 @@ async fn what_cannot_be_read_removes_nothing() {
     first.store.send(listing(network())).await.expect("the loop runs");
     first.control.revision(5).await.expect("reached");
     let mut tables = first.kernel.tables.lock().expect("no panic").clone();
-    tables.routes.insert(Default::default(), Default::default());
+    tables.routes.insert(Default::default(), Route { network: 1, ..Route::default() });
+    let other = RouteKey { len: 96, ..RouteKey::default() };
+    let mut kernel = tables.clone();
+    kernel.routes.insert(other, Route { network: 2, ..Route::default() });
     // A restarted agent has no last good value of what it cannot read.
-    let second = start(Recorder { tables: Arc::new(Mutex::new(tables.clone())), ..Recorder::default() });
+    let second = start(Recorder { tables: Arc::new(Mutex::new(kernel)), ..Recorder::default() });
     let broken =
         snapshot::Event::Put { key: "/margay/v1/networks/1".into(), value: b"{".to_vec(), revision: 5 };
     second.store.send(listing(broken)).await.expect("the loop runs");
     second.control.revision(5).await.expect("reached");
-    assert_eq!(*second.kernel.tables.lock().expect("no panic"), tables);
+    let left = second.kernel.tables.lock().expect("no panic");
+    assert_eq!(*left, tables, "what hangs on it stays, a route of another network goes");
 }
 
 #[tokio::test]

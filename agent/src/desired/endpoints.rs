@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// What the kernel holds for an endpoint; nothing while its interface is not
-/// there.
+/// there. One that has lost its address keeps the interface, which is closed
+/// without a program.
 pub(super) fn entries(
     endpoint: &Endpoint,
     network: &Network,
@@ -29,6 +30,9 @@ pub(super) fn entries(
     let Some(ifindex) = facts.interfaces.get(&endpoint.host_interface).copied() else {
         return Vec::new();
     };
+    if endpoint.lost.is_some() {
+        return vec![Entry::Interface(endpoint.host_interface.clone(), Interface::Veth)];
+    }
     let flags = prefixes::flags(network, snapshot);
     let addressed = || {
         let of = |addr: &IpAddr| Some((*addr, network.subnet_of(*addr)?));

@@ -7,6 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::world::World;
 use crate::model::endpoint::Endpoint;
 
 /// The interface towards the other nodes.
@@ -35,6 +36,10 @@ pub struct LocalFacts {
     pub uplink: Uplink,
     /// The interfaces that are ours, by name: their index.
     pub interfaces: BTreeMap<String, u32>,
+    /// Prefixes on links of this host that are not ours.
+    pub occupied: Vec<IpNet>,
+    /// The way to the world.
+    pub world: World,
     /// The endpoints of the journal, by id.
     pub endpoints: BTreeMap<String, Endpoint>,
 }

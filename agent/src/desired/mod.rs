@@ -6,8 +6,12 @@ mod facts;
 pub mod host;
 mod prefixes;
 mod routes;
+mod world;
 
 pub use facts::{LocalFacts, Uplink};
+pub use world::{V6Forwarding, World};
+
+use ipnet::IpNet;
 
 use crate::{
     model::snapshot::Snapshot,
@@ -24,10 +28,10 @@ pub fn desired(snapshot: &Snapshot, facts: &LocalFacts) -> Tables {
 /// The same, entry by entry. No two entries have one key.
 pub fn entries<'a>(snapshot: &'a Snapshot, facts: &'a LocalFacts) -> impl Iterator<Item = Entry> + 'a {
     let host = host::entries(facts).into_iter();
-    let routes = snapshot
-        .claims
-        .iter()
-        .filter_map(|((id, cidr), claim)| routes::entry(*id, *cidr, claim, snapshot, facts));
+    let blocks = snapshot.claims.iter().map(|((id, cidr), claim)| (*id, *cidr, claim));
+    let borrowed = snapshot.borrowed.iter().map(|((id, addr), claim)| (*id, IpNet::from(*addr), claim));
+    let routes = blocks.chain(borrowed);
+    let routes = routes.filter_map(|(id, cidr, claim)| routes::entry(id, cidr, claim, snapshot, facts));
     let networks = snapshot.networks.values().flat_map(|network| {
         let prefixes = prefixes::subnets(network, snapshot);
         prefixes.chain(host::routes(network, facts))
@@ -37,7 +41,7 @@ pub fn entries<'a>(snapshot: &'a Snapshot, facts: &'a LocalFacts) -> impl Iterat
         let network = snapshot.networks.get(&endpoint.network);
         network.into_iter().flat_map(|network| endpoints::entries(endpoint, network, snapshot, facts))
     });
-    host.chain(routes).chain(networks).chain(nodes).chain(endpoints)
+    host.chain(routes).chain(networks).chain(nodes).chain(endpoints).chain(world::entries(snapshot, facts))
 }
 
 #[cfg(test)]

@@ -10,11 +10,7 @@ use margay_common::{
 
 use super::facts::LocalFacts;
 use crate::{
-    model::{
-        network::{Network, Subnet, max_len},
-        node::Node,
-        snapshot::Snapshot,
-    },
+    model::{network::Network, node::Node, snapshot::Snapshot},
     tables::{Entry, PrefixKey},
 };
 
@@ -42,15 +38,8 @@ pub(super) fn flags(network: &Network, snapshot: &Snapshot) -> u32 {
     let mut flags = 0;
     flags |= if network.internal { INTERNAL } else { 0 };
     flags |= if network.routable { ROUTABLE } else { 0 };
-    flags |= if network.subnets.iter().any(|s| has_borrowed(network, s, snapshot)) { BORROWED } else { 0 };
+    flags |= if network.subnets.iter().any(|s| snapshot.has_borrowed(network.id, s)) { BORROWED } else { 0 };
     flags
-}
-
-/// Whether single addresses of the subnet are routed.
-fn has_borrowed(network: &Network, subnet: &Subnet, snapshot: &Snapshot) -> bool {
-    let claims = snapshot.claims.range((network.id, subnet.cidr)..);
-    let mut own = claims.take_while(|((id, _), _)| *id == network.id);
-    own.any(|((_, cidr), _)| cidr.prefix_len() == max_len(cidr.addr()) && subnet.cidr.contains(cidr))
 }
 
 /// The addresses of a node, this one's included.

@@ -1,4 +1,4 @@
-//! Blocks of other nodes.
+//! Blocks and borrowed addresses of other nodes.
 
 use std::net::IpAddr;
 
@@ -10,11 +10,12 @@ use margay_common::{
 
 use super::facts::LocalFacts;
 use crate::{
-    model::{block::Claim, node::Node, snapshot::Snapshot},
+    model::{block::Claim, key::Key, node::Node, snapshot::Snapshot},
     tables::Entry,
 };
 
-/// The route to a block, unless it is this node's own or of no network.
+/// The route to a block or borrowed address, unless it is this node's own or of
+/// no network. One whose node cannot be read stays as it is.
 pub(super) fn entry(
     network: u32,
     cidr: IpNet,
@@ -26,6 +27,9 @@ pub(super) fn entry(
         return None;
     }
     let owner = snapshot.nodes.get(&claim.node);
+    if owner.is_none() && snapshot.unreadable.contains_key(&Key::Node(claim.node.clone()).to_string()) {
+        return None;
+    }
     let next_hop = owner.and_then(|owner| next_hop(owner, cidr.addr(), facts));
     let addr = Addr::from(cidr.network());
     let key = RouteKey { len: addr.mapped_len(cidr.prefix_len()), addr };

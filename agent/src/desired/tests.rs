@@ -71,6 +71,7 @@ fn facts() -> LocalFacts {
         host_interface: "mgye1".into(),
         mtu: 1500,
         ready: true,
+        lost: None,
     };
     LocalFacts {
         node: "h1".into(),
@@ -82,6 +83,8 @@ fn facts() -> LocalFacts {
             on_link: vec![cidr("192.0.2.0/24")],
             link_local: None,
         },
+        occupied: Vec::new(),
+        world: World::default(),
         interfaces: [(HOST_INTERFACE.to_owned(), 4), ("mgye1".to_owned(), 5)].into(),
         endpoints: [("e1".to_owned(), endpoint)].into(),
     }
@@ -191,4 +194,59 @@ fn no_two_entries_have_one_key() {
     let keys: Vec<Key> = entries(&snapshot, &facts).map(|entry| entry.key()).collect();
     let distinct: BTreeSet<&Key> = keys.iter().collect();
     assert_eq!(distinct.len(), keys.len());
+}
+
+/// A host that could masquerade, with its default route on the uplink.
+fn worldly() -> LocalFacts {
+    let interfaces = [["up0".to_owned()].into(), ["up1".to_owned()].into()];
+    LocalFacts { world: World { masquerade: true, interfaces, ..World::default() }, ..facts() }
+}
+
+fn switches(tables: &Tables) -> Vec<String> {
+    tables.sysctls.iter().map(|(key, value)| format!("{} = {value}", key.path)).collect()
+}
+
+#[test]
+fn only_networks_that_leave_by_the_host_are_masqueraded() {
+    let mut snapshot = snapshot();
+    let subnets = |tables: &Tables| {
+        let found = tables.firewall.get(&()).into_iter().flat_map(|firewall| firewall.subnets.iter());
+        found.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(subnets(&desired(&snapshot, &facts())).is_empty(), "switched off");
+    let tables = desired(&snapshot, &worldly());
+    assert_eq!(subnets(&tables), ["10.1.0.0/16", "fd00:1::/64"], "red is internal");
+    assert_eq!(
+        switches(&tables),
+        [
+            "net/ipv4/conf/margay0/forwarding = 1",
+            "net/ipv4/conf/up0/forwarding = 1",
+            "net/ipv6/conf/margay0/force_forwarding = 1",
+            "net/ipv6/conf/up1/force_forwarding = 1",
+        ]
+    );
+    snapshot.networks.get_mut(&1).expect("blue").routable = true;
+    let tables = desired(&snapshot, &worldly());
+    assert!(tables.firewall.is_empty() && tables.sysctls.is_empty() && tables.accepts.is_empty());
+}
+
+#[test]
+fn older_kernels_forward_ipv6_for_all_behind_a_guard() {
+    let advertised = ["lan0".to_owned()].into();
+    let drops = [(true, "DOCKER-USER".to_owned())].into();
+    let mut facts = worldly();
+    facts.world.v6 = V6Forwarding::All { was_on: false, advertised };
+    facts.world.drops = drops;
+    let tables = desired(&snapshot(), &facts);
+    assert!(tables.firewall[&()].guard_v6, "what was not forwarded before is not now");
+    let last: Vec<_> = switches(&tables).into_iter().filter(|switch| switch.contains("ipv6")).collect();
+    assert_eq!(
+        last,
+        ["net/ipv6/conf/lan0/accept_ra = 2", "net/ipv6/conf/all/forwarding = 1"],
+        "in this order"
+    );
+    assert_eq!(tables.accepts.len(), 2);
+    assert!(tables.accepts.keys().all(|accept| accept.v4 && accept.chain == "DOCKER-USER"));
+    facts.world.v6 = V6Forwarding::All { was_on: true, advertised: Default::default() };
+    assert!(!desired(&snapshot(), &facts).firewall[&()].guard_v6);
 }

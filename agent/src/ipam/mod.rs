@@ -1,6 +1,10 @@
-//! Addresses: which one is next in a block, and how a node comes by blocks.
+//! Addresses: which is next in a block (pure), which blocks this node has, and
+//! how it comes by more.
 
 pub mod allocate;
 pub mod block;
+mod choose;
+mod keep;
+mod view;
 
 pub use allocate::{Ipam, Refusal, Request};

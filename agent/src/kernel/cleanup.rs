@@ -6,15 +6,32 @@ use anyhow::{Context, Result};
 use rtnetlink::Handle;
 
 use super::{
-    attach, datapath, facts, link,
+    attach, datapath, facts, firewall, link,
     pins::{self, Pins},
+    sysctl::Originals,
 };
 use crate::tables::HOST_INTERFACE;
 
 /// Detaches and removes everything that is ours, and says what it was. What is
 /// already gone is fine, so this can be repeated.
-pub async fn everything(netlink: &Handle, root: &Path) -> Result<Vec<String>> {
+pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Result<Vec<String>> {
     let mut done = Vec::new();
+    let originals = Originals::of(state_dir);
+    // Forwarding ends before what guards it.
+    let mut switches: Vec<String> = originals.read()?.into_keys().collect();
+    switches.sort_by_key(|path| path.ends_with("/accept_ra"));
+    for path in switches {
+        originals.restore(&path)?;
+        done.push(format!("our value of {path}"));
+    }
+    for accept in firewall::accepts().await {
+        firewall::remove_accept(&accept).await?;
+        done.push(format!("the exception in chain {}", accept.chain));
+    }
+    if firewall::read().await?.is_some() {
+        firewall::remove().await?;
+        done.push("nftables table inet margay".into());
+    }
     let pins = Pins::at(root);
     for (dst, _) in link::host_routes(netlink).await? {
         link::remove_host_route(netlink, dst).await?;

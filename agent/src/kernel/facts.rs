@@ -1,6 +1,9 @@
 //! What this host says of itself, read by netlink.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -32,6 +35,41 @@ pub async fn uplink(netlink: &Handle, name: &str) -> Result<Uplink> {
         on_link,
         link_local: link::link_local(&addresses),
     })
+}
+
+/// The interface towards the other nodes where nobody names it, and why it is
+/// that: the one of the default route, or the only one with an address.
+pub async fn find_uplink(netlink: &Handle) -> Result<(String, &'static str)> {
+    let links = link::list(netlink).await?;
+    let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+    if let Some(name) = link::default_interfaces(netlink).await?.into_iter().find_map(name) {
+        return Ok((name, "which has the default route"));
+    }
+    let mut candidates = Vec::new();
+    for link in links.iter().filter(|link| link.ethernet && link.up && !is_own(&link.name)) {
+        let addresses = link::addresses(netlink, link.index).await?;
+        if addresses.iter().any(|net| !is_link_local(net)) {
+            candidates.push(link.name.clone());
+        }
+    }
+    match &candidates[..] {
+        [only] => Ok((only.clone(), "the only one with an address")),
+        [] => bail!("no interface has an address; name the one towards the other nodes with --uplink"),
+        several => bail!(
+            "no default route tells which of {} leads to the other nodes; name it with --uplink",
+            several.join(", ")
+        ),
+    }
+}
+
+/// The prefixes on this host's links, ours and the loopback's apart.
+pub async fn occupied(netlink: &Handle, own: &BTreeMap<String, u32>) -> Result<Vec<IpNet>> {
+    let found = link::all_addresses(netlink).await?;
+    let others = found.into_iter().filter(|(index, net)| {
+        !own.values().any(|own| own == index) && !net.addr().is_loopback() && !is_link_local(net)
+    });
+    let prefixes: BTreeSet<IpNet> = others.map(|(_, net)| net.trunc()).collect();
+    Ok(prefixes.into_iter().collect())
 }
 
 /// Checks that the node's addresses are on the uplink, or takes them from it.

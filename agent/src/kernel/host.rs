@@ -12,9 +12,10 @@ use super::{
     Kernel,
     attach::{self, TcMode},
     datapath::{Datapath, capacity},
-    facts, link,
+    facts, firewall, link,
     pins::Pins,
-    sysctl,
+    sysctl::{self, Originals},
+    world,
 };
 use crate::{
     reconcile::Change,
@@ -27,6 +28,7 @@ pub struct Host {
     netlink: Handle,
     mode: TcMode,
     uplink: String,
+    originals: Originals,
     datapath: Arc<Mutex<Datapath>>,
 }
 
@@ -35,9 +37,16 @@ pub type Usage = (&'static str, usize, u32);
 
 impl Host {
     /// Loads the programs, or finds them loaded.
-    pub fn new(pins: Pins, netlink: Handle, mode: TcMode, uplink: String, log: bool) -> Result<Self> {
+    pub fn new(
+        pins: Pins,
+        netlink: Handle,
+        mode: TcMode,
+        uplink: String,
+        originals: Originals,
+        log: bool,
+    ) -> Result<Self> {
         let datapath = Datapath::load(&pins, log)?;
-        Ok(Self { pins, netlink, mode, uplink, datapath: Arc::new(Mutex::new(datapath)) })
+        Ok(Self { pins, netlink, mode, uplink, originals, datapath: Arc::new(Mutex::new(datapath)) })
     }
 
     /// The programs and maps, for whoever reads counters.
@@ -92,6 +101,9 @@ impl Host {
                 let index = index.ok_or_else(|| anyhow!("{HOST_INTERFACE} is not there"))?;
                 link::put_host_route(&self.netlink, index, *dst, route).await
             }
+            Entry::Firewall((), wanted) => firewall::put(wanted).await,
+            Entry::Accept(accept, ()) => firewall::put_accept(accept).await,
+            Entry::Sysctl(key, value) => self.originals.set(&key.path, value),
         }
     }
 
@@ -107,6 +119,9 @@ impl Host {
             Key::Endpoint(addr) => maps.endpoints.remove(*addr),
             Key::Attachment(name) => attach::detach(&self.pins, &self.netlink, name).await.map(drop),
             Key::HostRoute(dst) => link::remove_host_route(&self.netlink, *dst).await,
+            Key::Firewall(()) => firewall::remove().await,
+            Key::Accept(accept) => firewall::remove_accept(accept).await,
+            Key::Sysctl(key) => self.originals.restore(&key.path),
         }
     }
 
@@ -134,9 +149,10 @@ impl Host {
 
 impl Kernel for Host {
     async fn read(&mut self) -> Result<Tables> {
-        let mut tables = Tables::default();
+        let mut tables = world::tables(&self.netlink, &self.originals).await?;
         self.read_interfaces(&mut tables).await?;
-        let datapath = self.datapath.lock().await;
+        let datapath = Arc::clone(&self.datapath);
+        let datapath = datapath.lock().await;
         let maps = &datapath.maps;
         let node = maps.node.read()?;
         if node != Default::default() {
@@ -148,7 +164,6 @@ impl Kernel for Host {
         for ((len, addr), prefix) in maps.prefixes.read()? {
             tables.prefixes.insert(PrefixKey { len, addr }, prefix);
         }
-        tables.host_routes = link::host_routes(&self.netlink).await?.into_iter().collect();
         let pinned = self.pins.linked_interfaces()?;
         let own = tables.interfaces.keys().cloned();
         for interface in own.chain([self.uplink.clone()]).chain(pinned) {

@@ -12,7 +12,10 @@ use margay_common::net::{GATEWAY_MAC, Mac};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
     link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+        RouteType,
+    },
 };
 use rtnetlink::{
     Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
@@ -153,7 +156,13 @@ fn veth(name: &str, mtu: u32, peer: LinkMessage) -> LinkMessageBuilder<LinkVeth>
 
 /// The addresses of an interface, each with its prefix.
 pub async fn addresses(netlink: &Handle, index: u32) -> Result<Vec<IpNet>> {
-    let mut found = netlink.address().get().set_link_index_filter(index).execute();
+    let all = all_addresses(netlink).await?.into_iter();
+    Ok(all.filter(|(found, _)| *found == index).map(|(_, net)| net).collect())
+}
+
+/// All addresses of this host, each with its interface and prefix.
+pub async fn all_addresses(netlink: &Handle) -> Result<Vec<(u32, IpNet)>> {
+    let mut found = netlink.address().get().execute();
     let mut addresses = Vec::new();
     while let Some(message) = found.try_next().await? {
         let local = message.attributes.iter().find_map(|a| match a {
@@ -165,7 +174,7 @@ pub async fn addresses(netlink: &Handle, index: u32) -> Result<Vec<IpNet>> {
             _ => None,
         });
         if let Some(addr) = local.or(plain) {
-            addresses.push(net(addr, message.header.prefix_len));
+            addresses.push((message.header.index, net(addr, message.header.prefix_len)));
         }
     }
     Ok(addresses)
@@ -219,16 +228,57 @@ pub async fn add_container_routes(
     Ok(())
 }
 
+/// The interfaces of the default routes, IPv4's first, the preferred ones
+/// before others.
+pub async fn default_interfaces(netlink: &Handle) -> Result<Vec<u32>> {
+    let mut defaults = default_interfaces_of(netlink, true).await?;
+    defaults.extend(default_interfaces_of(netlink, false).await?);
+    Ok(defaults)
+}
+
+/// The same of one family.
+pub async fn default_interfaces_of(netlink: &Handle, v4: bool) -> Result<Vec<u32>> {
+    let mut defaults: Vec<(u32, u32)> = Vec::new();
+    let mut found = netlink.route().get(every_route(v4)).execute();
+    while let Some(message) = found.try_next().await? {
+        let unicast = message.header.kind == RouteType::Unicast;
+        let main = message.header.table == RouteHeader::RT_TABLE_MAIN;
+        if message.header.destination_prefix_length != 0 || !unicast || !main {
+            continue;
+        }
+        let metric = message.attributes.iter().find_map(|a| match a {
+            RouteAttribute::Priority(metric) => Some(*metric),
+            _ => None,
+        });
+        let metric = metric.unwrap_or_default();
+        defaults.extend(interfaces(&message).map(|index| (metric, index)));
+    }
+    defaults.sort_unstable();
+    Ok(defaults.into_iter().map(|(_, index)| index).collect())
+}
+
+/// The interfaces of a route, several where it has several next hops.
+fn interfaces(message: &RouteMessage) -> impl Iterator<Item = u32> {
+    message.attributes.iter().flat_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    })
+}
+
+fn every_route(v4: bool) -> RouteMessage {
+    if v4 {
+        RouteMessageBuilder::<Ipv4Addr>::new().build()
+    } else {
+        RouteMessageBuilder::<Ipv6Addr>::new().build()
+    }
+}
+
 /// The host's routes that are ours.
 pub async fn host_routes(netlink: &Handle) -> Result<Vec<(IpNet, HostRoute)>> {
     let mut routes = Vec::new();
     for v4 in [true, false] {
-        let filter = if v4 {
-            RouteMessageBuilder::<Ipv4Addr>::new().build()
-        } else {
-            RouteMessageBuilder::<Ipv6Addr>::new().build()
-        };
-        let mut found = netlink.route().get(filter).execute();
+        let mut found = netlink.route().get(every_route(v4)).execute();
         while let Some(message) = found.try_next().await? {
             if message.header.protocol == PROTOCOL {
                 routes.extend(host_route(&message, v4));

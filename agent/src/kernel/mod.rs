@@ -5,6 +5,7 @@ pub mod cleanup;
 pub mod counters;
 pub mod datapath;
 pub mod facts;
+pub mod firewall;
 pub mod host;
 pub mod link;
 pub mod log;
@@ -13,6 +14,7 @@ pub mod pins;
 pub mod privileges;
 pub mod sysctl;
 pub mod table;
+pub mod world;
 
 use std::future::Future;
 

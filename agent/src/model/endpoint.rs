@@ -36,6 +36,9 @@ pub struct Endpoint {
     /// begins anew.
     #[serde(default)]
     pub ready: bool,
+    /// Why it is served no longer: somebody else has an address of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
 }
 
 /// A MAC as `02:00:...`.

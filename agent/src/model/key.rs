@@ -14,10 +14,14 @@ pub enum Key {
     Cluster,
     /// The next network id; rewritten in the transaction of every create.
     Guard,
+    /// Where networks without a subnet take theirs.
+    Pool(IpNet),
     /// A network, by id.
     Network(u32),
     /// A node, by name.
     Node(String),
+    /// A node that was removed, by name.
+    Removed(String),
     /// The node that has an underlay address.
     Address(IpAddr),
     /// Bound to the node's lease.
@@ -34,6 +38,8 @@ impl fmt::Display for Key {
         match self {
             Self::Cluster => f.write_str("cluster"),
             Self::Guard => f.write_str("guard"),
+            Self::Pool(cidr) => write!(f, "pools/{}-{}", cidr.addr(), cidr.prefix_len()),
+            Self::Removed(name) => write!(f, "removed/{name}"),
             Self::Network(id) => write!(f, "networks/{id}"),
             Self::Node(name) => write!(f, "nodes/{name}"),
             Self::Address(addr) => write!(f, "addresses/{addr}"),
@@ -51,6 +57,8 @@ impl Key {
         let key = match (parts.next()?, parts.next(), parts.next()) {
             ("cluster", None, None) => Self::Cluster,
             ("guard", None, None) => Self::Guard,
+            ("pools", Some(cidr), None) => Self::Pool(cidr_of(cidr)?),
+            ("removed", Some(name), None) => Self::Removed(name.into()),
             ("networks", Some(id), None) => Self::Network(id.parse().ok()?),
             ("nodes", Some(name), None) => Self::Node(name.into()),
             ("addresses", Some(addr), None) => Self::Address(addr.parse().ok()?),
@@ -87,6 +95,8 @@ mod tests {
             "cluster",
             "guard",
             "networks/7",
+            "pools/10.192.0.0-10",
+            "removed/h1",
             "nodes/h-1",
             "addresses/192.0.2.1",
             "addresses/2001:db8::1",

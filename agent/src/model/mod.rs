@@ -4,8 +4,10 @@
 pub mod block;
 pub mod endpoint;
 pub mod key;
+pub mod membership;
 pub mod network;
 pub mod node;
+pub mod pool;
 pub mod snapshot;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -80,6 +80,9 @@ pub struct NetworkRequest {
     /// Addresses in one block.
     #[serde(default)]
     pub block_size: Option<u32>,
+    /// Without subnets: also one of an IPv6 pool.
+    #[serde(default)]
+    pub ipv6: bool,
 }
 
 /// What is wrong with a request, in the words of the user.
@@ -88,7 +91,7 @@ pub struct NetworkRequest {
 pub enum NetworkError {
     #[error("network name {0:?}: use 1 to 63 letters, digits, '-', '_' and '.', the first a letter or digit")]
     Name(String),
-    #[error("a network needs a subnet: --subnet CIDR")]
+    #[error("a network needs a subnet")]
     NoSubnet,
     #[error("a network has at most one subnet of each family, {0} and {1} are of one")]
     SameFamily(IpNet, IpNet),
@@ -182,12 +185,15 @@ impl Subnet {
         net(addr, self.block_len).trunc()
     }
 
-    /// All blocks, in order.
-    pub fn blocks(&self) -> impl Iterator<Item = IpNet> {
+    /// How many blocks there are.
+    pub fn block_count(&self) -> u128 {
+        1 << u32::from(self.block_len - self.cidr.prefix_len()).min(127)
+    }
+
+    /// The block of that number, from 0.
+    pub fn block(&self, i: u128) -> IpNet {
         let (first, len) = (self.cidr.network(), self.block_len);
-        let count = 1_u128 << u32::from(len - self.cidr.prefix_len()).min(127);
-        let step = 1_u128 << (max_len(first) - len);
-        (0..count).map(move |i| net(offset(first, i * step), len))
+        net(offset(first, i << (max_len(first) - len)), len)
     }
 
     /// Length of a block's prefix, of 128 bits.
@@ -220,7 +226,7 @@ fn check_name(name: &str) -> Result<(), NetworkError> {
     if starts && rest && name.len() <= 63 { Ok(()) } else { Err(NetworkError::Name(name.into())) }
 }
 
-fn check_cidr(cidr: IpNet) -> Result<(), NetworkError> {
+pub(super) fn check_cidr(cidr: IpNet) -> Result<(), NetworkError> {
     if cidr.trunc() != cidr {
         return Err(NetworkError::HostBits(cidr, cidr.trunc()));
     }

@@ -1,7 +1,11 @@
 //! A node: one host with one agent.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Unknown;
@@ -17,6 +21,19 @@ pub struct Node {
     /// node has no other address for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_local: Option<Ipv6Addr>,
+    /// Names the agent's state folder: another agent that takes the same name
+    /// has another.
+    #[serde(default)]
+    pub instance: String,
+    /// Counts how often the node has written itself.
+    #[serde(default)]
+    pub generation: u64,
+    /// When it joined, seconds since 1970.
+    #[serde(default)]
+    pub since: u64,
+    /// Prefixes that its host uses otherwise, so that no network is put there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub occupied: Vec<IpNet>,
     /// Fields of a newer agent.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -29,6 +46,25 @@ pub struct Cluster {
     pub id: String,
     /// Raised when an operator declares a changed store to be the right one.
     pub epoch: u64,
+    /// While the store is not what it was: nodes that have not yet put back
+    /// what is theirs. The store is whole again when none is left.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub awaiting: BTreeSet<String>,
+    /// Ids of clusters that were moved to this store.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub formerly: BTreeSet<String>,
+    /// Fields of a newer agent.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// A node that an operator removed, until it comes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// The instance of its agent.
+    pub instance: String,
+    /// When, seconds since 1970.
+    pub since: u64,
 }
 
 /// The value of the key that a node's lease keeps.

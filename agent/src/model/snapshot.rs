@@ -1,21 +1,27 @@
 //! Everything that the watched part of the store says.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
 use super::{
     block::Claim,
-    decode,
+    decode, encode,
     key::Key,
-    network::Network,
-    node::{Alive, Node},
+    network::{Network, Subnet, max_len},
+    node::{Alive, Cluster, Node, Removed},
+    pool::Pool,
 };
 
 /// The watched part of the store at one revision.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
+    /// The cluster.
+    pub cluster: Option<Cluster>,
     /// Networks by id.
     pub networks: BTreeMap<u32, Network>,
     /// Revisions of the networks' keys, for transactions that rest on them.
@@ -24,8 +30,15 @@ pub struct Snapshot {
     pub nodes: BTreeMap<String, Node>,
     /// Nodes whose lease lives.
     pub alive: BTreeMap<String, Alive>,
+    /// Nodes that were removed and have not come back.
+    pub removed: BTreeMap<String, Removed>,
+    /// Where networks take subnets from.
+    pub pools: BTreeMap<IpNet, Pool>,
     /// Owners of blocks, by network and prefix.
     pub claims: BTreeMap<(u32, IpNet), Claim>,
+    /// Nodes that have single addresses of other nodes' blocks, by network and
+    /// address.
+    pub borrowed: BTreeMap<(u32, IpAddr), Claim>,
     /// Values that cannot be used, and why, by key. For these the last good
     /// value above stays.
     pub unreadable: BTreeMap<String, String>,
@@ -50,6 +63,15 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The key that changed.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
 impl Snapshot {
     /// Takes over one change.
     pub fn apply(&mut self, event: &Event) {
@@ -67,16 +89,22 @@ impl Snapshot {
         }
     }
 
-    /// Puts a whole listing in the place of what was known. What does not
-    /// parse keeps its last good value.
-    pub fn replace(&mut self, listing: &[Event]) {
-        let old = std::mem::take(self);
+    /// A whole listing. What does not parse keeps its last good value from
+    /// `old`.
+    pub fn of(listing: &[Event], old: &Self) -> Self {
+        let mut new = Self::default();
         for event in listing {
-            if let Event::Put { key, .. } = event {
-                self.keep(&old, key);
+            new.apply(event);
+            if new.unreadable.contains_key(event.key()) {
+                new.keep(old, event.key());
             }
-            self.apply(event);
         }
+        new
+    }
+
+    /// Puts a whole listing in the place of what was known.
+    pub fn replace(&mut self, listing: &[Event]) {
+        *self = Self::of(listing, self);
     }
 
     /// The network of that name.
@@ -84,8 +112,51 @@ impl Snapshot {
         self.networks.values().find(|network| network.name == name)
     }
 
+    /// Whether single addresses of a subnet are routed.
+    pub fn has_borrowed(&self, network: u32, subnet: &Subnet) -> bool {
+        let (first, last) = (subnet.cidr.network(), subnet.cidr.broadcast());
+        self.borrowed.range((network, first)..=(network, last)).next().is_some()
+    }
+
+    /// Blocks and single addresses of a network, each with the node that has
+    /// it.
+    pub fn owners(&self, network: u32) -> impl Iterator<Item = (IpNet, &Claim)> {
+        let blocks = self.claims.iter().filter(move |((id, _), _)| *id == network);
+        let single = self.borrowed.iter().filter(move |((id, _), _)| *id == network);
+        let blocks = blocks.map(|((_, cidr), claim)| (*cidr, claim));
+        blocks.chain(single.map(|((_, addr), claim)| (IpNet::from(*addr), claim)))
+    }
+
+    /// The last good values of what cannot be read, as the store holds them.
+    pub fn last_good(&self) -> BTreeMap<String, Vec<u8>> {
+        let value = |key: &String| {
+            let value = match Key::parse(key)? {
+                Key::Cluster => encode(self.cluster.as_ref()?),
+                Key::Network(id) => encode(self.networks.get(&id)?),
+                Key::Node(name) => encode(self.nodes.get(&name)?),
+                Key::Pool(cidr) => encode(self.pools.get(&cidr)?),
+                Key::Route(id, cidr) => encode(match single(cidr) {
+                    Some(addr) => self.borrowed.get(&(id, addr))?,
+                    None => self.claims.get(&(id, cidr))?,
+                }),
+                _ => return None,
+            };
+            Some((key.clone(), value))
+        };
+        self.unreadable.keys().filter_map(value).collect()
+    }
+
+    /// What cannot be read and was never read either: of these nothing may be
+    /// concluded.
+    pub fn blind(&self) -> BTreeSet<Key> {
+        let known = self.last_good();
+        let blind = self.unreadable.keys().filter(|key| !known.contains_key(*key));
+        blind.filter_map(|key| Key::parse(key)).collect()
+    }
+
     fn put(&mut self, key: &str, value: &[u8], revision: i64) -> Result<(), String> {
         match Key::parse(key).ok_or("the key is not one that this agent knows")? {
+            Key::Cluster => self.cluster = Some(read(value)?),
             Key::Network(id) => {
                 let network: Network = read(value)?;
                 if network.id != id {
@@ -96,45 +167,63 @@ impl Snapshot {
             }
             Key::Node(name) => drop(self.nodes.insert(name, read(value)?)),
             Key::Alive(name) => drop(self.alive.insert(name, read(value)?)),
-            Key::Route(id, cidr) => drop(self.claims.insert((id, cidr), read(value)?)),
-            Key::Cluster | Key::Guard | Key::Address(_) | Key::Ipam(..) => {}
+            Key::Removed(name) => drop(self.removed.insert(name, read(value)?)),
+            Key::Pool(cidr) => drop(self.pools.insert(cidr, read(value)?)),
+            Key::Route(id, cidr) => {
+                let claim = read(value)?;
+                match single(cidr) {
+                    Some(addr) => drop(self.borrowed.insert((id, addr), claim)),
+                    None => drop(self.claims.insert((id, cidr), claim)),
+                }
+            }
+            Key::Guard | Key::Address(_) | Key::Ipam(..) => {}
         }
         Ok(())
     }
 
     fn delete(&mut self, key: &str) {
         match Key::parse(key) {
+            Some(Key::Cluster) => self.cluster = None,
             Some(Key::Network(id)) => {
                 self.networks.remove(&id);
                 self.network_revisions.remove(&id);
             }
             Some(Key::Node(name)) => drop(self.nodes.remove(&name)),
             Some(Key::Alive(name)) => drop(self.alive.remove(&name)),
-            Some(Key::Route(id, cidr)) => drop(self.claims.remove(&(id, cidr))),
+            Some(Key::Removed(name)) => drop(self.removed.remove(&name)),
+            Some(Key::Pool(cidr)) => drop(self.pools.remove(&cidr)),
+            Some(Key::Route(id, cidr)) => match single(cidr) {
+                Some(addr) => drop(self.borrowed.remove(&(id, addr))),
+                None => drop(self.claims.remove(&(id, cidr))),
+            },
             _ => {}
         }
     }
 
+    /// Takes over from `old` what it knew of a key.
     fn keep(&mut self, old: &Self, key: &str) {
+        fn copy<K: Ord + Clone, V: Clone>(to: &mut BTreeMap<K, V>, from: &BTreeMap<K, V>, key: K) {
+            if let Some(value) = from.get(&key) {
+                to.insert(key, value.clone());
+            }
+        }
         match Key::parse(key) {
-            Some(Key::Network(id)) => {
-                if let Some(network) = old.networks.get(&id) {
-                    self.networks.insert(id, network.clone());
-                }
-            }
-            Some(Key::Node(name)) => {
-                if let Some(node) = old.nodes.get(&name) {
-                    self.nodes.insert(name, node.clone());
-                }
-            }
-            Some(Key::Route(id, cidr)) => {
-                if let Some(claim) = old.claims.get(&(id, cidr)) {
-                    self.claims.insert((id, cidr), claim.clone());
-                }
-            }
+            Some(Key::Cluster) => self.cluster.clone_from(&old.cluster),
+            Some(Key::Network(id)) => copy(&mut self.networks, &old.networks, id),
+            Some(Key::Node(name)) => copy(&mut self.nodes, &old.nodes, name),
+            Some(Key::Pool(cidr)) => copy(&mut self.pools, &old.pools, cidr),
+            Some(Key::Route(id, cidr)) => match single(cidr) {
+                Some(addr) => copy(&mut self.borrowed, &old.borrowed, (id, addr)),
+                None => copy(&mut self.claims, &old.claims, (id, cidr)),
+            },
             _ => {}
         }
     }
+}
+
+/// The address of a prefix that is a single one. Blocks have at least four.
+pub fn single(cidr: IpNet) -> Option<IpAddr> {
+    (cidr.prefix_len() == max_len(cidr.addr())).then(|| cidr.addr())
 }
 
 fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {

@@ -1,8 +1,8 @@
 use super::*;
-use crate::{model::block::Holder, store::memory::Memory};
+use crate::{model::block::Holder, store::embedded::Embedded};
 
-fn networks() -> (Arc<Memory>, Networks) {
-    let store = Arc::new(Memory::default());
+fn networks() -> (Arc<Embedded>, Networks) {
+    let store = Embedded::in_memory();
     (Arc::clone(&store), Networks::new(store))
 }
 
@@ -44,7 +44,8 @@ async fn removal_waits_for_the_last_endpoint_and_ids_never_return() {
     let (blue, _) = networks.create(request("blue", "10.0.0.0/24")).await.expect("new");
     let block = "10.0.0.0/30".parse().expect("a literal");
     let mut allocations = Allocations { node: "h2".into(), ..Allocations::default() };
-    let holder = Holder { endpoint: "0123".into(), name: Some("web".into()) };
+    let holder =
+        Holder { endpoint: "0123".into(), name: Some("web".into()), node: None, unknown: Unknown::new() };
     allocations.addresses.insert("10.0.0.2".parse().expect("a literal"), holder);
     let put = |value: &Allocations| Txn {
         conditions: vec![],
@@ -60,4 +61,37 @@ async fn removal_waits_for_the_last_endpoint_and_ids_never_return() {
     assert!(networks.remove("blue").await.expect_err("gone").to_string().contains("no network blue"));
     let (again, _) = networks.create(request("blue", "10.0.0.0/24")).await.expect("new");
     assert!(again.id > blue.id);
+}
+
+#[tokio::test]
+async fn a_network_without_a_subnet_takes_one_that_nobody_uses() {
+    let (store, networks) = networks();
+    let node = r#"{"v":1,"name":"h1","addresses":["10.8.0.9"],"occupied":["10.8.16.0/24"]}"#;
+    let ops = vec![Op::Put(Key::Node("h1".into()), node.into())];
+    store.commit(Txn { conditions: vec![], ops }).await.expect("memory");
+    let bare = |name: &str| NetworkRequest { name: name.into(), ..NetworkRequest::default() };
+    let none = networks.create(bare("a")).await.expect_err("no pool").to_string();
+    assert!(none.contains("margay pool add"), "{none}");
+    networks.add_pool("10.8.0.0/18".parse().expect("a literal"), Some(20)).await.expect("new");
+    networks.add_pool("10.8.0.0/18".parse().expect("a literal"), Some(20)).await.expect("the same again");
+    let overlap = networks.add_pool("10.8.0.0/16".parse().expect("a literal"), None).await;
+    assert!(overlap.expect_err("overlaps").to_string().contains("overlaps pool 10.8.0.0/18"));
+    let mut taken = Vec::new();
+    for name in ["a", "b"] {
+        let (network, _) = networks.create(bare(name)).await.expect("room");
+        assert_eq!(networks.create(bare(name)).await.expect("the same again").0, network);
+        taken.push(network.subnets[0].cidr.to_string());
+    }
+    assert_eq!(taken, ["10.8.32.0/20", "10.8.48.0/20"], "neither the node's address nor its other prefix");
+    let full = networks.create(bare("c")).await.expect_err("full").to_string();
+    assert!(full.contains("no IPv4 pool has a free subnet left (10.8.0.0/18 in /20)"), "{full}");
+    networks.add_pool("fd00::/48".parse().expect("a literal"), None).await.expect("new");
+    networks.remove("a").await.expect("unused");
+    let dual = NetworkRequest { ipv6: true, ..bare("c") };
+    let (network, _) = networks.create(dual).await.expect("room again");
+    let subnets: Vec<String> = network.subnets.iter().map(|subnet| subnet.cidr.to_string()).collect();
+    assert_eq!(subnets, ["10.8.32.0/20", "fd00::/64"]);
+    networks.remove_pool("10.8.0.0/18".parse().expect("a literal")).await.expect("there");
+    let unknown = networks.remove_pool("10.8.0.0/18".parse().expect("a literal")).await;
+    assert!(unknown.expect_err("gone").to_string().contains("margay pool ls"));
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Away, Commit, Condition, Feed, Listing, Op, Store, Txn, watch};
+use super::{Announcement, Away, Commit, Condition, Feed, Listing, Op, Store, Txn, watch};
 use crate::model::{key::Key, snapshot::Event};
 
 /// How long one request may take.
@@ -152,10 +152,10 @@ impl Store for Etcd {
         receive
     }
 
-    fn announce(&self, key: Key, value: Vec<u8>) {
+    fn announce(&self, key: Key, value: Vec<u8>) -> Announcement {
         let etcd = self.clone();
-        tokio::spawn(async move {
-            let mut waits = watch::waits();
+        let task = tokio::spawn(async move {
+            let mut waits = super::waits();
             loop {
                 match etcd.client().await {
                     Ok(client) => match Self::hold(client, &key, &value).await {
@@ -168,6 +168,7 @@ impl Store for Etcd {
                 tokio::time::sleep(waits.next().unwrap_or(LEASE)).await;
             }
         });
+        Announcement(task.abort_handle())
     }
 }
 

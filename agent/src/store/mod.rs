@@ -1,17 +1,31 @@
 //! Where the cluster's desired state lives.
 
+pub mod embedded;
 pub mod etcd;
-#[cfg(test)]
-pub mod memory;
+pub mod transfer;
 mod watch;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::future::BoxFuture;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::model::{key::Key, snapshot::Event};
+
+/// What is watched by all: prefixes behind the root.
+pub const LISTED: [&str; 7] = ["alive/", "cluster", "networks/", "nodes/", "pools/", "removed/", "routes/"];
+
+/// Waits between attempts: doubling from 100 ms to 5 s, with jitter.
+fn waits() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
 
 /// The store cannot do it now; asking again later may help.
 #[derive(Debug, Error)]
@@ -28,6 +42,23 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// The value of a key, if it is there.
+    pub fn value_of(&self, key: &Key) -> Option<&[u8]> {
+        let text = key.to_string();
+        self.entries.iter().find_map(|entry| match entry {
+            Event::Put { key, value, .. } if *key == text => Some(&**value),
+            _ => None,
+        })
+    }
+
+    /// That a key is still as it was read.
+    pub fn unchanged(&self, key: &Key) -> Condition {
+        match self.revision_of(key) {
+            Some(revision) => Condition::Revision(key.clone(), revision),
+            None => Condition::Absent(key.clone()),
+        }
+    }
+
     /// When a key was last changed, if it is there.
     pub fn revision_of(&self, key: &Key) -> Option<i64> {
         let text = key.to_string();
@@ -97,6 +128,16 @@ pub enum Feed {
     Back,
 }
 
+/// Keeps a key in the store as long as it lives.
+#[derive(Debug)]
+pub struct Announcement(AbortHandle);
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// A store.
 pub trait Store: fmt::Debug + Send + Sync {
     /// Reads all keys that begin with one of the prefixes, at one revision.
@@ -109,6 +150,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// receiver is dropped.
     fn watch(&self) -> mpsc::Receiver<Feed>;
 
-    /// Keeps a key there for as long as this process lives.
-    fn announce(&self, key: Key, value: Vec<u8>);
+    /// Keeps a key there until the announcement is dropped or this process
+    /// ends, and for the time of a lease after that.
+    fn announce(&self, key: Key, value: Vec<u8>) -> Announcement;
 }

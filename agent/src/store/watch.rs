@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchResponseStream};
 use tokio::{
     sync::mpsc,
@@ -12,10 +11,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Feed, Listing, Store,
+    Feed, LISTED, Listing, Store,
     etcd::{ANSWER_MAX, Etcd, put_event},
 };
-use crate::model::{key::ROOT, snapshot::Event};
+use crate::model::{
+    key::{Key, ROOT},
+    snapshot::Event,
+};
 
 /// How often a sign of life is asked for; two without one end the stream.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -25,21 +27,9 @@ const OPEN: Duration = Duration::from_secs(5);
 /// The watched ranges: their first key, and the first behind. What lies
 /// between networks and routes in the order of keys is watched by all; what
 /// concerns single nodes (`ipam`, `names`) lies outside.
-const WATCHED: [(&str, &str); 2] = [("alive/", "alive0"), ("networks/", "routes0")];
+const WATCHED: [(&str, &str); 3] = [("alive/", "alive0"), ("cluster", "cluster0"), ("networks/", "routes0")];
 /// The range whose revision is that of the snapshot.
-const MAIN: usize = 1;
-/// The same as prefixes, for listing.
-const LISTED: [&str; 4] = ["alive/", "networks/", "nodes/", "routes/"];
-
-/// Waits between attempts: doubling from 100 ms to 5 s, with jitter.
-pub(super) fn waits() -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
+const MAIN: usize = 2;
 
 /// Why a stream ended.
 enum End {
@@ -47,32 +37,40 @@ enum End {
     Unwanted,
     /// The store forgot the revisions that follow ours.
     Compacted,
+    /// It went back, or the cluster's key changed while nobody looked.
+    Replaced,
     /// Anything else.
     Broken(String),
 }
 
+/// What the watch goes on from.
+struct Resume {
+    /// The next revision of each range.
+    next: [i64; WATCHED.len()],
+    /// The value of the cluster's key when everything was listed, or changed
+    /// since.
+    cluster: Option<Vec<u8>>,
+}
+
 /// Feeds `send` until nobody listens.
 pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
-    let mut resume: Option<[i64; WATCHED.len()]> = None;
-    let mut waits = waits();
+    let mut resume: Option<Resume> = None;
+    let mut waits = super::waits();
     loop {
         let end = match &mut resume {
             None => match list(&store, &send).await {
-                Ok(revision) => {
-                    resume = Some([revision + 1; WATCHED.len()]);
+                Ok(listed) => {
+                    resume = Some(listed);
                     continue;
                 }
                 Err(end) => end,
             },
             Some(resume) => {
                 let started = Instant::now();
-                let end = match store.client().await {
-                    Ok(client) => follow(client, resume, &send).await,
-                    Err(away) => End::Broken(away.0),
-                };
+                let end = go_on(&store, resume, &send).await;
                 // A stream that lived ends a series of failures.
                 if started.elapsed() > SIGN_OF_LIFE {
-                    waits = self::waits();
+                    waits = super::waits();
                 }
                 end
             }
@@ -81,6 +79,10 @@ pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
             End::Unwanted => return,
             End::Compacted => {
                 info!("etcd compacted what we had not seen; listing again");
+                resume = None;
+            }
+            End::Replaced => {
+                info!("etcd is not as it was; listing again");
                 resume = None;
             }
             End::Broken(reason) => {
@@ -93,18 +95,38 @@ pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
     }
 }
 
-async fn list(store: &Etcd, send: &mpsc::Sender<Feed>) -> Result<i64, End> {
+/// Follows from where the last stream ended, if the store is still the same: a
+/// watch from a revision that a restored store has yet to reach would wait
+/// without a word, and miss what lies before.
+async fn go_on(store: &Etcd, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> End {
+    let key = Key::Cluster;
+    let listing = match store.list(&[key.to_string()]).await {
+        Ok(listing) => listing,
+        Err(away) => return End::Broken(away.0),
+    };
+    let seen = resume.next.iter().max().copied().unwrap_or_default() - 1;
+    if listing.revision < seen || listing.value_of(&key) != resume.cluster.as_deref() {
+        return End::Replaced;
+    }
+    match store.client().await {
+        Ok(client) => follow(client, resume, send).await,
+        Err(away) => End::Broken(away.0),
+    }
+}
+
+async fn list(store: &Etcd, send: &mpsc::Sender<Feed>) -> Result<Resume, End> {
     let prefixes = LISTED.map(|prefix| format!("{ROOT}{prefix}"));
     let listing: Listing = store.list(&prefixes).await.map_err(|away| End::Broken(away.0))?;
-    let revision = listing.revision;
+    let cluster = listing.value_of(&Key::Cluster).map(<[u8]>::to_vec);
+    let resume = Resume { next: [listing.revision + 1; WATCHED.len()], cluster };
     send.send(Feed::Listing(listing)).await.map_err(|_| End::Unwanted)?;
-    Ok(revision)
+    Ok(resume)
 }
 
 /// Watches from the revisions in `resume`, one for each range, and moves them
 /// forward with what was seen.
-async fn follow(client: &Client, resume: &mut [i64; WATCHED.len()], send: &mpsc::Sender<Feed>) -> End {
-    let opened = timeout(OPEN, open(client, resume)).await;
+async fn follow(client: &Client, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> End {
+    let opened = timeout(OPEN, open(client, &resume.next)).await;
     let (mut requests, mut answers) = match opened {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return End::Broken(error.to_string()),
@@ -168,11 +190,7 @@ async fn open(
 }
 
 /// Passes on what an answer tells.
-async fn take(
-    answer: &WatchResponse,
-    resume: &mut [i64; WATCHED.len()],
-    send: &mpsc::Sender<Feed>,
-) -> Result<(), End> {
+async fn take(answer: &WatchResponse, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> Result<(), End> {
     if answer.canceled() {
         if answer.compact_revision() > 0 {
             return Err(End::Compacted);
@@ -188,11 +206,18 @@ async fn take(
     // The answer to a requested progress belongs to no watch, and in etcd 3.4
     // it may overtake events: it is a sign of life and nothing else.
     let index = usize::try_from(answer.watch_id() - 1).ok();
-    let watch = index.and_then(|index| resume.get_mut(index));
+    let watch = index.and_then(|index| resume.next.get_mut(index));
     let Some(next) = watch.filter(|_| !answer.created()) else { return Ok(()) };
     *next = (*next).max(revision + 1);
     if events.is_empty() {
         return Ok(());
+    }
+    let cluster = Key::Cluster.to_string();
+    for event in events.iter().filter(|event| event.key() == cluster) {
+        resume.cluster = match event {
+            Event::Put { value, .. } => Some(value.clone()),
+            Event::Delete { .. } => None,
+        };
     }
     // The ranges come in no order among each other: what is seen of one says
     // nothing of the other.

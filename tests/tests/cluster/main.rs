@@ -1,8 +1,11 @@
 //! Several agents, a real etcd, real packets.
 
+mod foreign;
 mod matrix;
+mod nodes;
 mod races;
 mod restart;
 mod routes;
 mod secured;
+mod stash;
 mod store;

@@ -211,37 +211,3 @@ fn a_container_on_two_networks_reaches_both() {
         assert!(!in_blue.reaches(red[family]) && !in_red.reaches(blue[family]), "isolation holds");
     }
 }
-
-#[test]
-fn cleanup_takes_everything_off_the_host() {
-    let mut lab = Lab::without_agents(margay_tests::lab::Plan::for_test(1));
-    let look = |lab: &Lab| {
-        let n = &lab.h(1).namespace;
-        let all = [
-            "ip -o link",
-            "ip route",
-            "ip -6 route",
-            "ip rule",
-            "ip -6 rule",
-            "ip -o addr",
-            "ip neigh show nud permanent",
-        ];
-        // Whether the kernel still probes its own addresses is its affair.
-        all.map(|command| n.sh(command).replace(" tentative", ""))
-    };
-    let before = look(&lab);
-    lab.host(1).up();
-    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
-    let (_c, _) = lab.attached(1, "blue");
-    let dir = lab.h(1).dir().to_owned();
-    let path = |name: &str| dir.join(name).display().to_string();
-    let bpffs = lab.plan.bpffs.join("h1").display().to_string();
-    let args = ["cleanup", "--bpffs", &bpffs, "--state-dir", &path("state"), "--run-dir", &path("run")];
-    let refusal = lab.h(1).refused(&args);
-    assert!(refusal.contains("is running"), "{refusal}");
-    lab.host(1).stop();
-    lab.h(1).ok(&args);
-    assert_eq!(before, look(&lab));
-    assert!(!std::path::Path::new(&bpffs).exists() && !dir.join("state").exists());
-    lab.h(1).ok(&args);
-}

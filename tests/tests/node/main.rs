@@ -2,6 +2,8 @@
 
 mod attach;
 mod bad_input;
+mod cleanup;
 mod hostile;
 mod mtu;
 mod reach;
+mod world;

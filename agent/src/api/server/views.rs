@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::Path};
 use anyhow::Result;
 use margay_common::{net::Addr, route};
 
+use super::problems::problems;
 use crate::{
     api::wire,
     control::State,
@@ -13,6 +14,7 @@ use crate::{
         endpoint::{Endpoint, mac_text},
         network::{max_len, net},
     },
+    network::pool::usage,
 };
 
 pub(super) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
@@ -26,6 +28,7 @@ pub(super) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
         netns: endpoint.netns,
         ifname: endpoint.ifname,
         host_interface: endpoint.host_interface,
+        lost: endpoint.lost,
     }
 }
 
@@ -49,10 +52,8 @@ pub(super) fn networks(state: &State) -> Vec<wire::Network> {
             routable: network.routable,
             blocks: state
                 .snapshot
-                .claims
-                .iter()
-                .filter(|((id, _), _)| *id == network.id)
-                .map(|((_, cidr), claim)| wire::Block { cidr: *cidr, node: claim.node.clone() })
+                .owners(network.id)
+                .map(|(cidr, claim)| wire::Block { cidr, node: claim.node.clone() })
                 .collect(),
             local_endpoints: state.facts.endpoints.values().filter(|e| e.network == network.id).count(),
         })
@@ -89,6 +90,11 @@ pub(super) fn routes(state: &State) -> Vec<wire::Route> {
         let own = state.facts.interfaces.iter().find(|(_, index)| **index == ifindex);
         own.map(|(name, _)| name.clone()).or_else(|| uplink(ifindex))
     };
+    let owner = |network: u32, prefix: ipnet::IpNet| {
+        let borrowed = state.snapshot.borrowed.get(&(network, prefix.addr()));
+        let claim = state.snapshot.claims.get(&(network, prefix)).or(borrowed);
+        claim.map(|claim| claim.node.clone())
+    };
     let endpoints = actual.endpoints.iter().map(|(addr, endpoint)| wire::Route {
         prefix: prefix(128, *addr),
         kind: "local".into(),
@@ -103,7 +109,7 @@ pub(super) fn routes(state: &State) -> Vec<wire::Route> {
             prefix,
             kind: if found.kind == route::REMOTE { "remote" } else { "unreachable" }.into(),
             network: name(found.network),
-            node: state.snapshot.claims.get(&(found.network, prefix)).map(|claim| claim.node.clone()),
+            node: owner(found.network, prefix),
             next_hop: hop(found.next_hop),
             interface: interface(found.ifindex),
         }
@@ -137,7 +143,31 @@ fn prefix(len: u32, addr: Addr) -> ipnet::IpNet {
     net(addr.into(), len as u8)
 }
 
-pub(super) fn status(state: &State, mode: TcMode, maps: &Path) -> Result<wire::Status> {
+fn world(actual: &crate::tables::Tables) -> wire::World {
+    let exceptions = actual.accepts.keys().map(|accept| {
+        let program = if accept.v4 { "iptables" } else { "ip6tables" };
+        format!("{program} {}", accept.chain)
+    });
+    let exceptions: std::collections::BTreeSet<String> = exceptions.collect();
+    wire::World {
+        masqueraded: actual.firewall.values().flat_map(|firewall| firewall.subnets.iter().copied()).collect(),
+        switches: actual.sysctls.iter().map(|(key, value)| (key.path.clone(), value.clone())).collect(),
+        exceptions: exceptions.into_iter().collect(),
+    }
+}
+
+pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
+    let pools = usage(&state.snapshot).into_iter();
+    pools
+        .map(|found| wire::Pool {
+            cidr: found.pool.cidr,
+            network_size: found.pool.network_len,
+            networks: found.networks,
+        })
+        .collect()
+}
+
+pub(super) fn status(state: &State, mode: TcMode, maps: &Path, store_at: &str) -> Result<wire::Status> {
     let none = crate::tables::Tables::default();
     let actual = state.actual.as_ref().unwrap_or(&none);
     let attachments = actual.attachments.iter().map(|(interface, attachment)| wire::Attachment {
@@ -153,11 +183,12 @@ pub(super) fn status(state: &State, mode: TcMode, maps: &Path) -> Result<wire::S
     let maps = host::usage(maps, actual)?.into_iter();
     Ok(wire::Status {
         node: state.facts.node.clone(),
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::version().into(),
         uplink: state.facts.uplink.name.clone(),
         addresses: state.facts.addresses.clone(),
         tc_mode: format!("{mode:?}").to_lowercase(),
         store: wire::Store {
+            at: store_at.into(),
             in_sync: state.in_sync() && state.store.away.is_none(),
             revision: state.revision,
             events: state.events,
@@ -168,39 +199,8 @@ pub(super) fn status(state: &State, mode: TcMode, maps: &Path) -> Result<wire::S
         endpoints: state.facts.endpoints.len(),
         attachments: attachments.collect(),
         maps: maps.map(|(name, used, capacity)| wire::Map { name: name.into(), used, capacity }).collect(),
+        world: world(actual),
         pending: pending.collect(),
         problems: problems(state),
     })
-}
-
-fn problems(state: &State) -> Vec<String> {
-    let mut problems: Vec<String> = state.uplink_problem.iter().cloned().collect();
-    match (&state.store.away, state.store.listed) {
-        (Some((reason, _)), true) => problems.push(format!(
-            "the store is away ({reason}): traffic goes on, nothing new is learnt or given out"
-        )),
-        (Some((reason, _)), false) => problems.push(format!(
-            "the store has not answered since the agent started ({reason}): nothing in the kernel is changed until it does"
-        )),
-        (None, false) => problems.push("waiting for the store's first listing".into()),
-        (None, true) => {}
-    }
-    if let Some(problem) = &state.join_problem {
-        problems.push(format!("this node has not joined the cluster: {problem}"));
-    }
-    for (key, reason) in &state.snapshot.unreadable {
-        problems.push(format!("{key} {reason}: what was known of it before stays in force"));
-    }
-    for (key, pending) in state.retry.pending() {
-        problems.push(format!("{key:?}: {}; tried {} times", pending.reason, pending.failures));
-    }
-    for node in state.snapshot.nodes.values().filter(|node| node.name != state.facts.node) {
-        if !node.addresses.iter().any(|addr| state.facts.is_on_link(*addr)) {
-            problems.push(format!(
-                "node {} is not on the link of {}, so its containers are unreachable",
-                node.name, state.facts.uplink.name
-            ));
-        }
-    }
-    problems
 }

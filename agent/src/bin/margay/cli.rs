@@ -5,11 +5,11 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use margay::config::{BPFFS_DIR, RUN_DIR, STATE_DIR, Settings};
+use margay::config::{BPFFS_DIR, RUN_DIR, STATE_DIR, Settings, StoreSettings};
 
 /// A container network in which every host is a router.
 #[derive(Parser)]
-#[command(name = "margay", version, max_term_width = 100)]
+#[command(name = "margay", version = margay::version(), max_term_width = 100)]
 pub struct Cli {
     /// The agent's socket
     #[arg(
@@ -77,10 +77,29 @@ pub enum Command {
     Node {
         /// What to do with them.
         #[command(subcommand)]
-        command: ListCommand,
+        command: NodeCommand,
     },
-    /// How the agent stands
-    Status(Format),
+    /// Where networks take their subnets from
+    Pool {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: PoolCommand,
+    },
+    /// Where the cluster's state lives
+    Store {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+    /// How the agent stands; exits 1 when something is wrong
+    Status {
+        /// How to print
+        #[command(flatten)]
+        format: Format,
+        /// Print nothing, for scripts
+        #[arg(short, long)]
+        quiet: bool,
+    },
     /// Forwarded and dropped packets by reason
     Counters {
         /// How to print
@@ -106,6 +125,64 @@ pub enum ListCommand {
     Ls(Format),
 }
 
+/// `margay node`.
+#[derive(Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    Ls(Format),
+    /// Free what a host that is gone for good held
+    Rm {
+        /// Its name
+        name: String,
+        /// Also if it looks alive
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// `margay pool`.
+#[derive(Subcommand)]
+pub enum PoolCommand {
+    /// Add a pool
+    Add {
+        /// All of it
+        cidr: IpNet,
+        /// Length of the prefix of each network's subnet [default: 20 for IPv4, 64 for IPv6]
+        #[arg(long, value_name = "N")]
+        network_size: Option<u8>,
+    },
+    /// List pools
+    Ls(Format),
+    /// Remove a pool; networks keep their subnets
+    Rm {
+        /// All of it
+        cidr: IpNet,
+    },
+}
+
+/// `margay store`.
+#[derive(Subcommand)]
+pub enum StoreCommand {
+    /// Declare the store, as it is, to be the cluster's: nothing lost is awaited any longer
+    Adopt,
+    /// Print everything that the store holds, as JSON
+    Export {
+        /// Write it there instead
+        file: Option<PathBuf>,
+        /// A store that no agent has open; without one the agent's own is read
+        #[command(flatten)]
+        store: StoreSettings,
+    },
+    /// Write an export into an empty store
+    Import {
+        /// What `export` wrote
+        file: PathBuf,
+        /// Where to
+        #[command(flatten)]
+        store: StoreSettings,
+    },
+}
+
 /// `margay network`.
 #[derive(Subcommand)]
 pub enum NetworkCommand {
@@ -113,9 +190,12 @@ pub enum NetworkCommand {
     Create {
         /// Its name
         name: String,
-        /// Its subnet; once for each family
-        #[arg(long, value_name = "CIDR", required = true)]
+        /// Its subnet; once for each family [default: a free one of a pool]
+        #[arg(long, value_name = "CIDR")]
         subnet: Vec<IpNet>,
+        /// Without --subnet: also a subnet of an IPv6 pool
+        #[arg(long, conflicts_with = "subnet")]
+        ipv6: bool,
         /// Its gateway, for a subnet of the same family [default: the first address]
         #[arg(long, value_name = "ADDR")]
         gateway: Vec<IpAddr>,
@@ -209,6 +289,12 @@ pub struct Cleanup {
     /// Folder of the socket
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub run_dir: PathBuf,
+    /// End the running agent first
+    #[arg(long)]
+    pub stop: bool,
+    /// Also remove the embedded store, with every network of this host
+    #[arg(long)]
+    pub store: bool,
 }
 
 #[cfg(test)]

@@ -2,19 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::CommandFactory;
 use hyper::Method;
 use margay::{
     agent,
     api::{client, wire},
-    config::SOCKET,
-    kernel::{self, cleanup},
 };
 
 use crate::{
-    cli::{Cleanup, Cli, Command, EndpointCommand, ListCommand, NetworkCommand, Output},
-    output,
+    cleanup,
+    cli::{Cli, Command, EndpointCommand, ListCommand, NetworkCommand, NodeCommand, Output, PoolCommand},
+    output, store,
 };
 
 /// Runs a command.
@@ -27,11 +26,18 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Route { command: ListCommand::Ls(format) } => {
             output::routes(&client::get::<Vec<wire::Route>>(socket, "/v1/routes").await?, format)
         }
-        Command::Node { command: ListCommand::Ls(format) } => {
-            output::nodes(&client::get::<Vec<wire::Node>>(socket, "/v1/nodes").await?, format)
-        }
-        Command::Status(format) => {
-            output::status(&client::get::<wire::Status>(socket, "/v1/status").await?, format)
+        Command::Node { command } => node(socket, command).await,
+        Command::Pool { command } => pool(socket, command).await,
+        Command::Store { command } => store::run(socket, command).await,
+        Command::Status { format, quiet } => {
+            let status: wire::Status = client::get(socket, "/v1/status").await?;
+            if !quiet {
+                output::status(&status, format)?;
+            }
+            if !status.problems.is_empty() {
+                return Err(Wrong.into());
+            }
+            Ok(())
         }
         Command::Counters { format, all } => {
             let mut counters: Vec<wire::Counter> = client::get(socket, "/v1/counters").await?;
@@ -40,7 +46,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             }
             output::counters(&counters, format)
         }
-        Command::Cleanup(options) => clean_up(&options).await,
+        Command::Cleanup(options) => cleanup::run(&options).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "margay", &mut std::io::stdout());
             Ok(())
@@ -48,9 +54,40 @@ pub async fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// Something is wrong, and what has been printed.
+#[derive(Debug, thiserror::Error)]
+#[error("something is wrong")]
+pub struct Wrong;
+
+async fn node(socket: &Path, command: NodeCommand) -> Result<()> {
+    match command {
+        NodeCommand::Ls(format) => {
+            output::nodes(&client::get::<Vec<wire::Node>>(socket, "/v1/nodes").await?, format)
+        }
+        NodeCommand::Rm { name, yes } => {
+            let request = wire::NodeRemoval { name, yes };
+            let freed: wire::Freed = client::send(socket, Method::DELETE, "/v1/nodes", &request).await?;
+            output::line(&format!("{} blocks and borrowed addresses are free", freed.blocks))
+        }
+    }
+}
+
+async fn pool(socket: &Path, command: PoolCommand) -> Result<()> {
+    let send = |method, cidr, network_size| async move {
+        client::send(socket, method, "/v1/pools", &wire::PoolRequest { cidr, network_size }).await
+    };
+    match command {
+        PoolCommand::Add { cidr, network_size } => send(Method::POST, cidr, network_size).await,
+        PoolCommand::Rm { cidr } => send(Method::DELETE, cidr, None).await,
+        PoolCommand::Ls(format) => {
+            output::pools(&client::get::<Vec<wire::Pool>>(socket, "/v1/pools").await?, format)
+        }
+    }
+}
+
 async fn network(socket: &Path, command: NetworkCommand) -> Result<()> {
     match command {
-        NetworkCommand::Create { name, subnet, gateway, mtu, internal, routable, block_size } => {
+        NetworkCommand::Create { name, subnet, ipv6, gateway, mtu, internal, routable, block_size } => {
             let request = wire::NetworkRequest {
                 name,
                 subnets: subnet,
@@ -59,6 +96,7 @@ async fn network(socket: &Path, command: NetworkCommand) -> Result<()> {
                 internal,
                 routable,
                 block_size,
+                ipv6,
             };
             let made: wire::Network = client::send(socket, Method::POST, "/v1/networks", &request).await?;
             output::line(&made.name)
@@ -117,37 +155,4 @@ async fn endpoint(socket: &Path, command: EndpointCommand) -> Result<()> {
 
 async fn endpoints(socket: &Path) -> Result<Vec<wire::Endpoint>> {
     client::get(socket, "/v1/endpoints").await
-}
-
-async fn clean_up(options: &Cleanup) -> Result<()> {
-    let socket = options.run_dir.join(SOCKET);
-    if client::answers(&socket).await {
-        bail!("the agent on {} is running and would put everything back; end it first", socket.display());
-    }
-    let netlink = kernel::netlink().context("netlink")?;
-    for done in cleanup::everything(&netlink, &options.bpffs).await? {
-        output::line(&format!("removed {done}"))?;
-    }
-    for dir in [options.state_dir.join("endpoints"), options.state_dir.clone()] {
-        remove_dir(&dir)?;
-    }
-    match std::fs::remove_file(&socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Removes the journal's files and its folder, if nobody else's are in it.
-fn remove_dir(dir: &Path) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "json" || extension == "new") {
-            std::fs::remove_file(&path)?;
-        }
-    }
-    if std::fs::remove_dir(dir).is_ok() {
-        output::line(&format!("removed {}", dir.display()))?;
-    }
-    Ok(())
 }

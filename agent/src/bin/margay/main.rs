@@ -1,8 +1,10 @@
 //! The one binary: the agent, and the commands that talk to it.
 
+mod cleanup;
 mod cli;
 mod commands;
 mod output;
+mod store;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
+        // What is wrong stands there already.
+        Err(error) if error.is::<commands::Wrong>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("margay: {error:#}");
             ExitCode::FAILURE

@@ -51,6 +51,12 @@ pub fn networks(networks: &[wire::Network], format: Format) -> Result<()> {
     )
 }
 
+/// Prints pools.
+pub fn pools(pools: &[wire::Pool], format: Format) -> Result<()> {
+    let row = |p: &wire::Pool| [p.cidr.to_string(), format!("/{}", p.network_size), dash(list(&p.networks))];
+    table(pools, format, ["POOL", "NETWORK SIZE", "NETWORKS"], row)
+}
+
 /// Prints endpoints.
 pub fn endpoints(endpoints: &[wire::Endpoint], format: Format) -> Result<()> {
     let row = |e: &wire::Endpoint| {
@@ -135,9 +141,9 @@ pub fn status(status: &wire::Status, format: Format) -> Result<()> {
     }
     let store = &status.store;
     let in_sync = match (store.in_sync, store.away_since) {
-        (true, _) => format!("in sync at revision {}", store.revision),
-        (false, Some(since)) => format!("away for {}", ago(since)),
-        (false, None) => "not in sync yet".into(),
+        (true, _) => format!("{}, in sync at revision {}", store.at, store.revision),
+        (false, Some(since)) => format!("{}, away for {}", store.at, ago(since)),
+        (false, None) => format!("{}, not in sync", store.at),
     };
     line(&format!("node       {} ({}), margay {}", status.node, list(&status.addresses), status.version))?;
     line(&format!("uplink     {}, programs attached by {}", status.uplink, status.tc_mode))?;
@@ -149,8 +155,20 @@ pub fn status(status: &wire::Status, format: Format) -> Result<()> {
     for map in &status.maps {
         line(&format!("map        {:<10} {} of {}", map.name.to_lowercase(), map.used, map.capacity))?;
     }
+    let world = &status.world;
+    if !world.masqueraded.is_empty() {
+        line(&format!("world      {} masqueraded by nftables table inet margay", list(&world.masqueraded)))?;
+    }
+    let switches = world.switches.iter().map(|(path, value)| format!("{path}={value}"));
+    let switches = list(switches);
+    if !switches.is_empty() {
+        line(&format!("switched   {switches}"))?;
+    }
+    if !world.exceptions.is_empty() {
+        line(&format!("exceptions {}", world.exceptions.join(", ")))?;
+    }
     for problem in &status.problems {
-        line(&format!("PROBLEM    {problem}"))?;
+        line(&format!("PROBLEM    {} -> {}", problem.problem, problem.mend))?;
     }
     Ok(())
 }

@@ -1,49 +1,79 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::{model::network::NetworkRequest, store::memory::Memory};
+use crate::{
+    model::{
+        self, Unknown,
+        block::Allocations,
+        key::{Key, ipam_of, routes_of},
+        network::NetworkRequest,
+        snapshot::Event,
+    },
+    store::{Listing, Op, Txn, embedded::Embedded},
+};
 
-async fn cluster(cidr: &str) -> (Arc<Memory>, Network) {
+async fn cluster(cidr: &str) -> (Arc<Embedded>, Network) {
     let request = NetworkRequest {
         name: "blue".into(),
         subnets: vec![cidr.parse().expect("a literal")],
         ..NetworkRequest::default()
     };
     let network = request.into_network(1).expect("valid");
-    let store = Arc::new(Memory::default());
+    let store = Embedded::in_memory();
     let ops = vec![Op::Put(Key::Network(1), model::encode(&network))];
     store.commit(Txn { conditions: vec![], ops }).await.expect("memory");
     (store, network)
 }
 
-fn node(store: &Arc<Memory>, name: &str) -> Ipam {
-    Ipam::new(Arc::clone(store) as Arc<dyn Store>, name.into())
+fn node(store: &Arc<Embedded>, name: &str) -> Ipam {
+    Ipam::new(Arc::clone(store) as Arc<dyn Store>, name.into(), 30, &BTreeMap::new(), BTreeMap::new())
+}
+
+fn holder(endpoint: &str) -> Holder {
+    Holder { endpoint: endpoint.into(), name: None, node: None, unknown: Unknown::new() }
 }
 
 fn request(endpoint: &str, wanted: &[&str]) -> Request {
     Request {
-        holder: Holder { endpoint: endpoint.into(), name: None },
+        holder: holder(endpoint),
         wanted: wanted.iter().map(|addr| addr.parse().expect("a literal")).collect(),
     }
 }
 
 #[tokio::test]
-async fn two_nodes_never_share_a_block_or_an_address() {
+async fn two_nodes_never_share_an_address() {
     let (store, network) = cluster("10.0.0.0/26").await;
     let nodes = [node(&store, "h1"), node(&store, "h2")];
     let mut given = BTreeSet::new();
-    let mut blocks: BTreeMap<IpNet, usize> = BTreeMap::new();
-    for round in 0..60 {
-        let which = round % 2;
-        let Ok(addresses) = nodes[which].allocate(&network, &request(&round.to_string(), &[])).await else {
-            break;
+    for round in 0..80 {
+        let Ok(addresses) = nodes[round % 2].allocate(&network, &request(&round.to_string(), &[])).await
+        else {
+            continue;
         };
         assert!(given.insert(addresses[0]), "{} twice", addresses[0]);
-        let block = network.subnets[0].block_of(addresses[0]);
-        assert_eq!(*blocks.entry(block).or_insert(which), which, "{block}");
     }
-    // All but the network's own address, its last and the gateway.
-    assert!(given.len() > 40, "{}", given.len());
+    assert_eq!(given.len(), 61, "all but the network's own address, its last and the gateway");
+}
+
+#[tokio::test]
+async fn a_24_serves_a_hundred_nodes() {
+    let (store, network) = cluster("10.0.0.0/24").await;
+    let mut given = BTreeSet::new();
+    let nodes: Vec<Ipam> = (0..100).map(|i| node(&store, &format!("h{i}"))).collect();
+    for (i, node) in nodes.iter().enumerate() {
+        let addresses = node.allocate(&network, &request(&i.to_string(), &[])).await.expect("room");
+        assert!(given.insert(addresses[0]), "{} twice", addresses[0]);
+    }
+    let singles = |listing: Listing| {
+        let keys = listing.entries.into_iter().filter_map(|entry| Key::parse(entry.key()));
+        keys.filter(|key| matches!(key, Key::Route(_, cidr) if cidr.prefix_len() == 32)).count()
+    };
+    let routes = || async { singles(store.list(&[routes_of(1)]).await.expect("memory")) };
+    assert_eq!(routes().await, 36, "64 nodes have a block, the others borrow");
+    for (i, node) in nodes.iter().enumerate() {
+        node.release(1, &i.to_string()).await.expect("memory");
+    }
+    assert_eq!(routes().await, 0, "a borrowed address goes back with its route");
 }
 
 #[tokio::test]
@@ -63,11 +93,15 @@ async fn a_full_subnet_says_so() {
 async fn a_wanted_address_is_given_or_refused_with_the_reason() {
     let (store, network) = cluster("10.0.0.0/24").await;
     let (h1, h2) = (node(&store, "h1"), node(&store, "h2"));
+    let addr = |text: &str| text.parse::<IpAddr>().expect("a literal");
     let given = h1.allocate(&network, &request("a", &["10.0.0.77"])).await.expect("free");
-    assert_eq!(given, ["10.0.0.77".parse::<IpAddr>().expect("a literal")]);
+    assert_eq!(given, [addr("10.0.0.77")]);
+    let borrowed = h2.allocate(&network, &request("c", &["10.0.0.78"])).await.expect("free in h1's block");
+    assert_eq!(borrowed, [addr("10.0.0.78")]);
     for (node, addr, reason) in [
         (&h1, "10.0.0.77", "taken by endpoint a on node h1"),
-        (&h2, "10.0.0.78", "node h1 owns"),
+        (&h2, "10.0.0.79", "kept back by node h1"),
+        (&h1, "10.0.0.78", "taken by endpoint c on node h2"),
         (&h1, "10.0.0.1", "gateway of network blue"),
         (&h1, "10.0.0.255", "first or last"),
         (&h1, "10.9.0.1", "no subnet of network blue"),
@@ -87,19 +121,118 @@ async fn a_removed_network_gives_nothing() {
     assert!(matches!(refusal, Refusal::NetworkGone(_)), "{refusal}");
 }
 
+async fn holders(store: &Arc<Embedded>) -> Vec<String> {
+    let listing = store.list(&[ipam_of(1)]).await.expect("memory");
+    let mut holders = Vec::new();
+    for entry in &listing.entries {
+        let Event::Put { value, .. } = entry else { panic!("a put") };
+        let allocations: Allocations = model::decode(value).expect("parses");
+        holders.extend(allocations.addresses.into_values().map(|holder| holder.endpoint));
+    }
+    holders
+}
+
+fn endpoint(id: &str, addr: IpAddr) -> Endpoint {
+    Endpoint {
+        id: id.into(),
+        name: None,
+        network: 1,
+        network_name: "blue".into(),
+        addresses: vec![addr],
+        mac: Default::default(),
+        netns: "/run/netns/c".into(),
+        sandbox: 7,
+        ifname: "eth0".into(),
+        host_interface: "mgy000000000001".into(),
+        mtu: 1500,
+        ready: true,
+        lost: None,
+    }
+}
+
 #[tokio::test]
 async fn a_sweep_takes_back_what_no_endpoint_holds() {
     let (store, network) = cluster("10.0.0.0/24").await;
     let ipam = node(&store, "h1");
+    let mut last = None;
     for id in ["a", "b"] {
-        ipam.allocate(&network, &request(id, &[])).await.expect("room");
+        last = Some(ipam.allocate(&network, &request(id, &[])).await.expect("room")[0]);
     }
-    // A restarted agent has no view yet.
-    node(&store, "h1").sweep(1, |id| id == "b").await.expect("memory");
-    node(&store, "h2").sweep(1, |_| false).await.expect("memory");
-    let listing = store.list(&[ipam_of(1)]).await.expect("memory");
-    let Event::Put { value, .. } = &listing.entries[0] else { panic!("a put") };
-    let allocations: Allocations = model::decode(value).expect("parses");
-    let holders: Vec<_> = allocations.addresses.values().map(|h| h.endpoint.as_str()).collect();
-    assert_eq!(holders, ["b"]);
+    // A restarted agent knows its endpoints from the journal.
+    let journal = [("b".to_owned(), endpoint("b", last.expect("given")))].into();
+    let restarted =
+        Ipam::new(Arc::clone(&store) as Arc<dyn Store>, "h1".into(), 30, &journal, BTreeMap::new());
+    restarted.sweep(1).await.expect("memory");
+    node(&store, "h2").sweep(1).await.expect("memory");
+    assert_eq!(holders(&store).await, ["b"]);
+}
+
+#[tokio::test]
+async fn the_stash_serves_while_the_store_is_away() {
+    let (store, network) = cluster("10.0.0.0/16").await;
+    let ipam = node(&store, "h1");
+    let refusal = ipam.allocate_from_stash(&network, &request("a", &[]), "away").await.expect_err("no block");
+    assert!(refusal.to_string().contains("away, and this node has no address of network blue in stash"));
+    ipam.allocate(&network, &request("a", &[])).await.expect("room");
+    assert_eq!(ipam.stash(1).await.len(), 16, "a quarter of the block");
+    let mut stashed = Vec::new();
+    while let Ok(addresses) =
+        ipam.allocate_from_stash(&network, &request(&format!("s{}", stashed.len()), &[]), "away").await
+    {
+        stashed.push((holder(&format!("s{}", stashed.len())), addresses));
+    }
+    assert_eq!(stashed.len(), 16);
+    assert_eq!(holders(&store).await, ["a"], "nothing is written yet");
+    // What the store does not know yet is not given again.
+    let later = ipam.allocate(&network, &request("b", &[])).await.expect("room")[0];
+    assert!(!stashed.iter().any(|(_, addresses)| addresses.contains(&later)));
+    assert!(ipam.restore(&network, &stashed).await.expect("memory").is_empty());
+    assert_eq!(holders(&store).await.len(), 18);
+    assert_eq!(ipam.stash(1).await.len(), 16, "kept back anew");
+}
+
+#[tokio::test]
+async fn what_the_store_lost_is_put_back_and_a_conflict_is_told() {
+    let (store, network) = cluster("10.0.0.0/24").await;
+    let (h1, h2) = (node(&store, "h1"), node(&store, "h2"));
+    let mut mine = Vec::new();
+    for id in ["a", "b"] {
+        mine.push((holder(id), h1.allocate(&network, &request(id, &[])).await.expect("room")));
+    }
+    let wipe = vec![Op::DeletePrefix(routes_of(1)), Op::DeletePrefix(ipam_of(1))];
+    store.commit(Txn { conditions: vec![], ops: wipe }).await.expect("memory");
+    // Meanwhile another node got the first of them.
+    let taken = mine[0].1[0].to_string();
+    h2.allocate(&network, &request("x", &[&taken])).await.expect("free");
+    let lost = h1.restore(&network, &mine).await.expect("memory");
+    assert_eq!(lost.keys().collect::<Vec<_>>(), ["a"]);
+    assert!(lost["a"].contains("endpoint x of node h2"), "{lost:?}");
+    assert_eq!(holders(&store).await, ["x", "b"], "the other is borrowed from what is now h2's block");
+    assert!(h1.restore(&network, &mine).await.expect("memory").contains_key("a"), "and it stays so");
+}
+
+#[tokio::test]
+async fn empty_blocks_go_back_and_used_ones_stay() {
+    let (store, network) = cluster("10.0.0.0/16").await;
+    let ipam = node(&store, "h1");
+    ipam.allocate(&network, &request("a", &["10.0.1.5"])).await.expect("free");
+    ipam.allocate(&network, &request("b", &["10.0.2.5"])).await.expect("free");
+    ipam.release(1, "a").await.expect("memory");
+    assert!(!ipam.give_back(1, 3600).await.expect("memory"), "not yet");
+    // Freed in this second, so idle for less than none.
+    let mut state = ipam.state.lock().await;
+    let view = state.views.get_mut(&1).expect("seen");
+    view.blocks.values_mut().for_each(|(block, _)| block.freed.values_mut().for_each(|at| *at = 1));
+    drop(state);
+    assert!(ipam.give_back(1, 3600).await.expect("memory"));
+    let keys: Vec<String> = store
+        .list(&[routes_of(1)])
+        .await
+        .expect("memory")
+        .entries
+        .iter()
+        .map(|e| e.key().to_owned())
+        .collect();
+    assert_eq!(keys, ["/margay/v1/routes/1/10.0.2.0-26"]);
+    assert_eq!(ipam.stash(1).await.len(), 16, "of the block that stays");
 }

@@ -38,6 +38,9 @@ fn references(entry: &Entry) -> Vec<Key> {
         Entry::Attachment(name, _) => vec![Key::Interface(name.clone()), Key::Node(())],
         Entry::Route(..) | Entry::Prefix(..) => vec![Key::Node(())],
         Entry::Endpoint(_, e) => vec![Key::Workload(e.ifindex), Key::Attachment(interface(e.ifindex))],
+        Entry::Firewall(..) | Entry::Accept(..) => vec![],
+        // Forwarding comes on behind what guards it.
+        Entry::Sysctl(..) => vec![Key::Interface(HOST_INTERFACE.into()), Key::Firewall(())],
         Entry::HostRoute(..) => {
             vec![Key::Interface(HOST_INTERFACE.into()), Key::Attachment(HOST_INTERFACE.into())]
         }

@@ -1,0 +1,141 @@
+//! What may change, and what stays although nothing asks for it.
+
+use std::collections::BTreeSet;
+
+use margay_common::route;
+
+use super::State;
+use crate::{
+    model::{
+        key,
+        membership::{Loss, Trust},
+        network::net,
+    },
+    reconcile::Change,
+    tables::{Entry, Key, Tables},
+};
+
+impl State {
+    /// Whether a change may be made now. While the store is not to be believed
+    /// whole, this node's own endpoints come and go, what is missing is added,
+    /// and nothing else changes.
+    pub fn permits(&self, change: &Change, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
+        match change {
+            Change::Remove(key) if self.released.contains(key) => true,
+            Change::Remove(key) => self.trust == Trust::Whole && !self.holds(key, actual, blind),
+            Change::Put(entry) => self.may_put(entry, actual),
+        }
+    }
+
+    fn may_put(&self, entry: &Entry, actual: &Tables) -> bool {
+        if self.trust == Trust::Whole {
+            return true;
+        }
+        match entry {
+            Entry::Interface(name, interface) => {
+                self.follows_host()
+                    || !matches!(actual.interfaces.get(name), Some(found) if found != interface)
+            }
+            // This host's own, whatever the store says.
+            Entry::Node(..) => true,
+            Entry::Attachment(name, _) => self.follows_host() || !actual.attachments.contains_key(name),
+            Entry::Workload(index, _) => !actual.workloads.contains_key(index),
+            Entry::Endpoint(addr, endpoint) => {
+                actual.endpoints.get(addr).is_none_or(|found| found.ifindex != endpoint.ifindex)
+            }
+            Entry::Route(key, _) => !actual.routes.contains_key(key),
+            Entry::Prefix(key, _) => !actual.prefixes.contains_key(key),
+            Entry::HostRoute(dst, _) => !actual.host_routes.contains_key(dst),
+            Entry::Firewall(..) => actual.firewall.is_empty(),
+            Entry::Accept(key, ()) => !actual.accepts.contains_key(key),
+            Entry::Sysctl(key, _) => !actual.sysctls.contains_key(key),
+        }
+    }
+
+    /// Whether what the host says of itself counts already.
+    fn follows_host(&self) -> bool {
+        matches!(self.trust, Trust::Whole | Trust::Lossy(_))
+    }
+
+    /// Whether an entry stays although nothing asks for it: an interface that
+    /// is just coming, an endpoint of ours whose network is not to be seen, and
+    /// what hangs on a value that cannot be read and never was.
+    fn holds(&self, key: &Key, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
+        let endpoints = || self.facts.endpoints.values();
+        let orphans =
+            || endpoints().filter(|e| e.lost.is_none() && !self.snapshot.networks.contains_key(&e.network));
+        let index = |name: &String| self.facts.interfaces.get(name);
+        let network = |id: u32| blind.contains(&key::Key::Network(id));
+        match key {
+            Key::Interface(name) => {
+                self.coming.contains(name) || endpoints().any(|e| e.host_interface == *name)
+            }
+            Key::Attachment(name) => orphans().any(|e| e.host_interface == *name),
+            Key::Workload(found) => orphans().any(|e| index(&e.host_interface) == Some(found)),
+            Key::Endpoint(addr) => orphans().any(|e| e.addresses.iter().any(|own| *addr == (*own).into())),
+            Key::Route(key) => actual.routes.get(key).is_some_and(|found| {
+                let v4 = if key.addr.is_v4() { 96 } else { 0 };
+                let cidr = net(key.addr.into(), key.len.saturating_sub(v4) as u8);
+                let claim = self.snapshot.claims.get(&(found.network, cidr));
+                let claim = claim.or_else(|| self.snapshot.borrowed.get(&(found.network, cidr.addr())));
+                network(found.network)
+                    || blind.contains(&key::Key::Route(found.network, cidr))
+                    || claim.is_some_and(|claim| blind.contains(&key::Key::Node(claim.node.clone())))
+            }),
+            Key::Prefix(key) => actual.prefixes.get(key).is_some_and(|found| match found.kind {
+                route::SUBNET => network(found.network),
+                _ => blind.iter().any(|key| matches!(key, key::Key::Node(_))),
+            }),
+            // Which network a route of the host belongs to, only its value says.
+            Key::HostRoute(_) | Key::Firewall(()) | Key::Accept(_) | Key::Sysctl(_) => {
+                blind.iter().any(|key| matches!(key, key::Key::Network(_)))
+            }
+            Key::Node(()) => false,
+        }
+    }
+
+    /// Why nothing new can be given out or agreed upon, if so.
+    pub fn refusal(&self) -> Option<String> {
+        if let Some((reason, _)) = &self.store.away {
+            return Some(format!("the store is away: {reason}"));
+        }
+        match &self.trust {
+            Trust::Whole => None,
+            Trust::Unseen => Some("the store has not been read yet".into()),
+            doubt => Some(describe(doubt)),
+        }
+    }
+}
+
+/// What is wrong with a store, and what can be done.
+pub fn describe(trust: &Trust) -> String {
+    let adopt = "if this is the store to go on with as it is: margay store adopt";
+    match trust {
+        Trust::Whole => "the store is whole".into(),
+        Trust::Unseen => "the store has not been read yet".into(),
+        Trust::Other { found, expected } => format!(
+            "the store is of another cluster ({found}, this node is of {expected}): nothing of it is believed; \
+             correct --store, or, {adopt}"
+        ),
+        Trust::Lossy(Loss::Awaiting(nodes)) => {
+            let names: Vec<&str> = nodes.iter().take(10).map(String::as_str).collect();
+            let more = nodes.len().saturating_sub(names.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!(
+                "the store lost something, and nodes are putting back what is theirs; still awaited: {}{more}; \
+                 until then nothing is removed; start their agents, or, {adopt}",
+                names.join(", ")
+            )
+        }
+        Trust::Lossy(loss) => {
+            let what = match loss {
+                Loss::Older { found, seen } => {
+                    format!("is at revision {found}, below {seen} that was seen before")
+                }
+                Loss::Forgotten => "no longer has what this node wrote of itself".into(),
+                _ => "was emptied".into(),
+            };
+            format!("the store {what}: nothing is removed, and the nodes put back what is theirs; {adopt}")
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! This node's part in the cluster: joining it, keeping the store's word of this
+//! node true, and putting back what a store lost.
+
+mod join;
+mod restore;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use thiserror::Error;
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    control::{Control, State, now},
+    journal::Journal,
+    model::{
+        self,
+        key::Key,
+        membership::{Known, Loss, Trust},
+        node::{Alive, Node},
+        snapshot::single,
+    },
+    store::{Announcement, Away, Store},
+    workload::Workloads,
+};
+
+/// The least time between two looks at the state.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait after a failure.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often to look without a reason, and to give empty blocks back.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often a revision alone is worth a write to disk.
+const REMEMBER: Duration = Duration::from_secs(5);
+
+/// Why this node is not a member as it should be.
+#[derive(Debug, Error)]
+enum Trouble {
+    /// The store cannot be asked; what was agreed upon stands.
+    #[error(transparent)]
+    Away(#[from] Away),
+    /// The cluster will not have this node as it is.
+    #[error("{0:#}")]
+    Refused(#[from] anyhow::Error),
+}
+
+/// This node's part in the cluster.
+pub struct Membership {
+    store: Arc<dyn Store>,
+    control: Control,
+    workloads: Arc<Workloads>,
+    journal: Journal,
+    /// Names the state folder.
+    instance: String,
+    /// Seconds after which an empty block goes back.
+    block_idle: u64,
+    /// What keeps telling that this node lives, and since when.
+    announced: Mutex<Option<(Announcement, Instant)>>,
+}
+
+/// What the next step depends on.
+struct Look {
+    trust: Trust,
+    away: Option<String>,
+    known: Option<Known>,
+    /// What this host is now.
+    own: Node,
+    /// What the store says of it.
+    written: Option<Node>,
+    /// Whether an operator removed it.
+    removed: bool,
+    /// Whether the store says that it lives.
+    alive: bool,
+    revision: i64,
+}
+
+impl Membership {
+    /// Nothing is written yet.
+    pub fn new(
+        store: Arc<dyn Store>,
+        workloads: Arc<Workloads>,
+        journal: Journal,
+        instance: String,
+        block_idle: u64,
+    ) -> Self {
+        let control = workloads.control.clone();
+        Self { store, control, workloads, journal, instance, block_idle, announced: Mutex::default() }
+    }
+
+    /// Acts on what the state becomes, for as long as the loop runs.
+    pub async fn run(self: Arc<Self>, mut rounds: watch::Receiver<u64>) {
+        let mut progress = Progress::default();
+        loop {
+            let wait = match self.step(&mut progress).await {
+                Ok(()) => HOUSEKEEPING,
+                Err(Trouble::Away(away)) => {
+                    progress.restored = false;
+                    self.without_store(&away).await;
+                    ASK_AGAIN
+                }
+                Err(Trouble::Refused(reason)) => {
+                    warn!("this node cannot join: {reason:#}");
+                    self.control.joining(Some(format!("{reason:#}"))).await;
+                    self.workloads.shut();
+                    self.announced.lock().await.take();
+                    ASK_AGAIN
+                }
+            };
+            sleep(PAUSE).await;
+            if let Ok(Err(_)) = timeout(wait, rounds.changed()).await {
+                return;
+            }
+        }
+    }
+
+    /// A node that is known to the cluster goes on with what it has in stash.
+    async fn without_store(&self, away: &Away) {
+        let member = self.control.look(|state| state.known.is_some()).await;
+        if member.unwrap_or(false) {
+            self.workloads.open();
+        } else {
+            self.control.joining(Some(away.to_string())).await;
+        }
+    }
+
+    async fn step(&self, progress: &mut Progress) -> Result<(), Trouble> {
+        let look = self.look().await?;
+        self.remember_last_good(progress).await?;
+        if let Some(reason) = look.away {
+            return Err(Away(reason).into());
+        }
+        match &look.trust {
+            Trust::Unseen => return Ok(()),
+            Trust::Other { .. } => {
+                self.control.joining(None).await;
+                self.workloads.open();
+                return Ok(());
+            }
+            Trust::Lossy(Loss::Awaiting(_)) | Trust::Whole => {}
+            Trust::Lossy(_) => self.mark_lossy(&look).await?,
+        }
+        let awaited = match &look.trust {
+            Trust::Lossy(Loss::Awaiting(nodes)) => nodes.contains(&look.own.name),
+            Trust::Lossy(_) => true,
+            _ => false,
+        };
+        let written = look.written.as_ref();
+        let fresh = written.is_none_or(|node| !same_node(node, &look.own)) || awaited || look.known.is_none();
+        let mut node = written.cloned();
+        if fresh {
+            node = Some(self.register(&look).await?);
+            progress.restored = false;
+        }
+        if !progress.restored || self.workloads.is_dirty() {
+            self.restore(look.trust != Trust::Whole).await?;
+            progress.restored = true;
+        }
+        if awaited {
+            self.arrive(&look.own.name).await?;
+        }
+        if let Some(node) = node {
+            self.remember(progress, node, fresh || awaited, look.revision).await?;
+        }
+        self.joined(&look).await;
+        if progress.housekept.is_none_or(|at| at.elapsed() >= HOUSEKEEPING) && look.trust == Trust::Whole {
+            progress.housekept = Some(Instant::now());
+            self.housekeep().await?;
+        }
+        Ok(())
+    }
+
+    async fn joined(&self, look: &Look) {
+        self.control.joining(None).await;
+        let mut announced = self.announced.lock().await;
+        // A lease outlives its key where somebody emptied the store.
+        let stale = |since: &Instant| !look.alive && since.elapsed() > REMEMBER;
+        if announced.as_ref().is_none_or(|(_, since)| stale(since)) {
+            info!("joined the cluster as node {}", look.own.name);
+            let alive = model::encode(&Alive { since: now() });
+            let announcement = self.store.announce(Key::Alive(look.own.name.clone()), alive);
+            *announced = Some((announcement, Instant::now()));
+        }
+        drop(announced);
+        self.workloads.open();
+    }
+
+    async fn look(&self) -> Result<Look> {
+        let instance = self.instance.clone();
+        let look = move |state: &State| {
+            let name = &state.facts.node;
+            Look {
+                trust: state.trust.clone(),
+                away: state.store.away.as_ref().map(|(reason, _)| reason.clone()),
+                known: state.known.clone(),
+                own: Node {
+                    name: name.clone(),
+                    addresses: state.facts.addresses.clone(),
+                    link_local: state.facts.uplink.link_local,
+                    instance,
+                    generation: 0,
+                    since: now(),
+                    occupied: state.facts.occupied.clone(),
+                    unknown: Default::default(),
+                },
+                written: state.snapshot.nodes.get(name).cloned(),
+                removed: state.snapshot.removed.contains_key(name),
+                alive: state.snapshot.alive.contains_key(name),
+                revision: state.revision,
+            }
+        };
+        self.control.look(look).await
+    }
+
+    async fn remember_last_good(&self, progress: &mut Progress) -> Result<()> {
+        let values = self.control.look(|state| state.snapshot.last_good()).await?;
+        if progress.last_good.as_ref() != Some(&values) {
+            self.journal.put_last_good(&values)?;
+            progress.last_good = Some(values);
+        }
+        Ok(())
+    }
+
+    /// Writes down what the cluster is, so that a later store can be judged.
+    async fn remember(&self, progress: &mut Progress, node: Node, fresh: bool, revision: i64) -> Result<()> {
+        let own = node.clone();
+        let seen = self.control.look(move |state| {
+            let cluster = state.snapshot.cluster.as_ref()?;
+            let nodes = state.snapshot.nodes.keys().cloned().chain([own.name.clone()]).collect();
+            let known = Known {
+                cluster: cluster.id.clone(),
+                epoch: cluster.epoch,
+                revision: state.revision.max(revision),
+                node: own,
+                nodes,
+            };
+            Some((known, state.known.clone()))
+        });
+        let Some((known, before)) = seen.await? else { return Ok(()) };
+        let plain = |known: &Known| Known { revision: 0, ..known.clone() };
+        let changed = before.as_ref().is_none_or(|before| plain(before) != plain(&known));
+        let higher = before.is_some_and(|before| before.revision < known.revision);
+        let due = progress.remembered.is_none_or(|at| at.elapsed() >= REMEMBER);
+        if changed || fresh || (higher && due) {
+            self.journal.put_known(&known)?;
+            self.control.known(known).await;
+            progress.remembered = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Gives back what is not used, and forgets networks that are gone.
+    async fn housekeep(&self) -> Result<(), Trouble> {
+        let claimed = self.control.look(|state| {
+            let own = state.snapshot.claims.iter().filter(|(_, claim)| claim.node == state.facts.node);
+            let networks: BTreeSet<u32> =
+                own.filter(|((_, cidr), _)| single(*cidr).is_none()).map(|((id, _), _)| *id).collect();
+            (networks, state.snapshot.networks.keys().copied().collect::<BTreeSet<u32>>())
+        });
+        let (claimed, existing) = claimed.await?;
+        for network in claimed {
+            if self.workloads.ipam.give_back(network, self.block_idle).await? {
+                info!("gave an empty block of network {network} back");
+            }
+        }
+        let used: BTreeSet<u32> =
+            self.journal.endpoints()?.values().map(|endpoint| endpoint.network).collect();
+        for (id, mut member) in self.journal.networks()? {
+            member.stash = self.workloads.ipam.stash(id).await;
+            if !used.contains(&id) && (member.stash.is_empty() || !existing.contains(&id)) {
+                self.journal.remove_network(id)?;
+            } else {
+                self.journal.put_network(&member)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was done already.
+#[derive(Default)]
+struct Progress {
+    /// Whether the store says what this node's endpoints have.
+    restored: bool,
+    remembered: Option<Instant>,
+    housekept: Option<Instant>,
+    last_good: Option<BTreeMap<String, Vec<u8>>>,
+}
+
+/// Whether the store says of this node what is true, times apart.
+fn same_node(written: &Node, own: &Node) -> bool {
+    let plain = |node: &Node| Node { generation: 0, since: 0, unknown: Default::default(), ..node.clone() };
+    plain(written) == plain(own)
+}

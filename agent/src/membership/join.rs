@@ -1,0 +1,237 @@
+//! Writing this node into the store, unless somebody else is it already.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow, bail};
+
+use super::{Look, Membership, Trouble};
+use crate::{
+    model::{
+        self,
+        key::{Key, ROOT},
+        node::{AddressHolder, Cluster, Node},
+        pool::Pool,
+        snapshot::Snapshot,
+    },
+    store::{Commit, Condition, Listing, Op, Txn},
+    workload::new_id,
+};
+
+impl Membership {
+    /// Writes the node's own keys, unless another node has its name or one of
+    /// its addresses. Gives the node as it is written.
+    pub(super) async fn register(&self, look: &Look) -> Result<Node, Trouble> {
+        let own = &look.own;
+        let addresses: Vec<Key> = own.addresses.iter().map(|addr| Key::Address(*addr)).collect();
+        let singles = [
+            Key::Guard,
+            Key::Cluster,
+            Key::Node(own.name.clone()),
+            Key::Alive(own.name.clone()),
+            Key::Removed(own.name.clone()),
+        ];
+        let mut prefixes: Vec<String> = addresses.iter().chain(&singles).map(Key::to_string).collect();
+        prefixes.extend(["networks/", "nodes/", "pools/"].map(|prefix| format!("{ROOT}{prefix}")));
+        let listing = self.store.list(&prefixes).await?;
+        let (txn, node) = self.registration(look, &listing, &addresses)?;
+        match self.store.commit(txn).await? {
+            Commit::Done(_) => Ok(node),
+            Commit::Conflict => Err(anyhow!("others changed the cluster at the same moment").into()),
+        }
+    }
+
+    fn registration(&self, look: &Look, listing: &Listing, addresses: &[Key]) -> anyhow::Result<(Txn, Node)> {
+        let own = &look.own;
+        let mut snapshot = Snapshot::default();
+        snapshot.replace(&listing.entries);
+        let mut txn = Txn::default();
+        first_node(listing, &mut txn)?;
+        check_subnets(own, &snapshot)?;
+        txn.conditions.push(listing.unchanged(&Key::Guard));
+        let key = Key::Node(own.name.clone());
+        let written = snapshot.nodes.get(&own.name);
+        if let Some(reason) = snapshot.unreadable.get(&key.to_string()) {
+            bail!("{key} {reason}");
+        }
+        check_name(own, written, &snapshot)?;
+        txn.conditions.push(listing.unchanged(&key));
+        for address in addresses {
+            check_address(own, address, listing, &snapshot)?;
+            txn.conditions.push(listing.unchanged(address));
+            txn.ops.push(Op::Put(address.clone(), model::encode(&AddressHolder { node: own.name.clone() })));
+        }
+        let node = successor(look, written);
+        let old = written.into_iter().flat_map(|node| &node.addresses);
+        let dropped = old.filter(|addr| !own.addresses.contains(addr));
+        txn.ops.extend(dropped.map(|addr| Op::Delete(Key::Address(*addr))));
+        txn.ops.push(Op::Put(key, model::encode(&node)));
+        if look.removed || snapshot.removed.contains_key(&own.name) {
+            txn.ops.push(Op::Delete(Key::Removed(own.name.clone())));
+        }
+        Ok((txn, node))
+    }
+
+    /// Tells everybody that the store lost something: all nodes that were known
+    /// put back what is theirs before it counts as whole.
+    pub(super) async fn mark_lossy(&self, look: &Look) -> Result<(), Trouble> {
+        let Some(known) = &look.known else { return Ok(()) };
+        let listing = self.store.list(&[Key::Cluster.to_string(), format!("{ROOT}pools/")]).await?;
+        let mut cluster = match listing.value_of(&Key::Cluster) {
+            Some(value) => model::decode::<Cluster>(value).context("the cluster's key")?,
+            None => new_cluster(known.cluster.clone(), known.epoch),
+        };
+        cluster.awaiting.extend(known.nodes.iter().cloned());
+        cluster.awaiting.insert(look.own.name.clone());
+        let mut ops = vec![Op::Put(Key::Cluster, model::encode(&cluster))];
+        if listing.value_of(&Key::Cluster).is_none() && listing.entries.is_empty() {
+            ops.push(default_pool());
+        }
+        let txn = Txn { conditions: vec![listing.unchanged(&Key::Cluster)], ops };
+        // Lost to another node's mark: the next step sees that.
+        self.store.commit(txn).await?;
+        Ok(())
+    }
+
+    /// Tells everybody that this node has put back what is its own.
+    pub(super) async fn arrive(&self, name: &str) -> Result<(), Trouble> {
+        loop {
+            let listing = self.store.list(&[Key::Cluster.to_string()]).await?;
+            let Some(value) = listing.value_of(&Key::Cluster) else { return Ok(()) };
+            let mut cluster: Cluster = model::decode(value).context("the cluster's key")?;
+            if !cluster.awaiting.remove(name) {
+                return Ok(());
+            }
+            let ops = vec![Op::Put(Key::Cluster, model::encode(&cluster))];
+            let txn = Txn { conditions: vec![listing.unchanged(&Key::Cluster)], ops };
+            if let Commit::Done(_) = self.store.commit(txn).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Declares the store, as it is, to be the cluster's: nobody is awaited any
+    /// longer, and every agent follows.
+    pub async fn adopt(&self) -> anyhow::Result<()> {
+        let known = self.control.look(|state| state.known.clone()).await?;
+        loop {
+            let listing = self.store.list(&[Key::Cluster.to_string(), format!("{ROOT}pools/")]).await?;
+            let (mut cluster, there) = match listing.value_of(&Key::Cluster) {
+                Some(value) => (model::decode::<Cluster>(value).context("the cluster's key")?, true),
+                None => {
+                    let known =
+                        known.as_ref().context("this node knows no cluster, and the store has none")?;
+                    (new_cluster(known.cluster.clone(), known.epoch), false)
+                }
+            };
+            if let Some(known) = &known {
+                if cluster.id != known.cluster {
+                    cluster.formerly.insert(known.cluster.clone());
+                }
+                cluster.epoch = cluster.epoch.max(known.epoch);
+            }
+            cluster.epoch += 1;
+            cluster.awaiting.clear();
+            let mut ops = vec![Op::Put(Key::Cluster, model::encode(&cluster))];
+            if !there && listing.entries.is_empty() {
+                ops.push(default_pool());
+            }
+            let txn = Txn { conditions: vec![listing.unchanged(&Key::Cluster)], ops };
+            if let Commit::Done(_) = self.store.commit(txn).await? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn new_cluster(id: String, epoch: u64) -> Cluster {
+    Cluster {
+        id,
+        epoch,
+        awaiting: Default::default(),
+        formerly: Default::default(),
+        unknown: Default::default(),
+    }
+}
+
+fn default_pool() -> Op {
+    let pool = Pool::default_one();
+    Op::Put(Key::Pool(pool.cidr), model::encode(&pool))
+}
+
+/// The first node of a cluster gives it its id and its first pool.
+fn first_node(listing: &Listing, txn: &mut Txn) -> anyhow::Result<()> {
+    if listing.revision_of(&Key::Cluster).is_none() {
+        txn.conditions.push(Condition::Absent(Key::Cluster));
+        txn.ops.push(Op::Put(Key::Cluster, model::encode(&new_cluster(new_id()?, 0))));
+        let pools = format!("{ROOT}pools/");
+        if !listing.entries.iter().any(|entry| entry.key().starts_with(&pools)) {
+            txn.ops.push(default_pool());
+        }
+    }
+    Ok(())
+}
+
+/// A node whose address lies in a network's subnet would be unreachable from
+/// that network. Creating a network rewrites the guard, so none comes between.
+fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
+    for network in snapshot.networks.values() {
+        if let Some((addr, subnet)) = own.addresses.iter().find_map(|a| Some((a, network.subnet_of(*a)?))) {
+            bail!("its address {addr} lies in subnet {} of network {}", subnet.cidr, network.name);
+        }
+    }
+    Ok(())
+}
+
+/// Another agent has the name as long as its lease lives.
+fn check_name(own: &Node, written: Option<&Node>, snapshot: &Snapshot) -> anyhow::Result<()> {
+    let Some(holder) = written else { return Ok(()) };
+    if let Some(alive) = snapshot.alive.get(&own.name)
+        && holder.instance != own.instance
+    {
+        bail!(
+            "node name {} is held by another agent, at {}, since {}; choose another with --node, or end that agent",
+            own.name,
+            list(&holder.addresses),
+            time(alive.since)
+        );
+    }
+    Ok(())
+}
+
+fn check_address(own: &Node, address: &Key, listing: &Listing, snapshot: &Snapshot) -> anyhow::Result<()> {
+    let Some(value) = listing.value_of(address) else { return Ok(()) };
+    let holder: AddressHolder = model::decode(value).with_context(|| address.to_string())?;
+    let Some(node) = snapshot.nodes.get(&holder.node) else { return Ok(()) };
+    let Key::Address(addr) = address else { return Ok(()) };
+    if holder.node == own.name || !node.addresses.contains(addr) {
+        return Ok(());
+    }
+    bail!(
+        "address {addr} belongs to node {} since {}; give this host an address of its own, or, if that node is gone: \
+         margay node rm {}",
+        holder.node,
+        time(node.since),
+        holder.node
+    )
+}
+
+/// This node as it is written next: what a newer agent added to it stays.
+fn successor(look: &Look, written: Option<&Node>) -> Node {
+    let known = look.known.as_ref().map_or(0, |known| known.node.generation);
+    let same = written.filter(|node| node.instance == look.own.instance);
+    Node {
+        generation: known.max(written.map_or(0, |node| node.generation)) + 1,
+        since: same.map_or(look.own.since, |node| node.since),
+        unknown: written.map(|node| node.unknown.clone()).unwrap_or_default(),
+        ..look.own.clone()
+    }
+}
+
+fn list(addresses: &[std::net::IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// Seconds since 1970 as a date.
+fn time(since: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string()
+}

@@ -1,0 +1,93 @@
+//! Putting into the store what this node's endpoints have.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use anyhow::Context;
+use tracing::{info, warn};
+
+use super::{Membership, Trouble};
+use crate::{
+    journal::Member,
+    model::{
+        Unknown,
+        block::Holder,
+        endpoint::Endpoint,
+        key::{Key, ROOT},
+        network::Network,
+        snapshot::Snapshot,
+    },
+};
+
+impl Membership {
+    /// Makes the store say what this node's endpoints have. `lossy` says that
+    /// their networks may have been lost, too.
+    pub(super) async fn restore(&self, lossy: bool) -> Result<(), Trouble> {
+        self.workloads.clean();
+        self.workloads.ipam.forget().await;
+        let mut by_network: BTreeMap<u32, Vec<Endpoint>> = BTreeMap::new();
+        for endpoint in self.journal.endpoints()?.into_values() {
+            by_network.entry(endpoint.network).or_default().push(endpoint);
+        }
+        let members = self.journal.networks()?;
+        if lossy {
+            for member in by_network.keys().filter_map(|id| members.get(id)) {
+                self.workloads.networks.put_back(&member.network).await?;
+            }
+        }
+        let listing = self.store.list(&[format!("{ROOT}networks/")]).await?;
+        let mut snapshot = Snapshot::default();
+        snapshot.replace(&listing.entries);
+        for (id, endpoints) in by_network {
+            // What cannot be read is not gone.
+            if snapshot.unreadable.contains_key(&Key::Network(id).to_string()) {
+                continue;
+            }
+            let known = members.get(&id).map(|member| &member.network);
+            let network = snapshot.networks.get(&id);
+            let same = network.filter(|found| known.is_none_or(|known| found.same_options(known)));
+            self.restore_network(same, endpoints).await?;
+        }
+        for id in snapshot.networks.keys() {
+            self.workloads.ipam.sweep(*id).await?;
+        }
+        Ok(())
+    }
+
+    async fn restore_network(
+        &self,
+        network: Option<&Network>,
+        endpoints: Vec<Endpoint>,
+    ) -> Result<(), Trouble> {
+        let held: Vec<(Holder, Vec<IpAddr>)> =
+            endpoints.iter().map(|e| (holder(e), e.addresses.clone())).collect();
+        let lost = match network {
+            Some(network) => self.workloads.ipam.restore(network, &held).await?,
+            None => {
+                let gone = |e: &Endpoint| (e.id.clone(), format!("network {} is gone", e.network_name));
+                endpoints.iter().map(gone).collect()
+            }
+        };
+        for mut endpoint in endpoints {
+            let reason = lost.get(&endpoint.id).cloned();
+            if reason != endpoint.lost {
+                match &reason {
+                    Some(reason) => warn!("endpoint {} is served no longer: {reason}", endpoint.id),
+                    None => info!("endpoint {} is served again", endpoint.id),
+                }
+                endpoint.lost = reason;
+                self.journal.put(&endpoint).context("journal")?;
+                self.control.update(endpoint).await;
+            }
+        }
+        if let Some(network) = network {
+            let stash = self.workloads.ipam.stash(network.id).await;
+            self.journal.put_network(&Member { network: network.clone(), stash })?;
+        }
+        Ok(())
+    }
+}
+
+/// An endpoint as its block names it.
+fn holder(endpoint: &Endpoint) -> Holder {
+    Holder { endpoint: endpoint.id.clone(), name: endpoint.name.clone(), node: None, unknown: Unknown::new() }
+}

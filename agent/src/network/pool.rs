@@ -1,0 +1,115 @@
+//! Pools: adding and removing them, and taking subnets from them.
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+
+use super::{ATTEMPTS, Networks, Reading, overlap};
+use crate::{
+    model::{self, key::Key, pool::Pool, snapshot::Snapshot},
+    store::{Commit, Op, Txn},
+};
+
+/// A pool, and how many networks have a subnet of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The pool.
+    pub pool: Pool,
+    /// Names of networks with a subnet in it.
+    pub networks: Vec<String>,
+}
+
+impl Networks {
+    /// Adds a pool; the same again is fine. Gives the revision of it.
+    pub async fn add_pool(&self, cidr: IpNet, network_len: Option<u8>) -> Result<i64> {
+        let pool = Pool::new(cidr, network_len)?;
+        for _ in 0..ATTEMPTS {
+            let Reading { snapshot, guard, unchanged } = self.read().await?;
+            if let Some(found) = snapshot.pools.get(&pool.cidr) {
+                if found.network_len == pool.network_len {
+                    return Ok(0);
+                }
+                bail!(
+                    "pool {cidr} exists with networks of /{}, not /{}",
+                    found.network_len,
+                    pool.network_len
+                );
+            }
+            if let Some(other) = snapshot.pools.keys().find(|other| overlap(**other, cidr)) {
+                bail!("pool {cidr} overlaps pool {other}");
+            }
+            let ops = vec![
+                Op::Put(Key::Guard, model::encode(&guard)),
+                Op::Put(Key::Pool(pool.cidr), model::encode(&pool)),
+            ];
+            if let Commit::Done(revision) =
+                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
+            {
+                return Ok(revision);
+            }
+        }
+        bail!("others change networks and pools at every attempt; try again");
+    }
+
+    /// Removes a pool. Networks keep the subnets that they have.
+    pub async fn remove_pool(&self, cidr: IpNet) -> Result<i64> {
+        for _ in 0..ATTEMPTS {
+            let Reading { snapshot, guard, unchanged } = self.read().await?;
+            if !snapshot.pools.contains_key(&cidr) {
+                bail!("there is no pool {cidr}; margay pool ls lists them");
+            }
+            let ops = vec![Op::Put(Key::Guard, model::encode(&guard)), Op::Delete(Key::Pool(cidr))];
+            if let Commit::Done(revision) =
+                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
+            {
+                return Ok(revision);
+            }
+        }
+        bail!("others change networks and pools at every attempt; try again");
+    }
+}
+
+/// The pools, each with the networks in it.
+pub fn usage(snapshot: &Snapshot) -> Vec<Usage> {
+    let networks = |pool: &Pool| {
+        let within = snapshot.networks.values();
+        let within = within.filter(|n| n.subnets.iter().any(|subnet| pool.cidr.contains(&subnet.cidr)));
+        within.map(|network| network.name.clone()).collect()
+    };
+    snapshot.pools.values().map(|pool| Usage { pool: pool.clone(), networks: networks(pool) }).collect()
+}
+
+/// The subnets of a network that names none: one of IPv4, or of IPv6 where
+/// there is no IPv4 pool, or with `ipv6` one of each. Free of every other
+/// network and of everything that a node's host has.
+pub(super) fn take(snapshot: &Snapshot, ipv6: bool) -> Result<Vec<IpNet>> {
+    let mut in_use: Vec<IpNet> = Vec::new();
+    in_use.extend(snapshot.networks.values().flat_map(|n| n.subnets.iter().map(|subnet| subnet.cidr)));
+    for node in snapshot.nodes.values() {
+        in_use.extend(node.addresses.iter().map(|addr| IpNet::from(*addr)));
+        in_use.extend(&node.occupied);
+    }
+    let of = |v4: bool| snapshot.pools.values().filter(move |pool| pool.cidr.addr().is_ipv4() == v4);
+    let families: &[bool] = match (of(true).next().is_some(), ipv6) {
+        (true, true) => &[true, false],
+        (true, false) => &[true],
+        (false, _) => &[false],
+    };
+    let free = |v4: bool| {
+        if let Some(found) = of(v4).find_map(|pool| pool.free(&in_use)) {
+            return Ok(found);
+        }
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let pools: Vec<String> =
+            of(v4).map(|pool| format!("{} in /{}", pool.cidr, pool.network_len)).collect();
+        if pools.is_empty() {
+            bail!(
+                "there is no {family} pool to take a subnet from: margay pool add CIDR, or name one with --subnet"
+            );
+        }
+        bail!(
+            "no {family} pool has a free subnet left ({}): margay pool add CIDR, or name one with --subnet",
+            pools.join(", ")
+        );
+    };
+    families.iter().map(|v4| free(*v4)).collect()
+}

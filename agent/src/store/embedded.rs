@@ -1,0 +1,356 @@
+//! The store of a single host: a database in a file, durable when a commit
+//! returns, open in one agent at a time.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context, Result, bail};
+use futures::{FutureExt, future::BoxFuture};
+use nix::fcntl::{Flock, FlockArg};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use super::{Announcement, Away, Commit, Condition, Feed, LISTED, Listing, Op, Store, Txn};
+use crate::model::{
+    key::{Key, ROOT},
+    snapshot::Event,
+};
+
+/// Values by key, each with the revision of its last change.
+const VALUES: TableDefinition<'_, &str, (i64, &[u8])> = TableDefinition::new("values");
+/// Numbers by name.
+const META: TableDefinition<'_, &str, i64> = TableDefinition::new("meta");
+/// The store's revision among them.
+const REVISION: &str = "revision";
+/// The database's file in the store's folder.
+const FILE: &str = "margay.redb";
+
+/// How a database is opened; again after an error, which redb asks for.
+type Open = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+
+/// The store of a single host.
+#[derive(Clone)]
+pub struct Embedded {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    open: Open,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    database: Option<Database>,
+    /// Those who watch. Commits are told in their order, since whoever commits
+    /// holds the state until all have heard.
+    watchers: Vec<mpsc::Sender<Feed>>,
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("embedded store")
+    }
+}
+
+impl Embedded {
+    /// Opens the store in a folder, or makes it there.
+    pub fn open(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
+        let path = file(dir);
+        create(dir, &path).with_context(|| format!("{}", path.display()))?;
+        let store = Self::with({
+            let path = path.clone();
+            Box::new(move || Database::create(&path))
+        });
+        if let Err(error) = store.inner.check() {
+            bail!(explain(&path, error));
+        }
+        Ok(store)
+    }
+
+    fn with(open: Open) -> Self {
+        Self { inner: Arc::new(Inner { open, state: Mutex::default() }) }
+    }
+
+    /// A store that is gone with the test.
+    #[cfg(test)]
+    pub fn in_memory() -> Arc<Self> {
+        let open = || Database::builder().create_with_backend(redb::backends::InMemoryBackend::new());
+        Arc::new(Self::with(Box::new(open)))
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Inner) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, Away> {
+        let inner = Arc::clone(&self.inner);
+        match spawn_blocking(move || what(&inner)).await {
+            Ok(result) => result.map_err(|error| Away(error.to_string())),
+            Err(error) => Err(Away(error.to_string())),
+        }
+    }
+}
+
+/// Makes the database's file, whole or not at all: redb's own first writes are
+/// not one step, so they happen under another name.
+fn create(dir: &Path, path: &Path) -> Result<()> {
+    let dir = File::open(dir)?;
+    let _alone = Flock::lock(dir.try_clone()?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    if path.exists() {
+        return Ok(());
+    }
+    let draft = path.with_extension("new");
+    if draft.exists() {
+        fs::remove_file(&draft)?;
+    }
+    prepare(&Database::create(&draft)?)?;
+    File::open(&draft)?.sync_all()?;
+    fs::rename(&draft, path)?;
+    Ok(dir.sync_all()?)
+}
+
+/// Why the database does not open, and what to do.
+fn explain(path: &Path, error: redb::Error) -> String {
+    let path = path.display();
+    match error {
+        redb::Error::DatabaseAlreadyOpen => format!(
+            "another agent has the store {path} open; one agent has an embedded store to itself: end that one, \
+             name another folder (--store embedded:DIR), or use etcd for several"
+        ),
+        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => format!(
+            "{path}: {error}; move the file away to begin with an empty store, or put a copy in its place"
+        ),
+        error => format!("{path}: {error}"),
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing is left half-done in it by a panic: the database has its own
+        // transactions.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self) -> Result<(), redb::Error> {
+        self.with_database(&mut self.state(), |_| Ok(()))
+    }
+
+    /// Runs something with the database, opening it if need be. After an error
+    /// it is closed.
+    fn with_database<T>(
+        &self,
+        state: &mut State,
+        run: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        let database = match state.database.take() {
+            Some(database) => database,
+            None => {
+                let database = (self.open)()?;
+                prepare(&database)?;
+                database
+            }
+        };
+        let result = run(&database)?;
+        state.database = Some(database);
+        Ok(result)
+    }
+
+    fn list(&self, prefixes: &[String]) -> Result<Listing, redb::Error> {
+        self.with_database(&mut self.state(), |database| list(database, prefixes))
+    }
+
+    fn commit(&self, txn: &Txn) -> Result<Commit, redb::Error> {
+        let mut state = self.state();
+        let (commit, events) = self.with_database(&mut state, |database| commit(database, txn))?;
+        if let Commit::Done(revision) = commit
+            && !events.is_empty()
+        {
+            let told = |watcher: &mpsc::Sender<Feed>| {
+                watcher.blocking_send(Feed::Events { revision, events: events.clone() }).is_ok()
+            };
+            state.watchers.retain(told);
+        }
+        Ok(commit)
+    }
+
+    fn watch(&self, send: mpsc::Sender<Feed>) -> Result<(), redb::Error> {
+        let mut state = self.state();
+        let prefixes = LISTED.map(|prefix| format!("{ROOT}{prefix}"));
+        let listing = self.with_database(&mut state, |database| list(database, &prefixes))?;
+        if send.blocking_send(Feed::Listing(listing)).is_ok() {
+            state.watchers.push(send);
+        }
+        Ok(())
+    }
+}
+
+/// Makes the tables. Whoever was alive when the store was open last is not.
+fn prepare(database: &Database) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        write.open_table(META)?;
+        let mut values = write.open_table(VALUES)?;
+        let alive = format!("{ROOT}alive/");
+        values.retain_in(&*alive..&*format!("{ROOT}alive0"), |_, _| false)?;
+    }
+    Ok(write.commit()?)
+}
+
+fn list(database: &Database, prefixes: &[String]) -> Result<Listing, redb::Error> {
+    let read = database.begin_read()?;
+    let revision = read.open_table(META)?.get(REVISION)?.map_or(0, |found| found.value());
+    let values = read.open_table(VALUES)?;
+    let mut entries = Vec::new();
+    for prefix in prefixes {
+        for entry in values.range(&**prefix..)? {
+            let (key, value) = entry?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            let (revision, value) = value.value();
+            entries.push(Event::Put { key: key.value().into(), value: value.into(), revision });
+        }
+    }
+    Ok(Listing { revision, entries })
+}
+
+/// Carries a transaction out, and gives the changes that are watched.
+fn commit(database: &Database, txn: &Txn) -> Result<(Commit, Vec<Event>), redb::Error> {
+    let write = database.begin_write()?;
+    let mut events = Vec::new();
+    let revision;
+    {
+        let mut meta = write.open_table(META)?;
+        let mut values = write.open_table(VALUES)?;
+        revision = meta.get(REVISION)?.map_or(0, |found| found.value()) + 1;
+        for condition in &txn.conditions {
+            if !holds(&values, condition)? {
+                return Ok((Commit::Conflict, events));
+            }
+        }
+        for op in &txn.ops {
+            carry_out(&mut values, op, revision, &mut events)?;
+        }
+        meta.insert(REVISION, revision)?;
+    }
+    write.commit()?;
+    events.retain(|event| {
+        let key = event.key().strip_prefix(ROOT);
+        key.is_some_and(|key| LISTED.iter().any(|prefix| key.starts_with(prefix)))
+    });
+    Ok((Commit::Done(revision), events))
+}
+
+fn holds(
+    values: &impl ReadableTable<&'static str, (i64, &'static [u8])>,
+    condition: &Condition,
+) -> Result<bool, redb::Error> {
+    let revision = |key: &Key| Ok(values.get(&*key.to_string())?.map(|found| found.value().0));
+    match condition {
+        Condition::Absent(key) => revision(key).map(|found| found.is_none()),
+        Condition::Revision(key, wanted) => revision(key).map(|found| found == Some(*wanted)),
+        Condition::UnchangedSince(prefix, since) => {
+            for entry in values.range(&**prefix..)? {
+                let (key, value) = entry?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                if value.value().0 > *since {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+    }
+}
+
+fn carry_out(
+    values: &mut redb::Table<'_, &'static str, (i64, &'static [u8])>,
+    op: &Op,
+    revision: i64,
+    events: &mut Vec<Event>,
+) -> Result<(), redb::Error> {
+    match op {
+        Op::Put(key, value) => {
+            let key = key.to_string();
+            values.insert(&*key, (revision, &**value))?;
+            events.push(Event::Put { key, value: value.clone(), revision });
+        }
+        Op::Delete(key) => {
+            let key = key.to_string();
+            if values.remove(&*key)?.is_some() {
+                events.push(Event::Delete { key });
+            }
+        }
+        Op::DeletePrefix(prefix) => {
+            let mut keys = Vec::new();
+            for entry in values.range(&**prefix..)? {
+                let key = entry?.0.value().to_owned();
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                keys.push(key);
+            }
+            for key in keys {
+                values.remove(&*key)?;
+                events.push(Event::Delete { key });
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Store for Embedded {
+    fn list<'a>(&'a self, prefixes: &'a [String]) -> BoxFuture<'a, Result<Listing, Away>> {
+        let prefixes = prefixes.to_vec();
+        self.run(move |inner| inner.list(&prefixes)).boxed()
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Commit, Away>> {
+        self.run(move |inner| inner.commit(&txn)).boxed()
+    }
+
+    fn watch(&self) -> mpsc::Receiver<Feed> {
+        let (send, receive) = mpsc::channel(64);
+        let store = self.clone();
+        tokio::spawn(async move {
+            let mut waits = super::waits();
+            loop {
+                let to = send.clone();
+                let Err(Away(reason)) = store.run(move |inner| inner.watch(to)).await else { return };
+                if send.send(Feed::Away(reason)).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(waits.next().unwrap_or_default()).await;
+            }
+        });
+        receive
+    }
+
+    fn announce(&self, key: Key, value: Vec<u8>) -> Announcement {
+        let store = self.clone();
+        let task = tokio::spawn(async move {
+            for wait in super::waits() {
+                let ops = vec![Op::Put(key.clone(), value.clone())];
+                if store.commit(Txn { conditions: Vec::new(), ops }).await.is_ok() {
+                    return;
+                }
+                tokio::time::sleep(wait).await;
+            }
+        });
+        Announcement(task.abort_handle())
+    }
+}
+
+/// Where the store's file is in its folder.
+pub fn file(dir: &Path) -> PathBuf {
+    dir.join(FILE)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Taking everything off a host, whatever state it is in.
+
+use margay_tests::{
+    eventually::eventually,
+    lab::{Lab, Plan},
+};
+
+/// Everything of a host that an agent may touch.
+fn look(lab: &Lab) -> Vec<String> {
+    let n = &lab.h(1).namespace;
+    let all = [
+        "ip -o link",
+        "ip route",
+        "ip -6 route",
+        "ip rule",
+        "ip -6 rule",
+        "ip -o addr",
+        "ip neigh show nud permanent",
+        "nft list ruleset",
+        "iptables -S",
+        "ip6tables -S",
+        "tc qdisc show dev up0",
+        "tc filter show dev up0 ingress",
+        "grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /proc/sys/net/ipv4/ip_forward",
+    ];
+    // Whether the kernel still probes its own addresses is its affair, and so
+    // is a secret that it makes up for each interface.
+    let stable = |text: String| {
+        let lines = text.lines().filter(|line| !line.contains("stable_secret"));
+        lines.map(|line| line.replace(" tentative", "")).collect::<Vec<_>>().join("\n")
+    };
+    all.map(|command| stable(n.run(command).out)).into()
+}
+
+/// The flags of `cleanup` for the first host.
+fn args(lab: &Lab) -> Vec<String> {
+    let path = |name: &str| lab.h(1).dir().join(name).display().to_string();
+    let bpffs = lab.plan.bpffs.join("h1").display().to_string();
+    let args = ["cleanup", "--bpffs", &bpffs, "--state-dir", &path("state"), "--run-dir", &path("run")];
+    args.map(str::to_owned).into()
+}
+
+/// A host that drops forwarding, with an agent that masquerades and a
+/// container; and what the host was before.
+fn populated(flags: &[&str]) -> (Lab, Vec<String>) {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    for program in ["iptables", "ip6tables"] {
+        lab.h(1).namespace.sh(&format!("{program} -P FORWARD DROP"));
+    }
+    let before = look(&lab);
+    lab.host(1).masquerade = true;
+    lab.host(1).flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    lab.host(1).up();
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
+    lab.attached(1, "blue");
+    let host = &lab.h(1).namespace;
+    eventually("all of the host that is touched is touched", || {
+        let (rules, ruleset) = (host.sh("ip6tables -S"), host.sh("nft list ruleset"));
+        let forwarding = host.sh("cat /proc/sys/net/ipv4/conf/up0/forwarding");
+        let all = rules.contains("margay") && ruleset.contains("10.1.0.0/16") && forwarding.trim() == "1";
+        if all { Ok(()) } else { Err((rules, ruleset, forwarding)) }
+    });
+    (lab, before)
+}
+
+fn clean(lab: &Lab, more: &[&str]) -> String {
+    let args = args(lab);
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    let said = lab.h(1).ok(&args);
+    assert!(!lab.plan.bpffs.join("h1").exists(), "{said}");
+    assert!(!lab.h(1).dir().join("state").exists(), "{said}");
+    said
+}
+
+#[test]
+fn a_running_agent_is_ended_only_if_that_is_said() {
+    let (mut lab, before) = populated(&[]);
+    let args = args(&lab);
+    let refusal = lab.h(1).refused(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(refusal.contains("is running") && refusal.contains("--stop"), "{refusal}");
+    let said = clean(&lab, &["--stop"]);
+    assert!(said.contains("ended the agent") && said.contains("removed interface margay0"), "{said}");
+    assert!(lab.host(1).agent().wait().success());
+    assert_eq!(look(&lab), before);
+    assert_eq!(clean(&lab, &[]), "", "nothing is left to remove");
+}
+
+#[test]
+fn a_half_broken_host_is_cleaned_all_the_same() {
+    let (mut lab, before) = populated(&["--tc-mode", "clsact"]);
+    lab.host(1).kill();
+    let host = &lab.h(1).namespace;
+    host.sh("ip link del margay0");
+    host.sh("nft flush ruleset");
+    for program in ["iptables", "ip6tables"] {
+        host.sh(&format!("{program} -P FORWARD DROP"));
+    }
+    let maps = lab.plan.bpffs.join("h1/v1");
+    std::fs::remove_file(maps.join("ROUTES")).expect("a pin");
+    let said = clean(&lab, &[]);
+    assert!(said.contains("removed program on up0"), "{said}");
+    // The qdisc that filters need was not there before, and harms nobody.
+    host.run("tc qdisc del dev up0 clsact");
+    assert_eq!(look(&lab), before);
+}
