@@ -48,7 +48,11 @@ pub async fn run(config: Config) -> Result<()> {
     let facts = first_facts(&config, &netlink, &journal).await?;
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
-    let listener = server::listen(&config.run_dir.join(SOCKET)).await?;
+    let listener = server::listen(&config.run_dir.join(SOCKET), &config.access).await?;
+    let metrics = match config.metrics {
+        Some(addr) => Some(server::listen_for_metrics(addr).await?),
+        None => None,
+    };
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
     let host = Host::new(
@@ -70,8 +74,8 @@ pub async fn run(config: Config) -> Result<()> {
     let (vanished, vanishing) = mpsc::channel(64);
     let (rounds, on_rounds) = watch::channel(0);
     let addresses = facts.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" and ");
-    info!("node {} at {addresses} on uplink {uplink}, programs attached by {mode:?}", config.node);
-    info!("store: {}", config.store);
+    let tc_mode = format!("{mode:?}").to_lowercase();
+    info!(node = config.node, addresses, uplink, store = %config.store, tc_mode, version = crate::version(), "starting");
     let members = journal.networks()?;
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let ipam =
@@ -107,7 +111,8 @@ pub async fn run(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         result = control_loop.run() => result.and(Err(anyhow!("the control loop ended"))),
-        result = server::serve(listener, agent) => result,
+        result = server::serve(listener, Arc::clone(&agent)) => result,
+        result = server::serve_metrics(metrics, agent) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         _ = terminate.recv() => Ok(()),
         () = stop.notified() => Ok(()),
@@ -122,7 +127,7 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
         Some(name) => name.clone(),
         None => {
             let (name, why) = facts::find_uplink(netlink).await?;
-            info!("uplink {name}, {why}");
+            info!(uplink = name, "found the uplink, {why}");
             name
         }
     };
@@ -177,7 +182,7 @@ async fn forget_old_programs(
     if let Err(error) = Datapath::forget_others(&pins, log) {
         warn!("old programs: {error:#}");
     }
-    info!("programs in {}", datapath::programs_dir(&pins, log).display());
+    info!(programs = %datapath::programs_dir(&pins, log).display(), "every hook has this agent's programs");
 }
 
 /// Detaches endpoints whose interface vanished with their container.

@@ -3,16 +3,18 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use nix::unistd::{Group, User};
 use serde::Deserialize;
 
 use crate::{
+    api::server::Access,
     kernel::attach::TcMode,
     store::{
         Store,
@@ -102,6 +104,21 @@ pub struct Settings {
     /// reach the world masqueraded as the host [default: on]
     #[arg(long, value_name = "WHETHER")]
     pub masquerade: Option<Switch>,
+    /// Address and port where metrics are served by HTTP, at /metrics; the socket has them always
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// User that the socket belongs to [default: the agent's]
+    #[arg(long, value_name = "USER")]
+    pub socket_owner: Option<String>,
+    /// Group that the socket belongs to [default: the agent's]
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+    /// Permissions of the socket, octal [default: 600, or 660 with --socket-group]
+    #[arg(long, value_name = "MODE")]
+    pub socket_mode: Option<String>,
+    /// How the log is written [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log: Option<LogFormat>,
     /// Keys of the file that are no settings.
     #[arg(skip)]
     #[serde(flatten)]
@@ -116,6 +133,17 @@ pub enum Switch {
     On,
     /// Off.
     Off,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object in a line.
+    Json,
 }
 
 /// Where the store is.
@@ -154,6 +182,10 @@ pub struct Config {
     pub block_idle: u64,
     /// Whether containers are masqueraded.
     pub masquerade: bool,
+    /// Where metrics are served besides the socket.
+    pub metrics: Option<SocketAddr>,
+    /// Who may use the socket.
+    pub access: Access,
 }
 
 impl StoreAt {
@@ -232,12 +264,18 @@ impl Settings {
             address_rest: self.address_rest.or(file.address_rest),
             block_idle: self.block_idle.or(file.block_idle),
             masquerade: self.masquerade.or(file.masquerade),
+            metrics: self.metrics.or(file.metrics),
+            socket_owner: self.socket_owner.or(file.socket_owner),
+            socket_group: self.socket_group.or(file.socket_group),
+            socket_mode: self.socket_mode.or(file.socket_mode),
+            log: self.log.or(file.log),
             unknown: BTreeMap::new(),
         }
     }
 
     /// Checks the settings.
     pub fn check(self) -> Result<Config> {
+        let access = self.access()?;
         let node = match self.node {
             Some(node) => node,
             None => host_name()?,
@@ -249,6 +287,8 @@ impl Settings {
         let state_dir = self.state_dir.unwrap_or_else(|| STATE_DIR.into());
         Ok(Config {
             node,
+            access,
+            metrics: self.metrics,
             addresses: self.node_ip,
             uplink: self.uplink,
             store: self.store.check(&state_dir)?,
@@ -261,6 +301,36 @@ impl Settings {
             block_idle: self.block_idle.unwrap_or(BLOCK_IDLE),
             masquerade: self.masquerade != Some(Switch::Off),
         })
+    }
+}
+
+impl Settings {
+    fn access(&self) -> Result<Access> {
+        let owner = match &self.socket_owner {
+            Some(name) => {
+                let user =
+                    User::from_name(name)?.with_context(|| format!("--socket-owner: no user {name}"))?;
+                Some(user.uid)
+            }
+            None => None,
+        };
+        let group = match &self.socket_group {
+            Some(name) => {
+                let group =
+                    Group::from_name(name)?.with_context(|| format!("--socket-group: no group {name}"))?;
+                Some(group.gid)
+            }
+            None => None,
+        };
+        let usual = if group.is_some() { 0o660 } else { 0o600 };
+        let mode = match &self.socket_mode {
+            Some(text) => match u32::from_str_radix(text, 8) {
+                Ok(mode) if mode <= 0o777 => mode,
+                _ => bail!("--socket-mode {text:?}: use octal digits like 660"),
+            },
+            None => usual,
+        };
+        Ok(Access { owner, group, mode })
     }
 }
 
@@ -323,6 +393,19 @@ mod tests {
         assert!(refused(at("embedded:")).contains("folder"));
         assert!(refused(Settings { node: Some("a/b".into()), ..at("embedded") }).contains("--node"));
         assert!(file("colour = 'blue'").expect_err("unknown").to_string().contains("colour"));
+    }
+
+    #[test]
+    fn the_socket_is_roots_unless_said_otherwise() {
+        let access = |owner: Option<&str>, mode: Option<&str>| {
+            let (socket_owner, socket_mode) = (owner.map(str::to_owned), mode.map(str::to_owned));
+            Settings { socket_owner, socket_mode, ..Settings::default() }.access()
+        };
+        assert_eq!(access(None, None).expect("usual"), Access { owner: None, group: None, mode: 0o600 });
+        assert_eq!(access(Some("root"), Some("640")).expect("root exists").mode, 0o640);
+        for (owner, mode, reason) in [(Some("no-such-user"), None, "no user"), (None, Some("9"), "octal")] {
+            assert!(access(owner, mode).expect_err(reason).to_string().contains(reason));
+        }
     }
 
     #[test]

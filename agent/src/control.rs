@@ -2,6 +2,7 @@
 //! holds.
 
 pub mod hold;
+mod rounds;
 mod state;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -13,6 +14,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub use rounds::Rounds;
 pub use state::{State, StoreState, now};
 
 use crate::{
@@ -384,6 +386,7 @@ impl<K: Kernel> Loop<K> {
                 }
             },
         };
+        let begun = Instant::now();
         let desired = desired(&self.state.snapshot, &self.state.facts);
         let mut changes = plan(&desired, &actual);
         let blind = self.state.snapshot.blind();
@@ -402,10 +405,12 @@ impl<K: Kernel> Loop<K> {
         self.state.actual = Some(actual);
         let made_host = wanted.iter().any(|key| matches!(key, Key::Interface(_)));
         self.apply(&changes).await;
+        if !changes.is_empty() {
+            self.state.rounds.seconds.observe(begun.elapsed().as_secs_f64());
+        }
         if made_host {
             self.look_at_host().await;
         }
-        self.state.round += 1;
     }
 
     async fn apply(&mut self, changes: &[Change]) {
@@ -431,6 +436,7 @@ impl<K: Kernel> Loop<K> {
                     closed.extend(self.state.ifindex_of(&key));
                     if self.state.retry.may_try(&key, now) {
                         warn!("{change:?}: {error:#}");
+                        self.state.rounds.failed.inc();
                         self.state.retry.failed(key, format!("{error:#}"), now);
                     }
                 }

@@ -12,6 +12,7 @@ pub mod ipam;
 pub mod journal;
 pub mod kernel;
 pub mod membership;
+pub mod metrics;
 pub mod model;
 pub mod network;
 pub mod node;

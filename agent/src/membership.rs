@@ -183,7 +183,7 @@ impl Membership {
         // A lease outlives its key where somebody emptied the store.
         let stale = |since: &Instant| !look.alive && since.elapsed() > REMEMBER;
         if announced.as_ref().is_none_or(|(_, since)| stale(since)) {
-            info!("joined the cluster as node {}", look.own.name);
+            info!(node = look.own.name, "joined the cluster");
             let alive = model::encode(&Alive { since: now() });
             let announcement = self.store.announce(Key::Alive(look.own.name.clone()), alive);
             *announced = Some((announcement, Instant::now()));

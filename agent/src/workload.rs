@@ -153,7 +153,14 @@ impl Workloads {
         };
         match self.bring_up(&endpoint, &network, &netns).await {
             Ok(endpoint) => {
-                info!("endpoint {} attached to network {}", endpoint.id, network.name);
+                let addresses = list(&endpoint.addresses);
+                info!(
+                    endpoint = endpoint.id,
+                    name = endpoint.name,
+                    network = network.name,
+                    addresses,
+                    "attached"
+                );
                 Ok(endpoint)
             }
             Err(error) => {
@@ -171,7 +178,7 @@ impl Workloads {
         let turn = self.turn(endpoint.sandbox, &endpoint.ifname).await;
         let _turn = turn.lock().await;
         self.take_down(&endpoint).await?;
-        info!("endpoint {} detached from network {}", endpoint.id, endpoint.network_name);
+        info!(endpoint = endpoint.id, name = endpoint.name, network = endpoint.network_name, "detached");
         Ok(Some(endpoint))
     }
 
@@ -374,6 +381,10 @@ fn mac_for(addresses: &[IpAddr]) -> Mac {
         }
         None => Mac([0x02, 0x4d, 0, 0, 0, 0]),
     }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// Sixteen hexadecimal digits nobody has had.

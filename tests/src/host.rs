@@ -30,6 +30,8 @@ pub struct Host {
     pub flags: Vec<String>,
     pub(crate) dir: PathBuf,
     pub(crate) bpffs: PathBuf,
+    /// Whether its agent finds everything out by itself.
+    pub bare: bool,
     /// Whether its agent masquerades.
     pub masquerade: bool,
     /// Where its agent finds the store.
@@ -64,6 +66,7 @@ impl Host {
             dir,
             bpffs,
             store,
+            bare: false,
             masquerade: false,
             agent: None,
             bound,
@@ -78,11 +81,13 @@ impl Host {
     /// The flags of this host's own agent.
     pub fn own_flags(&self) -> Vec<String> {
         let mut flags = vec!["agent".into(), "--node".into(), self.name.clone()];
-        for addr in &self.addresses {
-            flags.extend(["--node-ip".into(), addr.to_string()]);
-        }
         let path = |path: PathBuf| path.display().to_string();
-        flags.extend(["--uplink".into(), UPLINK.into(), "--store".into(), self.store.clone()]);
+        if !self.bare {
+            for addr in &self.addresses {
+                flags.extend(["--node-ip".into(), addr.to_string()]);
+            }
+            flags.extend(["--uplink".into(), UPLINK.into(), "--store".into(), self.store.clone()]);
+        }
         flags.extend(["--state-dir".into(), path(self.dir.join("state"))]);
         flags.extend(["--run-dir".into(), path(self.dir.join("run"))]);
         flags.extend(["--bpffs".into(), path(self.bpffs.clone())]);

@@ -86,8 +86,24 @@ impl Lab {
         lab
     }
 
+    /// One host that has nothing but an address and a default route: no etcd,
+    /// no settings.
+    pub fn single(plan: Plan) -> Self {
+        let mut lab = Self::without_etcd(Plan { hosts: 1, ..plan });
+        lab.hosts[0].namespace.sh("ip route add default via 192.0.2.200");
+        lab.hosts[0].bare = true;
+        lab.hosts[0].store = "embedded".into();
+        lab
+    }
+
     /// Hosts, a wire and an etcd, but no agents yet.
     pub fn without_agents(plan: Plan) -> Self {
+        let mut lab = Self::without_etcd(plan);
+        lab.start_etcd();
+        lab
+    }
+
+    fn without_etcd(plan: Plan) -> Self {
         fs::create_dir_all(&plan.dir).expect("a folder");
         let wire = Namespace::new(&format!("{}-wire", plan.prefix));
         wire.sh("ip link add br0 type bridge");
@@ -98,7 +114,6 @@ impl Lab {
             let host = lab.make_host(i);
             lab.hosts.push(host);
         }
-        lab.start_etcd();
         lab
     }
 

@@ -23,7 +23,7 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 19] = [
+const EDGES: [(&str, &[&str]); 20] = [
     ("tables", &[]),
     ("model", &[]),
     ("desired", &["model", "tables"]),
@@ -33,6 +33,7 @@ const EDGES: [(&str, &[&str]); 19] = [
     ("kernel", &["model", "reconcile", "tables", "desired"]),
     ("journal", &["model"]),
     ("network", &["model", "store"]),
+    ("metrics", &["control", "kernel", "version"]),
     ("node", &["control", "model", "store"]),
     ("membership", &["control", "journal", "model", "store", "workload"]),
     ("control", &["desired", "kernel", "model", "reconcile", "store", "tables"]),
@@ -52,7 +53,7 @@ const EDGES: [(&str, &[&str]); 19] = [
             "workload",
         ],
     ),
-    ("config", &["kernel", "store"]),
+    ("config", &["api", "kernel", "store"]),
     (
         "agent",
         &[
@@ -66,6 +67,7 @@ const EDGES: [(&str, &[&str]); 19] = [
             "membership",
             "model",
             "network",
+            "version",
             "workload",
         ],
     ),
@@ -75,11 +77,12 @@ const EDGES: [(&str, &[&str]); 19] = [
 ];
 
 /// Crates that only these modules of the agent may name.
-const OWNED: [(&str, &[&str]); 9] = [
+const OWNED: [(&str, &[&str]); 10] = [
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
     ("netlink_sys", &["kernel"]),
     ("redb", &["store"]),
+    ("prometheus_client", &["control", "metrics"]),
     ("netlink_packet_route", &["kernel"]),
     ("rtnetlink", &["kernel"]),
     ("etcd_client", &["store"]),

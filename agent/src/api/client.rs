@@ -16,6 +16,12 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
     request(socket, Method::GET, path, Bytes::new()).await
 }
 
+/// What the agent says as text.
+pub async fn text(socket: &Path, path: &str) -> Result<String> {
+    let body = answer(socket, Method::GET, path, Bytes::new()).await?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
 /// A request with a body.
 pub async fn send<T: DeserializeOwned>(
     socket: &Path,
@@ -32,6 +38,12 @@ pub async fn answers(socket: &Path) -> bool {
 }
 
 async fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<T> {
+    let body = answer(socket, method, path, body).await?;
+    serde_json::from_slice(&body).context("the agent's answer does not parse")
+}
+
+/// The body of the answer, or the agent's refusal.
+async fn answer(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
         format!(
             "no agent answers on {}; start it with `margay agent`, or name its socket with --socket",
@@ -50,7 +62,7 @@ async fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str,
     let status = answer.status();
     let body = answer.into_body().collect().await.context("the agent broke off")?.to_bytes();
     if status.is_success() {
-        return serde_json::from_slice(&body).context("the agent's answer does not parse");
+        return Ok(body);
     }
     let failure: Failure = serde_json::from_slice(&body)
         .map_err(|_| anyhow!("the agent answered {status}: {}", String::from_utf8_lossy(&body)))?;

@@ -3,29 +3,35 @@
 mod problems;
 mod views;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path as FsPath, sync::Arc};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path as FsPath, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail};
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use nix::{
+    sys::stat::{Mode, umask},
+    unistd::{Gid, Uid, chown},
+};
 use tokio::{
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     sync::{Mutex, Notify},
 };
 
 use super::wire;
 use crate::{
     control,
-    kernel::{attach::TcMode, counters, datapath::Datapath, pins::Pins},
+    kernel::{attach::TcMode, counters, datapath::Datapath, host, pins::Pins},
     membership::Membership,
+    metrics,
     model::endpoint::mac_text,
     node,
     store::{Store, transfer},
+    tables::Tables,
     workload::{Attach, Which, Workloads},
 };
 
@@ -68,9 +74,20 @@ impl<E: Into<anyhow::Error>> From<E> for Refused {
     }
 }
 
-/// Opens the socket, for root alone. One that a dead agent left is replaced,
-/// one that a living agent holds is not.
-pub async fn listen(path: &FsPath) -> Result<UnixListener> {
+/// Who may use the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The user that it belongs to.
+    pub owner: Option<Uid>,
+    /// The group that it belongs to.
+    pub group: Option<Gid>,
+    /// Its permissions.
+    pub mode: u32,
+}
+
+/// Opens the socket. One that a dead agent left is replaced, one that a living
+/// agent holds is not.
+pub async fn listen(path: &FsPath, access: &Access) -> Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
     }
@@ -80,9 +97,26 @@ pub async fn listen(path: &FsPath) -> Result<UnixListener> {
     if path.exists() {
         fs::remove_file(path).with_context(|| format!("{}", path.display()))?;
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("{}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    // Nobody gets in before owner and permissions are what they should be.
+    let mask = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(mask);
+    let listener = listener.with_context(|| format!("{}", path.display()))?;
+    chown(path, access.owner, access.group).with_context(|| format!("owner of {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(access.mode))?;
     Ok(listener)
+}
+
+/// Opens the TCP socket that metrics are read from.
+pub async fn listen_for_metrics(addr: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("--metrics {addr}"))
+}
+
+/// Serves metrics and nothing else.
+pub async fn serve_metrics(listener: Option<TcpListener>, agent: Arc<Agent>) -> Result<()> {
+    let Some(listener) = listener else { return std::future::pending().await };
+    let router = Router::new().route("/metrics", get(read_metrics)).with_state(agent);
+    Ok(axum::serve(listener, router).await?)
 }
 
 /// Serves until the process ends.
@@ -90,6 +124,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/counters", get(read_counters))
+        .route("/metrics", get(read_metrics))
         .route("/v1/routes", get(routes))
         .route("/v1/nodes", get(nodes).delete(remove_node))
         .route("/v1/pools", get(pools).post(add_pool).delete(remove_pool))
@@ -111,6 +146,20 @@ async fn status(State(agent): Shared) -> Answer<wire::Status> {
 
 async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
     Ok(Json(counters::read(&agent.datapath.lock().await.maps.counters)?))
+}
+
+async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
+    let maps = agent.pins.maps();
+    let look = move |state: &control::State| {
+        let none = Tables::default();
+        let usage = host::usage(&maps, state.actual.as_ref().unwrap_or(&none))?;
+        let problems = problems::problems(state).len();
+        anyhow::Ok((metrics::Reading::of(state, problems), usage))
+    };
+    let (reading, usage) = agent.workloads.control.look(look).await??;
+    let counters = counters::read(&agent.datapath.lock().await.maps.counters)?;
+    let text = metrics::text(&reading, &counters, &usage);
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn routes(State(agent): Shared) -> Answer<Vec<wire::Route>> {

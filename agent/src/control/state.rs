@@ -7,7 +7,7 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::hold::describe;
+use super::{Rounds, hold::describe};
 use crate::{
     desired::LocalFacts,
     kernel::world::News,
@@ -67,8 +67,8 @@ pub struct State {
     pub events: u64,
     /// What failed and waits.
     pub retry: Retry,
-    /// Rounds so far.
-    pub round: u64,
+    /// What the loop counts of its own work.
+    pub rounds: Rounds,
 }
 
 impl State {
@@ -132,7 +132,7 @@ impl State {
         }
         if trust != self.trust {
             match &trust {
-                Trust::Whole => info!("in sync with the store at revision {}", self.revision),
+                Trust::Whole => info!(revision = self.revision, "in sync with the store"),
                 doubt => warn!("{}", describe(doubt)),
             }
         }
@@ -170,6 +170,7 @@ impl State {
     pub fn applied(&mut self, change: &Change) {
         self.retry.succeeded(&change.key());
         self.released.remove(&change.key());
+        self.rounds.applied.inc();
         let Some(actual) = &mut self.actual else { return };
         match change {
             Change::Put(entry) => actual.put(entry.clone()),

@@ -5,5 +5,7 @@ mod bad_input;
 mod cleanup;
 mod hostile;
 mod mtu;
+mod observe;
 mod reach;
+mod single;
 mod world;

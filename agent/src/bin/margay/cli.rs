@@ -109,6 +109,8 @@ pub enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Print the metrics
+    Metrics,
     /// Take everything of Margay's off this host
     Cleanup(Cleanup),
     /// Print completions for a shell

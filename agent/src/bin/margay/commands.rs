@@ -1,6 +1,9 @@
 //! What each command does.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Result, anyhow, bail};
 use clap::CommandFactory;
@@ -8,7 +11,9 @@ use hyper::Method;
 use margay::{
     agent,
     api::{client, wire},
+    config::LogFormat,
 };
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     cleanup,
@@ -20,7 +25,12 @@ use crate::{
 pub async fn run(cli: Cli) -> Result<()> {
     let socket = &cli.socket;
     match cli.command {
-        Command::Agent { settings, config } => agent::run(settings.or_file(config.as_ref())?.check()?).await,
+        Command::Agent { settings, config } => {
+            let settings = settings.or_file(config.as_ref())?;
+            log(settings.log.unwrap_or_default());
+            agent::run(settings.check()?).await
+        }
+        Command::Metrics => output::line(client::text(socket, "/metrics").await?.trim_end()),
         Command::Network { command } => network(socket, command).await,
         Command::Endpoint { command } => endpoint(socket, command).await,
         Command::Route { command: ListCommand::Ls(format) } => {
@@ -50,6 +60,22 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "margay", &mut std::io::stdout());
             Ok(())
+        }
+    }
+}
+
+/// Sets up the log: to standard error, as much as MARGAY_LOG says.
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("MARGAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => {
+            log.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
         }
     }
 }

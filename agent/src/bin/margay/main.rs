@@ -6,19 +6,12 @@ mod commands;
 mod output;
 mod store;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("MARGAY_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
     let mut runtime = if matches!(cli.command, cli::Command::Agent { .. }) {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         runtime.worker_threads(2);

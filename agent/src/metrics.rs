@@ -1,0 +1,190 @@
+//! Metrics in the text format of OpenMetrics, made afresh for every reader
+//! from what the kernel and the control loop say.
+
+use std::fmt::Write;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    control::{Rounds, State, now},
+    kernel::{
+        counters::{self, Kind},
+        host::Usage,
+    },
+};
+
+/// The type of what [`text`] gives.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    program: String,
+    kind: &'static str,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Map {
+    map: String,
+}
+
+/// What the control loop knows, for one reader.
+#[derive(Debug)]
+pub struct Reading {
+    in_sync: bool,
+    revision: i64,
+    lag: u64,
+    events: u64,
+    pending: usize,
+    endpoints: usize,
+    routes: usize,
+    nodes: usize,
+    unhealthy: usize,
+    problems: usize,
+    rounds: Rounds,
+}
+
+impl Reading {
+    /// Reads the state; `problems` is how many things are wrong.
+    pub fn of(state: &State, problems: usize) -> Self {
+        Self {
+            in_sync: state.in_sync() && state.store.away.is_none(),
+            revision: state.revision,
+            lag: state.store.away.as_ref().map_or(0, |(_, since)| now().saturating_sub(*since)),
+            events: state.events,
+            pending: state.retry.pending().len(),
+            endpoints: state.facts.endpoints.len(),
+            routes: state.actual.as_ref().map_or(0, |actual| actual.routes.len()),
+            nodes: state.snapshot.nodes.len(),
+            unhealthy: state.lost.len(),
+            problems,
+            rounds: state.rounds.clone(),
+        }
+    }
+}
+
+/// Everything as text.
+pub fn text(reading: &Reading, counters: &[counters::Counter], maps: &[Usage]) -> String {
+    let mut registry = Registry::with_prefix("margay");
+    let version = vec![("version", crate::version().to_owned())];
+    registry.register("build", "The agent's version", Info::new(version));
+    packets(&mut registry, counters);
+    usage(&mut registry, maps);
+    for (name, help, value) in [
+        (
+            "store_in_sync",
+            "Whether what the agent knows of the store is complete and current",
+            i64::from(reading.in_sync),
+        ),
+        ("store_revision", "The revision of the store that was seen", reading.revision),
+        (
+            "changes_pending",
+            "Changes that the kernel refused and that are tried again",
+            count(reading.pending),
+        ),
+        ("endpoints", "Endpoints of this node", count(reading.endpoints)),
+        ("routes", "Routes to blocks and addresses of other nodes", count(reading.routes)),
+        ("nodes", "Nodes of the cluster", count(reading.nodes)),
+        ("nodes_unhealthy", "Nodes whose agent does not say that it lives", count(reading.unhealthy)),
+        ("problems", "Things that `margay status` calls a problem", count(reading.problems)),
+    ] {
+        gauge(&mut registry, name, help, value);
+    }
+    let lag: Gauge = Gauge::default();
+    lag.set(i64::try_from(reading.lag).unwrap_or(i64::MAX));
+    let help = "For how long the store has not answered; 0 while it does";
+    registry.register_with_unit("store_lag", help, Unit::Seconds, lag);
+    let events: Counter = Counter::default();
+    events.inc_by(reading.events);
+    registry.register("store_events", "Changes of others that came in", events);
+    let Rounds { applied, failed, seconds } = &reading.rounds;
+    registry.register("changes_applied", "Changes that the kernel took", applied.clone());
+    registry.register("changes_failed", "Changes that the kernel refused, every attempt", failed.clone());
+    let help = "From an event to the kernel holding what follows from it";
+    registry.register_with_unit("apply", help, Unit::Seconds, seconds.clone());
+    let mut text = String::new();
+    if encode(&mut text, &registry).is_err() {
+        // Writing to memory fails only on a bug in a label, and a reader sees
+        // what is there up to it.
+        drop(writeln!(text, "# incomplete"));
+    }
+    text
+}
+
+fn packets(registry: &mut Registry, counters: &[counters::Counter]) {
+    let (packets, bytes) = (Family::<Reason, Counter>::default(), Family::<Reason, Counter>::default());
+    for counter in counters {
+        let kind = match counter.kind {
+            Kind::Forwarded => "forwarded",
+            Kind::Dropped => "dropped",
+            Kind::Note => "note",
+        };
+        let reason = Reason { program: counter.program.clone(), kind, reason: counter.reason.clone() };
+        packets.get_or_create(&reason).inc_by(counter.packets);
+        bytes.get_or_create(&reason).inc_by(counter.bytes);
+    }
+    registry.register("packets", "Packets by program and verdict or reason; a super-packet is one", packets);
+    let help = "Bytes of these packets, with the link header";
+    registry.register_with_unit("traffic", help, Unit::Bytes, bytes);
+}
+
+fn usage(registry: &mut Registry, maps: &[Usage]) {
+    let (entries, capacity) = (Family::<Map, Gauge>::default(), Family::<Map, Gauge>::default());
+    for (name, used, most) in maps {
+        let map = Map { map: name.to_lowercase() };
+        entries.get_or_create(&map).set(count(*used));
+        capacity.get_or_create(&map).set(i64::from(*most));
+    }
+    registry.register("map_entries", "Entries of an eBPF map", entries);
+    registry.register("map_capacity", "The most entries that the map takes", capacity);
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_its_name_unit_and_help() {
+        let counter = counters::Counter {
+            program: "from_workload".into(),
+            kind: Kind::Dropped,
+            reason: "isolated".into(),
+            packets: 7,
+            bytes: 700,
+            text: String::new(),
+        };
+        let state = State::default();
+        let text = text(&Reading::of(&state, 2), &[counter], &[("ROUTES", 5, 10)]);
+        for line in [
+            r#"margay_packets_total{program="from_workload",kind="dropped",reason="isolated"} 7"#,
+            r#"margay_traffic_bytes_total{program="from_workload",kind="dropped",reason="isolated"} 700"#,
+            r#"margay_map_entries{map="routes"} 5"#,
+            r#"margay_map_capacity{map="routes"} 10"#,
+            "margay_store_in_sync 0",
+            "margay_store_lag_seconds 0",
+            "margay_changes_failed_total 0",
+            "margay_problems 2",
+            "margay_apply_seconds_count 0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        let helps = text.lines().filter(|line| line.starts_with("# HELP")).count();
+        let types = text.lines().filter(|line| line.starts_with("# TYPE")).count();
+        assert!(helps == types && helps > 15, "{text}");
+    }
+}

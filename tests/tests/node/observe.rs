@@ -1,0 +1,127 @@
+//! Status, log, version, metrics, and who may ask.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use margay_tests::{
+    eventually::eventually,
+    host::margay,
+    lab::{Lab, Plan},
+    process::say,
+};
+
+#[test]
+fn status_tells_what_is_wrong_and_what_to_do() {
+    let lab = Lab::new(1);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    assert_eq!(lab.h(1).margay(&["status", "--quiet"]).status, 0);
+    let host = &lab.h(1).namespace;
+    host.sh("ip link set up0 down");
+    let status = eventually("the uplink's end is told", || {
+        let status = lab.h(1).margay(&["status"]);
+        if status.status == 1 && status.out.contains("up0") { Ok(status) } else { Err(status) }
+    });
+    let problems: Vec<_> = status.out.lines().filter(|line| line.starts_with("PROBLEM")).collect();
+    assert!(
+        problems.iter().any(|line| line.contains("uplink up0 is down") && line.contains(" -> ")),
+        "{problems:?}"
+    );
+    assert_eq!(status.err, "", "a problem is not an error of the command");
+    let quiet = lab.h(1).margay(&["status", "--quiet"]);
+    assert_eq!((quiet.status, quiet.out.as_str()), (1, ""));
+    host.sh("ip link set up0 up");
+    eventually("all is well again", || {
+        let status = lab.h(1).margay(&["status"]);
+        if status.ok() { Ok(()) } else { Err(status) }
+    });
+}
+
+#[test]
+fn the_version_tells_commit_and_layout() {
+    let said = say(std::process::Command::new(margay()).arg("--version"));
+    let line = said.out.trim();
+    assert!(
+        line.starts_with("margay ") && line.contains("(commit ") && line.ends_with(", layout 1)"),
+        "{line}"
+    );
+}
+
+#[test]
+fn metrics_are_on_the_socket_and_where_one_wants_them() {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    lab.host(1).flags = vec!["--metrics".into(), "192.0.2.1:9100".into()];
+    lab.host(1).up();
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    assert!(a.pings(addr_b[0], 3));
+    let curl = |path: &str| {
+        let line =
+            format!("exec 3<>/dev/tcp/192.0.2.1/9100; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+        let said = say(lab.h(1).namespace.command("bash").args(["-c", &line]));
+        assert!(said.ok(), "{said:?}");
+        said.out
+    };
+    let remote = curl("/metrics");
+    assert!(remote.contains("200 OK") && remote.contains("openmetrics-text"), "{remote}");
+    let own = lab.h(1).ok(&["metrics"]);
+    for text in [&remote, &own] {
+        let value = |name: &str| -> Option<f64> {
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        assert_eq!(value("margay_endpoints "), Some(2.0), "{text}");
+        assert_eq!(value("margay_store_in_sync "), Some(1.0));
+        assert_eq!(value("margay_map_entries{map=\"endpoints\"} "), Some(2.0));
+        let local = "margay_packets_total{program=\"from_workload\",kind=\"forwarded\",reason=\"local\"} ";
+        assert!(value(local) >= Some(6.0), "{text}");
+        assert!(value("margay_apply_seconds_count ") >= Some(1.0));
+        assert!(value("margay_changes_applied_total ") >= Some(8.0));
+    }
+    let nothing = curl("/v1/endpoints");
+    assert!(nothing.contains("404"), "metrics and nothing else: {nothing}");
+}
+
+#[test]
+fn the_log_is_json_where_that_is_asked_for() {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    lab.host(1).flags = ["--log", "json"].map(str::to_owned).into();
+    lab.host(1).up();
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let (a, addresses) = lab.attached(1, "blue");
+    assert!(a.pings("10.1.0.1".parse().expect("an address"), 5));
+    let log = lab.h(1).log();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let attached = lines.iter().find(|line| line["message"] == "attached").expect("it is told");
+    assert_eq!(attached["network"], "blue");
+    assert_eq!(attached["addresses"], addresses[0].to_string());
+    assert!(lines.iter().all(|line| line["level"].is_string() && line["timestamp"].is_string()));
+    assert!(lines.len() < 20, "no line for each packet: {log}");
+}
+
+#[test]
+fn the_socket_has_the_owner_and_mode_that_it_is_given() {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    lab.host(1).up();
+    let mode = |lab: &Lab| {
+        let found = std::fs::metadata(lab.h(1).socket()).expect("the socket");
+        (found.permissions().mode() & 0o777, found.uid(), found.gid())
+    };
+    assert_eq!(mode(&lab), (0o600, 0, 0));
+    lab.host(1).stop();
+    let group =
+        say(std::process::Command::new("id").args(["-g", "nobody"])).out.trim().parse().expect("a number");
+    lab.host(1).flags = ["--socket-group", "nogroup"].map(str::to_owned).into();
+    lab.host(1).up();
+    assert_eq!(mode(&lab), (0o660, 0, group));
+    let socket = lab.h(1).socket().display().to_string();
+    let asks = |group: &str| {
+        let ids = ["--reuid", "65534", "--regid", group, "--clear-groups"];
+        let mut command = lab.h(1).namespace.command("setpriv");
+        say(command.args(ids).arg(margay()).args(["--socket", &socket, "node", "ls"]))
+    };
+    let own = asks(&group.to_string());
+    assert!(own.ok(), "whoever is of the group may ask: {own:?}");
+    assert!(!asks("12345").ok(), "others may not");
+}
