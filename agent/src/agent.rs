@@ -80,6 +80,8 @@ pub async fn run(config: Config) -> Result<()> {
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let ipam =
         Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash);
+    let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready);
+    let begun: Vec<String> = begun.map(|endpoint| endpoint.id.clone()).collect();
     let state = State {
         snapshot: remembered(&journal, &members)?,
         known: journal.known()?,
@@ -107,6 +109,7 @@ pub async fn run(config: Config) -> Result<()> {
     });
     tokio::spawn(membership.run(on_rounds.clone()));
     tokio::spawn(forget_old_programs(Arc::clone(&workloads), on_rounds, pins, config.datapath_log));
+    tokio::spawn(undo_begun(Arc::clone(&workloads), begun));
     tokio::spawn(bury(workloads, vanishing));
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -183,6 +186,17 @@ async fn forget_old_programs(
         warn!("old programs: {error:#}");
     }
     info!(programs = %datapath::programs_dir(&pins, log).display(), "every hook has this agent's programs");
+}
+
+/// Undoes what a crash left half-attached.
+async fn undo_begun(workloads: Arc<Workloads>, begun: Vec<String>) {
+    for id in begun {
+        warn!(endpoint = id, "was not attached to the end, so it is undone");
+        while let Err(error) = workloads.detach(&Which::Id(id.clone())).await {
+            warn!("endpoint {id} is not undone yet: {error:#}");
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
 }
 
 /// Detaches endpoints whose interface vanished with their container.

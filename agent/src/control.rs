@@ -1,6 +1,7 @@
 //! The one event loop: what the store and the host say becomes what the kernel
 //! holds.
 
+mod fold;
 pub mod hold;
 mod rounds;
 mod state;
@@ -14,11 +15,12 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub use fold::Fold;
 pub use rounds::Rounds;
 pub use state::{State, StoreState, now};
 
 use crate::{
-    desired::desired,
+    desired::{Dirty, Source},
     kernel::{
         Kernel, Netlink, facts,
         sysctl::Originals,
@@ -28,9 +30,9 @@ use crate::{
         endpoint::Endpoint,
         membership::{Known, Trust},
     },
-    reconcile::{Change, plan},
+    reconcile::Change,
     store::Feed,
-    tables::{Entry, Key, Tables},
+    tables::Entry,
 };
 
 /// How often the kernel is read afresh without a reason.
@@ -178,6 +180,10 @@ pub struct Loop<K> {
     sources: Sources,
     waiters: Vec<Waiter>,
     revisions: Vec<(i64, oneshot::Sender<Result<()>>)>,
+    /// What the next round has to look at.
+    dirty: Dirty,
+    /// Whether anything has changed that others may act on.
+    news: bool,
     started: Instant,
     read_due: Instant,
 }
@@ -202,6 +208,8 @@ impl<K: Kernel> Loop<K> {
             sources,
             waiters: Vec::new(),
             revisions: Vec::new(),
+            dirty: Dirty::Everything,
+            news: true,
             started: now,
             read_due: now,
         }
@@ -224,7 +232,9 @@ impl<K: Kernel> Loop<K> {
                 self.reconcile().await;
             }
             self.answer();
-            self.sources.rounds.send_modify(|rounds| *rounds += 1);
+            if std::mem::take(&mut self.news) {
+                self.sources.rounds.send_modify(|rounds| *rounds += 1);
+            }
         }
     }
 
@@ -262,26 +272,41 @@ impl<K: Kernel> Loop<K> {
     /// Takes an event in; false when nobody is left.
     async fn handle(&mut self, event: Event) -> bool {
         match event {
-            Event::Store(Some(feed)) => self.state.take(feed),
+            Event::Store(Some(feed)) => {
+                let dirty = self.state.take(feed);
+                self.dirty.add(dirty);
+            }
             Event::Store(None) | Event::Request(None) => return false,
+            Event::Request(Some(Request::Look(look))) => {
+                look(&self.state);
+                return true;
+            }
+            Event::Request(Some(Request::Revision(revision, reply))) => {
+                self.revisions.push((revision, reply));
+                return true;
+            }
             Event::Link => self.look_at_host().await,
-            Event::World(news) => self.state.hear(*news),
+            Event::World(news) => {
+                let dirty = self.state.hear(*news);
+                self.dirty.add(dirty);
+            }
             Event::Tick => {
                 if self.read_due <= Instant::now() {
                     self.look_at_host().await;
                     self.look_at_world().await;
                     self.state.actual = None;
                 }
+                self.dirty = Dirty::Everything;
             }
             Event::Request(Some(request)) => self.take(request),
         }
+        self.news = true;
         true
     }
 
     fn take(&mut self, request: Request) {
         match request {
-            Request::Look(look) => look(&self.state),
-            Request::Revision(revision, reply) => self.revisions.push((revision, reply)),
+            Request::Look(_) | Request::Revision(..) => {}
             Request::Expect(interface, reply) => {
                 self.state.coming.insert(interface);
                 // Who asked may have gone.
@@ -289,18 +314,24 @@ impl<K: Kernel> Loop<K> {
             }
             Request::Joining(problem) => self.state.join_problem = problem,
             Request::Update(endpoint) => {
-                drop(self.state.facts.endpoints.insert(endpoint.id.clone(), *endpoint))
+                self.dirty.add(Source::Endpoint(endpoint.id.clone()).into());
+                self.state.facts.endpoints.insert(endpoint.id.clone(), *endpoint);
             }
-            Request::Known(known) => self.state.remember(*known),
+            Request::Known(known) => {
+                let dirty = self.state.remember(*known);
+                self.dirty.add(dirty);
+            }
             Request::Serve(endpoint, reply) => {
                 let id = endpoint.id.clone();
                 self.state.coming.remove(&endpoint.host_interface);
+                self.dirty.add(Source::Endpoint(id.clone()).into());
                 self.state.facts.endpoints.insert(id.clone(), *endpoint);
                 self.waiters.push(Waiter { endpoint: id, present: true, reply });
                 // Its interface is newer than what we know of the host.
                 self.state.facts_stale = true;
             }
             Request::Release(id, reply) => {
+                self.dirty.add(Source::Endpoint(id.clone()).into());
                 self.state.release(&id);
                 self.waiters.push(Waiter { endpoint: id, present: false, reply });
             }
@@ -313,11 +344,15 @@ impl<K: Kernel> Loop<K> {
         self.state.facts_stale = false;
         match facts::own_interfaces(&self.netlink).await {
             Ok(interfaces) => {
-                let lost = self.state.facts.interfaces.iter().any(|(n, i)| interfaces.get(n) != Some(i));
-                if lost {
-                    self.state.actual = None;
-                }
-                self.state.facts.interfaces = interfaces;
+                let dirty = self.state.has_interfaces(interfaces);
+                self.dirty.add(dirty);
+            }
+            Err(error) => warn!("interfaces: {error:#}"),
+        }
+        match facts::down_interfaces(&self.netlink).await {
+            Ok(names) => {
+                let dirty = self.state.has_down(&names);
+                self.dirty.add(dirty);
             }
             Err(error) => warn!("interfaces: {error:#}"),
         }
@@ -336,6 +371,7 @@ impl<K: Kernel> Loop<K> {
                 if uplink != self.state.facts.uplink || was_lost {
                     self.state.actual = None;
                     self.state.retry.forget();
+                    self.dirty = Dirty::Everything;
                 }
                 self.state.facts.uplink = uplink;
             }
@@ -372,38 +408,32 @@ impl<K: Kernel> Loop<K> {
         if self.state.facts_stale {
             self.look_at_host().await;
         }
+        let dirty = std::mem::take(&mut self.dirty);
         let actual = match self.state.actual.take() {
-            Some(actual) => actual,
+            Some(actual) if dirty == Dirty::Nothing => {
+                self.state.actual = Some(actual);
+                return;
+            }
+            Some(actual) => (actual, dirty),
             None => match self.kernel.read().await {
                 Ok(actual) => {
                     self.read_due = Instant::now() + READ_EVERY;
-                    actual
+                    (actual, Dirty::Everything)
                 }
                 Err(error) => {
                     warn!("the kernel's state cannot be read: {error:#}");
                     self.read_due = Instant::now() + Duration::from_secs(1);
+                    self.dirty = Dirty::Everything;
                     return;
                 }
             },
         };
+        let (actual, dirty) = actual;
         let begun = Instant::now();
-        let desired = desired(&self.state.snapshot, &self.state.facts);
-        let mut changes = plan(&desired, &actual);
-        let blind = self.state.snapshot.blind();
-        changes.retain(|change| self.state.permits(change, &actual, &blind));
-        let Tables { workloads, attachments, interfaces, endpoints, .. } = &actual;
-        self.state.released.retain(|key| match key {
-            Key::Workload(index) => workloads.contains_key(index),
-            Key::Attachment(name) => attachments.contains_key(name),
-            Key::Interface(name) => interfaces.contains_key(name),
-            Key::Endpoint(addr) => endpoints.contains_key(addr),
-            _ => false,
-        });
-        let wanted: BTreeSet<Key> = changes.iter().map(Change::key).collect();
-        self.state.retry.keep_only(|key| wanted.contains(key));
-        self.state.desired = desired;
+        let changes = self.state.changes(&dirty, &actual);
         self.state.actual = Some(actual);
-        let made_host = wanted.iter().any(|key| matches!(key, Key::Interface(_)));
+        self.state.forget_released();
+        let made_host = changes.iter().any(|change| matches!(change, Change::Put(Entry::Interface(..))));
         self.apply(&changes).await;
         if !changes.is_empty() {
             self.state.rounds.seconds.observe(begun.elapsed().as_secs_f64());

@@ -16,6 +16,7 @@ use std::{
     io::{ErrorKind, Write},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result};
@@ -38,6 +39,8 @@ pub struct Member {
 #[derive(Clone, Debug)]
 pub struct Journal {
     dir: PathBuf,
+    /// Held while a network is written: many attaches do that at once.
+    networks: Arc<Mutex<()>>,
 }
 
 /// Folders and files below the state folder.
@@ -53,7 +56,7 @@ impl Journal {
         for dir in [dir.join(ENDPOINTS), dir.join(NETWORKS)] {
             fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), networks: Arc::default() })
     }
 
     /// What names this state folder; made the first time, as `new` says.
@@ -93,6 +96,7 @@ impl Journal {
     pub fn put_network(&self, member: &Member) -> Result<()> {
         let path = self.entry(NETWORKS, &member.network.id.to_string());
         let bytes = model::encode(member);
+        let _turn = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
         if read(&path)?.as_ref() == Some(&bytes) { Ok(()) } else { write(&path, &bytes) }
     }
 

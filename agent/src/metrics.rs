@@ -110,7 +110,7 @@ pub fn text(reading: &Reading, counters: &[counters::Counter], maps: &[Usage]) -
     if encode(&mut text, &registry).is_err() {
         // Writing to memory fails only on a bug in a label, and a reader sees
         // what is there up to it.
-        drop(writeln!(text, "# incomplete"));
+        let _ = writeln!(text, "# incomplete");
     }
     text
 }

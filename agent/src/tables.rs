@@ -134,6 +134,15 @@ macro_rules! tables {
                 match key { $(Key::$variant(key) => { self.$field.remove(key); })* }
             }
 
+            /// The entry of that name.
+            pub fn get(&self, key: &Key) -> Option<Entry> {
+                match key {
+                    $(Key::$variant(key) => {
+                        self.$field.get(key).map(|value| Entry::$variant(key.clone(), value.clone()))
+                    })*
+                }
+            }
+
             /// All entries, in the order of the tables.
             pub fn entries(&self) -> impl Iterator<Item = Entry> {
                 let all = std::iter::empty();

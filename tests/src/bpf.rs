@@ -275,13 +275,16 @@ pub struct Context {
     pub ingress_ifindex: u32,
     /// Payload of one segment of a super-packet.
     pub gso_size: u32,
+    /// The mark that the host's own rules set.
+    pub mark: u32,
 }
 
 impl Context {
     /// As `struct __sk_buff`.
     fn bytes(self) -> [u8; 192] {
         let mut bytes = [0; 192];
-        for (at, value) in [(36, self.ingress_ifindex), (40, self.ifindex), (176, self.gso_size)] {
+        let fields = [(8, self.mark), (36, self.ingress_ifindex), (40, self.ifindex), (176, self.gso_size)];
+        for (at, value) in fields {
             bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
         bytes
@@ -384,4 +387,46 @@ fn fill(datapath: &mut Datapath, tables: &Tables) {
         }
         .expect("the map takes it");
     }
+}
+
+/// Loads an XDP program that lets everything pass, and pins it.
+pub fn pin_xdp_pass(path: &std::path::Path) {
+    /// `union bpf_attr` as far as BPF_PROG_LOAD reads it here.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        code: u64,
+        license: u64,
+        rest: [u64; 14],
+    }
+    /// The same for BPF_OBJ_PIN.
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    const BPF_OBJ_PIN: libc::c_int = 6;
+    const BPF_PROG_TYPE_XDP: u32 = 6;
+    // r0 = XDP_PASS; exit
+    let code: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    let license = c"GPL";
+    let load = Load {
+        kind: BPF_PROG_TYPE_XDP,
+        instructions: 2,
+        code: code.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        rest: [0; 14],
+    };
+    // SAFETY: the attributes and what they point to live until the call
+    // returns, and have the layout and size that it is told.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
+    assert!(fd >= 0, "load: {}", std::io::Error::last_os_error());
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
+    let pin = Pin { path: path.as_ptr() as u64, fd: fd as u32, flags: 0 };
+    // SAFETY: as above.
+    let pinned = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const pin, size_of::<Pin>()) };
+    assert_eq!(pinned, 0, "pin: {}", std::io::Error::last_os_error());
 }

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use anyhow::Result;
+use clap::Args;
 
 use crate::{
     machine,
@@ -10,8 +11,15 @@ use crate::{
     setup::{self, Need},
 };
 
+/// What to measure.
+#[derive(Args)]
+pub struct Options {
+    /// Parts of the bench: packets, cluster, attach, single, routes, churn [default: all]
+    parts: Vec<String>,
+}
+
 /// Builds and runs the bench in a private machine.
-pub fn run() -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     setup::run(Need::Everything)?;
     println!("bench: building");
     run::check(&mut cargo(&[
@@ -23,5 +31,7 @@ pub fn run() -> Result<()> {
         "margay-tests",
         "--bins",
     ]))?;
-    run::check(&mut machine::private(&Command::new(run::target().join("release/margay-bench")))?)
+    let mut bench = Command::new(run::target().join("release/margay-bench"));
+    bench.args(&options.parts);
+    run::check(&mut machine::private(&bench)?)
 }

@@ -33,7 +33,7 @@ enum Verb {
     /// Formatting, clippy, dependency edges, sizes, licences
     Lint,
     /// Measure: time per packet, throughput, latencies, memory
-    Bench,
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
         Verb::Lint => lint::run(),
-        Verb::Bench => bench::run(),
+        Verb::Bench(options) => bench::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,17 +7,18 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Rounds, hold::describe};
+use super::{Fold, Rounds, hold::describe};
 use crate::{
-    desired::LocalFacts,
+    desired::{Dirty, LocalFacts, Source},
     kernel::world::News,
     model::{
+        key,
         membership::{Known, Trust, judge},
-        snapshot::Snapshot,
+        snapshot::{Event, Snapshot},
     },
     reconcile::{Change, Retry},
     store::Feed,
-    tables::{Key, Tables},
+    tables::{Interface, Key, Tables, VETH_PREFIX},
 };
 
 /// How the store stands.
@@ -54,7 +55,7 @@ pub struct State {
     /// What is wrong with the uplink.
     pub uplink_problem: Option<String>,
     /// What the kernel should hold, as of the last round.
-    pub desired: Tables,
+    pub fold: Fold,
     /// What the kernel holds, once it was read.
     pub actual: Option<Tables>,
     /// Interfaces that an attach is about to make.
@@ -77,13 +78,15 @@ impl State {
         self.trust == Trust::Whole
     }
 
-    /// Takes over what the store tells.
-    pub fn take(&mut self, feed: Feed) {
+    /// Takes over what the store tells, and says what that changes.
+    pub fn take(&mut self, feed: Feed) -> Dirty {
+        let mut dirty = Dirty::Nothing;
         match feed {
             Feed::Listing(listing) => {
                 let read = Snapshot::of(&listing.entries, &self.snapshot);
                 self.revision = listing.revision;
                 self.doubted = None;
+                dirty = Dirty::Everything;
                 self.believe(read);
                 self.back();
             }
@@ -94,8 +97,11 @@ impl State {
                     Some(doubted) => doubted,
                     None => std::mem::take(&mut self.snapshot),
                 };
-                events.iter().for_each(|event| read.apply(event));
-                self.believe(read);
+                for event in &events {
+                    read.apply(event);
+                    dirty.add(concern(event));
+                }
+                dirty.add(self.believe(read));
                 self.back();
             }
             Feed::Away(reason) => {
@@ -108,20 +114,23 @@ impl State {
             Feed::Back => self.back(),
         }
         self.note_lost_nodes();
+        dirty
     }
 
     /// Remembers anew what the cluster is, and judges the store by that.
-    pub fn remember(&mut self, known: Known) {
+    pub fn remember(&mut self, known: Known) -> Dirty {
         self.seen = known.revision;
         self.known = Some(known);
         if self.trust != Trust::Unseen {
             let read = self.doubted.take().unwrap_or_else(|| std::mem::take(&mut self.snapshot));
-            self.believe(read);
+            return self.believe(read);
         }
+        Dirty::Nothing
     }
 
     /// Judges what was read, and takes it over unless it is another cluster's.
-    fn believe(&mut self, read: Snapshot) {
+    /// Another judgement changes everything.
+    fn believe(&mut self, read: Snapshot) -> Dirty {
         let known = self
             .known
             .as_ref()
@@ -130,7 +139,8 @@ impl State {
         if trust == Trust::Whole {
             self.seen = self.seen.max(self.revision);
         }
-        if trust != self.trust {
+        let changed = trust != self.trust;
+        if changed {
             match &trust {
                 Trust::Whole => info!(revision = self.revision, "in sync with the store"),
                 doubt => warn!("{}", describe(doubt)),
@@ -142,17 +152,76 @@ impl State {
         } else {
             self.snapshot = read;
         }
+        if changed { Dirty::Everything } else { Dirty::Nothing }
+    }
+
+    /// Takes over which interfaces are ours now. What hangs on one that is gone
+    /// is removed by name; one that is another under an old name, or the host's
+    /// own, has the kernel read afresh.
+    pub fn has_interfaces(&mut self, interfaces: BTreeMap<String, u32>) -> Dirty {
+        let before = std::mem::replace(&mut self.facts.interfaces, interfaces);
+        let now = &self.facts.interfaces;
+        let changed = |name: &&String| before.get(*name) != now.get(*name);
+        let names: BTreeSet<String> = before.keys().chain(now.keys()).filter(changed).cloned().collect();
+        if names.is_empty() {
+            return Dirty::Nothing;
+        }
+        let replaced = |name: &String| before.contains_key(name) && now.contains_key(name);
+        let of_host = |name: &String| !name.starts_with(VETH_PREFIX);
+        if names.iter().any(|name| replaced(name) || (of_host(name) && before.contains_key(name))) {
+            self.actual = None;
+            return Dirty::Everything;
+        }
+        if names.iter().any(of_host) {
+            return Dirty::Everything;
+        }
+        if let Some(actual) = &mut self.actual {
+            for name in &names {
+                match now.get(name) {
+                    None => drop(actual.interfaces.remove(name)),
+                    Some(_) => drop(actual.interfaces.insert(name.clone(), Interface::Veth)),
+                }
+            }
+        }
+        let mut dirty = Dirty::Nothing;
+        for endpoint in self.facts.endpoints.values().filter(|e| names.contains(&e.host_interface)) {
+            // What is held of an orphan is in no fold.
+            let orphan = !self.snapshot.networks.contains_key(&endpoint.network);
+            let source = || Source::Endpoint(endpoint.id.clone()).into();
+            dirty.add(if orphan { Dirty::Everything } else { source() });
+        }
+        dirty
+    }
+
+    /// Notes which of our interfaces are down: they are to be set up again.
+    pub fn has_down(&mut self, names: &BTreeSet<String>) -> Dirty {
+        let Some(actual) = &mut self.actual else { return Dirty::Everything };
+        let served = |name: &&String| actual.interfaces.contains_key(*name) && !self.coming.contains(*name);
+        let down: Vec<String> = names.iter().filter(served).cloned().collect();
+        down.iter().for_each(|name| drop(actual.interfaces.remove(name)));
+        if down.is_empty() { Dirty::Nothing } else { Dirty::Everything }
+    }
+
+    /// Forgets released entries that the kernel holds no longer.
+    pub fn forget_released(&mut self) {
+        let Self { released, actual: Some(actual), .. } = self else { return };
+        released.retain(|key| actual.get(key).is_some());
     }
 
     /// Takes over what the host has become.
-    pub fn hear(&mut self, news: News) {
+    pub fn hear(&mut self, news: News) -> Dirty {
+        let mut same = true;
         if self.facts.world.masquerade {
+            same = self.facts.world == news.world;
             self.facts.world = news.world;
         }
         if let Some(actual) = &mut self.actual {
             let Tables { host_routes, firewall, accepts, sysctls, .. } = news.tables;
+            same &= actual.host_routes == host_routes && actual.firewall == firewall;
+            same &= actual.accepts == accepts && actual.sysctls == sysctls;
             *actual = Tables { host_routes, firewall, accepts, sysctls, ..std::mem::take(actual) };
         }
+        if same { Dirty::Nothing } else { Dirty::Everything }
     }
 
     /// Notes that an endpoint's entries may go, whatever the store says.
@@ -238,6 +307,15 @@ impl State {
         for name in snapshot.nodes.keys().filter(|name| !snapshot.alive.contains_key(*name)) {
             lost.entry(name.clone()).or_insert_with(now);
         }
+    }
+}
+
+/// What a change of the store concerns.
+fn concern(event: &Event) -> Dirty {
+    match key::Key::parse(event.key()) {
+        Some(key::Key::Alive(_)) => Dirty::Nothing,
+        Some(key) => Source::of(&key).map_or(Dirty::Everything, Dirty::from),
+        None => Dirty::Everything,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     desired::{LocalFacts, Uplink},
     model::snapshot,
     store::Listing,
-    tables::Tables,
+    tables::{Key, Tables},
 };
 
 /// A kernel that holds what it is told and notes every call.

@@ -6,9 +6,11 @@ mod facts;
 pub mod host;
 mod prefixes;
 mod routes;
+mod source;
 mod world;
 
 pub use facts::{LocalFacts, Uplink};
+pub use source::{Dirty, Source};
 pub use world::{V6Forwarding, World};
 
 use ipnet::IpNet;

@@ -31,8 +31,6 @@ pub(super) fn entry(
         return None;
     }
     let next_hop = owner.and_then(|owner| next_hop(owner, cidr.addr(), facts));
-    let addr = Addr::from(cidr.network());
-    let key = RouteKey { len: addr.mapped_len(cidr.prefix_len()), addr };
     let route = Route {
         kind: if next_hop.is_some() { REMOTE } else { UNREACHABLE },
         ifindex: facts.uplink.ifindex,
@@ -40,7 +38,13 @@ pub(super) fn entry(
         network,
         next_hop: next_hop.map(Addr::from).unwrap_or_default(),
     };
-    Some(Entry::Route(key, route))
+    Some(Entry::Route(key(cidr), route))
+}
+
+/// The key of the route to a prefix.
+pub(super) fn key(cidr: IpNet) -> RouteKey {
+    let addr = Addr::from(cidr.network());
+    RouteKey { len: addr.mapped_len(cidr.prefix_len()), addr }
 }
 
 /// The address of a node that packets of a family can be sent to: one of that

@@ -109,6 +109,13 @@ pub async fn own_interfaces(netlink: &Handle) -> Result<BTreeMap<String, u32>> {
     Ok(own.map(|link| (link.name, link.index)).collect())
 }
 
+/// Our interfaces that somebody has set down.
+pub async fn down_interfaces(netlink: &Handle) -> Result<BTreeSet<String>> {
+    let links = link::list(netlink).await.context("list interfaces")?;
+    let down = links.into_iter().filter(|link| is_own(&link.name) && !link.up);
+    Ok(down.map(|link| link.name).collect())
+}
+
 /// Whether a name is one that we give.
 pub fn is_own(name: &str) -> bool {
     let veth = name.strip_prefix(VETH_PREFIX);

@@ -70,7 +70,7 @@ impl Host {
         for link in link::list(&self.netlink).await? {
             if link.name == HOST_INTERFACE && link.up {
                 tables.interfaces.insert(link.name, Interface::Host { mtu: link.mtu });
-            } else if facts::is_own(&link.name) {
+            } else if facts::is_own(&link.name) && link.up {
                 tables.interfaces.insert(link.name, Interface::Veth);
             }
         }
@@ -83,8 +83,12 @@ impl Host {
         let maps = &mut datapath.maps;
         match entry {
             Entry::Interface(name, Interface::Host { mtu }) => self.put_host_interface(name, *mtu).await,
-            // Attaching makes it; a lost one ends with its endpoint.
-            Entry::Interface(..) => Ok(()),
+            // Attaching makes it; one that was set down is set up, and a lost one
+            // ends with its endpoint.
+            Entry::Interface(name, Interface::Veth) => match link::index(&self.netlink, name).await? {
+                Some(index) => link::set_up(&self.netlink, index).await,
+                None => Ok(()),
+            },
             Entry::Node((), node) => maps.node.put(*node),
             Entry::Workload(index, workload) => maps.workloads.put(*index, *workload),
             Entry::Route(key, route) => maps.routes.put(*key, *route),

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::ErrorKind,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
@@ -31,8 +32,15 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 impl Netns {
     /// Opens a namespace, which must be another than the agent's own.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path)
-            .with_context(|| format!("network namespace {}: is the container gone?", path.display()))?;
+        let file = File::open(path).map_err(|error| {
+            let hint = match error.kind() {
+                ErrorKind::PermissionDenied => {
+                    "the agent lacks CAP_SYS_PTRACE, needed for other users' processes"
+                }
+                _ => "is the container gone?",
+            };
+            anyhow::Error::from(error).context(format!("network namespace {}: {hint}", path.display()))
+        })?;
         let kind = fstatfs(&file)?.filesystem_type().0 as i64;
         if kind != NSFS_MAGIC {
             bail!("{} is no network namespace", path.display());

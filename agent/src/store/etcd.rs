@@ -22,6 +22,8 @@ use crate::model::{key::Key, snapshot::Event};
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long a node's lease outlives its agent.
 const LEASE: Duration = Duration::from_secs(15);
+/// Keys in one answer to a listing.
+const PAGE: i64 = 5_000;
 /// The largest answer taken: a listing of a million routes is some 150 MB.
 pub(super) const ANSWER_MAX: usize = 1 << 30;
 
@@ -93,14 +95,23 @@ impl Etcd {
     }
 
     async fn list_now(client: &Client, prefixes: &[String]) -> Result<Listing, etcd_client::Error> {
-        let get = |prefix: &String| TxnOp::get(prefix.clone(), Some(GetOptions::new().with_prefix()));
+        let options = || GetOptions::new().with_limit(PAGE);
+        let get = |prefix: &String| TxnOp::get(prefix.clone(), Some(options().with_prefix()));
         let txn = EtcdTxn::new().and_then(prefixes.iter().map(get).collect::<Vec<_>>());
         let mut kv = client.kv_client().max_decoding_message_size(ANSWER_MAX);
         let answer = kv.txn(txn).await?;
         let revision = answer.header().map_or(0, |header| header.revision());
         let mut entries = Vec::new();
-        for response in answer.op_responses() {
-            if let TxnOpResponse::Get(mut found) = response {
+        for (response, prefix) in answer.op_responses().into_iter().zip(prefixes) {
+            let TxnOpResponse::Get(mut found) = response else { continue };
+            let mut more = found.more();
+            entries.extend(found.take_kvs().iter().map(put_event));
+            // The rest in pages, all as of the revision of the first.
+            while let (true, Some(last)) = (more, entries.last()) {
+                let next = format!("{}\0", Event::key(last));
+                let options = options().with_range(end_of(prefix)).with_revision(revision);
+                let mut found = kv.get(next, Some(options)).await?;
+                more = found.more();
                 entries.extend(found.take_kvs().iter().map(put_event));
             }
         }
@@ -177,6 +188,15 @@ async fn within<T>(request: impl Future<Output = Result<T, etcd_client::Error>>)
         Ok(result) => result.map_err(|error| Away(error.to_string())),
         Err(_) => Err(Away(format!("no answer within {} s", REQUEST.as_secs()))),
     }
+}
+
+/// The first key behind all that begin with a prefix, which is plain text.
+fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
 }
 
 /// A key and its value as a change.

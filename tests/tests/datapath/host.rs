@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use margay_common::{net::REPLY_MARK, verdict::Program};
 use margay_tests::{
-    bpf::{both, mac, node},
+    bpf::{Context, both, mac, node},
     frame::{Frame, GATEWAY},
 };
 
@@ -72,5 +73,26 @@ fn what_the_host_forwards_reaches_routable_networks_only() {
         let out = node.from_host_forwarded(&frame);
         forwarded(&out, "from_host", "remote");
         assert_eq!(out.frame, frame, "the stack has counted the hop already");
+    }
+}
+
+#[test]
+fn what_the_host_forwards_is_an_answer_or_an_outsiders() {
+    let mut node = node();
+    let (margay0, uplink) = (node.ifindex("margay0"), node.ifindex("up0"));
+    for family in 0..2 {
+        let world: IpAddr = ["203.0.113.1", "2001:db8:ffff::1"][family].parse().expect("a literal");
+        let frame = Frame::udp(GATEWAY, world, both(1, 2)[family]).bytes();
+        let context =
+            |mark| Context { ifindex: margay0, ingress_ifindex: uplink, mark, ..Context::default() };
+        explained(&node.run(Program::FromHost, &frame, context(0)), "from_host", "outside");
+        // Other bits of the mark are others' business.
+        let answer = node.run(Program::FromHost, &frame, context(REPLY_MARK | 0x1234));
+        forwarded(&answer, "from_host", "local");
+        explained(
+            &node.run(Program::FromHost, &frame, context(REPLY_MARK ^ 0x0100_0000)),
+            "from_host",
+            "outside",
+        );
     }
 }

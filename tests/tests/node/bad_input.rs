@@ -154,26 +154,6 @@ fn agents() {
 }
 
 #[test]
-fn an_agent_without_privileges_names_what_it_lacks() {
-    let lab = Lab::without_agents(Plan::for_test(1));
-    let h = lab.h(1);
-    for (drop, reason) in
-        [("cap_bpf", "CAP_BPF"), ("cap_net_admin", "CAP_NET_ADMIN"), ("cap_sys_admin", "CAP_SYS_ADMIN")]
-    {
-        let mut command = h.namespace.command("timeout");
-        command.args([
-            "10",
-            "setpriv",
-            &format!("--bounding-set=-{}", &drop[4..]),
-            &format!("--inh-caps=-{}", &drop[4..]),
-        ]);
-        let said = say(command.arg(margay()).args(h.own_flags()));
-        assert_eq!(said.status, 1, "{said:?}");
-        assert!(said.err.contains(reason), "{said:?}");
-    }
-}
-
-#[test]
 fn a_second_agent_on_one_socket_is_refused() {
     let lab = one_host();
     let said = agent(lab.h(1), |_| {});

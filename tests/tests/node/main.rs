@@ -3,8 +3,10 @@
 mod attach;
 mod bad_input;
 mod cleanup;
+mod crash;
 mod hostile;
 mod mtu;
+mod neighbours;
 mod observe;
 mod reach;
 mod single;

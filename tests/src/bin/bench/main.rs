@@ -2,11 +2,14 @@
 //! plane takes. Every figure says how it was taken; medians over interleaved
 //! rounds, since single rounds differ by a fifth.
 
+mod control;
+
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
 };
 
+use clap::{Parser, ValueEnum};
 use margay::{kernel::table::HashTable, model::key::Key};
 use margay_common::{
     net::Addr,
@@ -22,10 +25,47 @@ use margay_tests::{
     lab::{ETCD, Lab, Plan},
 };
 
+/// Which parts to run; all of them unless named.
+#[derive(Parser)]
+struct Options {
+    /// The parts
+    parts: Vec<Part>,
+}
+
+/// A part of the bench.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Packets through the programs
+    Packets,
+    /// Streams between hosts, attaching, propagation
+    Cluster,
+    /// 250 attaches at once
+    Attach,
+    /// Ten thousand attaches and detaches
+    Churn,
+    /// A hundred thousand routes
+    Routes,
+    /// A single host
+    Single,
+}
+
 fn main() {
+    let options = Options::parse();
+    let wanted = |part: Part| options.parts.is_empty() || options.parts.contains(&part);
     let uname = margay_tests::process::sh("uname -r");
     println!("kernel {}, {} CPUs", uname.trim(), std::thread::available_parallelism().map_or(1, usize::from));
-    programs();
+    let parts: [(Part, fn()); 6] = [
+        (Part::Packets, programs),
+        (Part::Cluster, cluster),
+        (Part::Attach, control::many_at_once),
+        (Part::Single, control::single_host),
+        (Part::Routes, control::many_routes),
+        (Part::Churn, control::churn),
+    ];
+    parts.iter().filter(|(part, _)| wanted(*part)).for_each(|(_, run)| run());
+}
+
+fn cluster() {
     let lab = Lab::from(Plan { v6: true, ..Plan::for_test(2) });
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
     memory(&lab);
@@ -95,11 +135,16 @@ fn programs() {
 /// Resident memory of the agents.
 fn memory(lab: &Lab) {
     for host in &lab.hosts {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", host.agent_id())).expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default().to_owned();
-        let kib: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or_default();
-        println!("\n{} resident: {:.1} MiB", host.name, kib / 1024.0);
+        println!("\n{} resident: {:.1} MiB", host.name, resident(host.agent_id()));
     }
+}
+
+/// Resident memory of a process, in MiB.
+fn resident(id: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default().to_owned();
+    let kib: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or_default();
+    kib / 1024.0
 }
 
 /// The whole command, process start included, against a real etcd.

@@ -1,0 +1,96 @@
+//! What an event concerns: the parts of the fold that it can change.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::{endpoints, facts::LocalFacts, routes};
+use crate::{
+    model::snapshot::{Snapshot, single},
+    tables::{Entry, Key},
+};
+
+/// One thing that entries are derived from, and nothing else's are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A claim of a block of a network.
+    Block(u32, IpNet),
+    /// An endpoint of this node, by id.
+    Endpoint(String),
+}
+
+/// What has changed since the last fold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Dirty {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// These.
+    Some(BTreeSet<Source>),
+    /// What many entries are derived from.
+    Everything,
+}
+
+impl Dirty {
+    /// Adds another change.
+    pub fn add(&mut self, other: Self) {
+        *self = match (std::mem::take(self), other) {
+            (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
+            (Self::Nothing, other) => other,
+            (this, Self::Nothing) => this,
+            (Self::Some(mut these), Self::Some(those)) => {
+                these.extend(those);
+                Self::Some(these)
+            }
+        };
+    }
+}
+
+impl From<Source> for Dirty {
+    fn from(source: Source) -> Self {
+        Self::Some([source].into())
+    }
+}
+
+impl Source {
+    /// What a change of a key of the store concerns, if that is one source. A
+    /// borrowed address changes what the whole subnet's entries say.
+    pub fn of(key: &crate::model::key::Key) -> Option<Self> {
+        match key {
+            crate::model::key::Key::Route(id, cidr) if single(*cidr).is_none() => {
+                Some(Self::Block(*id, *cidr))
+            }
+            _ => None,
+        }
+    }
+
+    /// The entries that follow from it.
+    pub fn entries(&self, snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
+        match self {
+            Self::Block(id, cidr) => {
+                let claim = snapshot.claims.get(&(*id, *cidr));
+                claim
+                    .and_then(|claim| routes::entry(*id, *cidr, claim, snapshot, facts))
+                    .into_iter()
+                    .collect()
+            }
+            Self::Endpoint(id) => {
+                let endpoint = facts.endpoints.get(id);
+                let network = endpoint.and_then(|endpoint| snapshot.networks.get(&endpoint.network));
+                match (endpoint, network) {
+                    (Some(endpoint), Some(network)) => endpoints::entries(endpoint, network, snapshot, facts),
+                    _ => Vec::new(),
+                }
+            }
+        }
+    }
+
+    /// The keys of entries that may have followed from it before, as far as it
+    /// says so itself.
+    pub fn keys(&self) -> Option<Key> {
+        match self {
+            Self::Block(_, cidr) => Some(Key::Route(routes::key(*cidr))),
+            Self::Endpoint(_) => None,
+        }
+    }
+}
