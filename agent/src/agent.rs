@@ -85,6 +85,7 @@ pub async fn run(config: Config) -> Result<()> {
     let state = State {
         snapshot: remembered(&journal, &members)?,
         known: journal.known()?,
+        join_problem: Some("it is about to".into()),
         facts,
         ..State::default()
     };

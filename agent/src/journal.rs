@@ -55,6 +55,10 @@ impl Journal {
     pub fn open(dir: &Path) -> Result<Self> {
         for dir in [dir.join(ENDPOINTS), dir.join(NETWORKS)] {
             fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+            // What a crash left of a write that did not come to its end.
+            for path in entries(&dir)?.iter().filter(|path| path.extension().is_some_and(|e| e == "new")) {
+                remove(path)?;
+            }
         }
         Ok(Self { dir: dir.to_owned(), networks: Arc::default() })
     }

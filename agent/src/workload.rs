@@ -204,7 +204,7 @@ impl Workloads {
     }
 
     /// Waits until attaching may begin.
-    async fn joined(&self) -> Result<()> {
+    pub async fn joined(&self) -> Result<()> {
         let mut open = self.open.subscribe();
         if timeout(PATIENCE, open.wait_for(|open| *open)).await.is_ok() {
             return Ok(());

@@ -217,8 +217,13 @@ async fn stop(State(agent): Shared) -> Answer<()> {
     Ok(Json(()))
 }
 
-/// Nothing is agreed upon with a store that is not to be believed.
+/// Nothing is agreed upon before this node is a member, or with a store that is
+/// not to be believed.
 async fn agreed(agent: &Agent) -> Result<()> {
+    if let Some(reason) = agent.workloads.control.look(|state| state.store.away.clone()).await? {
+        bail!("the store is away: {}", reason.0);
+    }
+    agent.workloads.joined().await?;
     match agent.workloads.control.look(control::State::refusal).await? {
         Some(reason) => bail!(reason),
         None => Ok(()),

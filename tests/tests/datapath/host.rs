@@ -85,11 +85,11 @@ fn what_the_host_forwards_is_an_answer_or_an_outsiders() {
         let frame = Frame::udp(GATEWAY, world, both(1, 2)[family]).bytes();
         let context =
             |mark| Context { ifindex: margay0, ingress_ifindex: uplink, mark, ..Context::default() };
-        explained(&node.run(Program::FromHost, &frame, context(0)), "from_host", "outside");
+        dropped(&node.run(Program::FromHost, &frame, context(0)), "from_host", "outside");
         // Other bits of the mark are others' business.
         let answer = node.run(Program::FromHost, &frame, context(REPLY_MARK | 0x1234));
         forwarded(&answer, "from_host", "local");
-        explained(
+        dropped(
             &node.run(Program::FromHost, &frame, context(REPLY_MARK ^ 0x0100_0000)),
             "from_host",
             "outside",
