@@ -124,6 +124,7 @@ impl Workloads {
             self.take_down(&found).await?;
         }
         let network = self.network(&request.network).await?;
+        self.check_once(&network, &netns)?;
         if let Some(name) = &request.name {
             self.check_name(&network, name).await?;
         }
@@ -299,6 +300,22 @@ impl Workloads {
     fn existing(&self, sandbox: u32, ifname: &str) -> Result<Option<Endpoint>> {
         let endpoints = self.journal.endpoints()?;
         Ok(endpoints.into_values().find(|e| e.sandbox == sandbox && e.ifname == ifname))
+    }
+
+    /// A container joins a network once: it has one route to it.
+    fn check_once(&self, network: &Network, netns: &Netns) -> Result<()> {
+        let endpoints = self.journal.endpoints()?;
+        match endpoints.values().find(|e| e.sandbox == netns.inode && e.network == network.id) {
+            Some(other) if other.netns == netns.path => bail!(
+                "{} is on network {} already, by interface {} (endpoint {})",
+                netns.path.display(),
+                network.name,
+                other.ifname,
+                other.id
+            ),
+            // The inode number of a namespace that is gone, in use again.
+            _ => Ok(()),
+        }
     }
 
     /// A name is one endpoint's, unless that one is gone and its end was not

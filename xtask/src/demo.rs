@@ -13,6 +13,9 @@ use crate::{
 /// What to do.
 #[derive(Args)]
 pub struct Options {
+    /// One host by itself: no etcd, no configuration
+    #[arg(long, conflicts_with = "down")]
+    single: bool,
     /// Leave everything up and say what to try next
     #[arg(long, conflicts_with = "down")]
     keep: bool,
@@ -29,6 +32,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     run::check(&mut cargo(&["build", "--package", "margay", "--package", "margay-tests", "--bins"]))?;
     let mut demo = Command::new(run::target().join("debug/margay-demo"));
+    if options.single {
+        demo.arg("--single");
+    }
     if options.keep {
         demo.arg("--keep");
     }

@@ -1,6 +1,8 @@
 //! The demo: three hosts, two networks, real packets, and the proof of each
 //! claim while it is made.
 
+mod single;
+
 use std::{
     fs,
     net::IpAddr,
@@ -28,6 +30,9 @@ const PREFIX: &str = "margay-demo";
 /// Three hosts, two networks, real packets.
 #[derive(Parser)]
 struct Options {
+    /// One host by itself, without etcd
+    #[arg(long)]
+    single: bool,
     /// Leave everything up
     #[arg(long)]
     keep: bool,
@@ -55,7 +60,9 @@ fn main() -> ExitCode {
     }
     // SAFETY: the handler only stores to an atomic.
     unsafe { signal(Signal::SIGINT, SigHandler::Handler(interrupt)) }.expect("a handler");
-    let shown = std::panic::catch_unwind(|| show(options.keep));
+    let shown = std::panic::catch_unwind(|| {
+        if options.single { single::show(options.keep) } else { show(options.keep) }
+    });
     if !(options.keep && shown.is_ok()) {
         take_down();
     }
@@ -117,7 +124,11 @@ fn show(keep: bool) -> bool {
     ];
     let good = all.iter().all(|holds| *holds);
     if keep {
-        leave_up(lab, members);
+        let next = format!("ip netns exec {PREFIX}-blue11 traceroute -n {}", members[4].addresses[0]);
+        for mut member in members {
+            member.namespace.keep();
+        }
+        leave_up(lab, &next);
     }
     good
 }
@@ -242,16 +253,13 @@ fn prove_counters(lab: &Lab) -> bool {
     claim(&format!("every attempt between networks was counted as isolated ({isolated})"), isolated > 0)
 }
 
-fn leave_up(lab: Lab, members: Vec<Member>) {
+fn leave_up(lab: Lab, next: &str) {
     let margay = margay_tests::host::margay();
     println!("\nLeft up. Try next:");
     println!("    {} --socket {DIR}/h1/run/agent.sock route ls", margay.display());
-    println!("    ip netns exec {PREFIX}-blue11 traceroute -n {}", members[4].addresses[0]);
+    println!("    {next}");
     println!("    {} --socket {DIR}/h1/run/agent.sock counters", margay.display());
     println!("and `cargo xtask demo --down` takes it down.");
-    for mut member in members {
-        member.namespace.keep();
-    }
     drop(lab.release());
 }
 
