@@ -49,22 +49,13 @@ pub async fn run(config: Config) -> Result<()> {
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
     let listener = server::listen(&config.run_dir.join(SOCKET), &config.access).await?;
-    let metrics = match config.metrics {
-        Some(addr) => Some(server::listen_for_metrics(addr).await?),
-        None => None,
-    };
+    let metrics = server::listen_for_metrics(config.metrics).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
-    let host = Host::new(
-        pins.clone(),
-        netlink.clone(),
-        mode,
-        uplink.clone(),
-        originals.clone(),
-        config.datapath_log,
-    )?;
+    let log = config.datapath_log;
+    let host = Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), log)?;
     let datapath = host.datapath();
-    if config.datapath_log {
+    if log {
         crate::kernel::log::follow(&*datapath.lock().await)?;
     }
     let (control, requests) = Control::channel();
@@ -73,9 +64,7 @@ pub async fn run(config: Config) -> Result<()> {
     let world_events = world::watch(netlink.clone(), uplink.clone(), originals.clone());
     let (vanished, vanishing) = mpsc::channel(64);
     let (rounds, on_rounds) = watch::channel(0);
-    let addresses = facts.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" and ");
-    let tc_mode = format!("{mode:?}").to_lowercase();
-    info!(node = config.node, addresses, uplink, store = %config.store, tc_mode, version = crate::version(), "starting");
+    greet(&config, &facts, mode);
     let members = journal.networks()?;
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let ipam =
@@ -109,20 +98,41 @@ pub async fn run(config: Config) -> Result<()> {
         mode,
     });
     tokio::spawn(membership.run(on_rounds.clone()));
-    tokio::spawn(forget_old_programs(Arc::clone(&workloads), on_rounds, pins, config.datapath_log));
+    tokio::spawn(forget_old_programs(Arc::clone(&workloads), on_rounds, pins, log));
     tokio::spawn(undo_begun(Arc::clone(&workloads), begun));
     tokio::spawn(bury(workloads, vanishing));
-    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         result = control_loop.run() => result.and(Err(anyhow!("the control loop ended"))),
         result = server::serve(listener, Arc::clone(&agent)) => result,
         result = server::serve_metrics(metrics, agent) => result,
-        _ = tokio::signal::ctrl_c() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        () = stop.notified() => Ok(()),
+        result = told_to_end(&stop) => result,
     }?;
     drop(std::fs::remove_file(config.run_dir.join(SOCKET)));
     info!("ended; the datapath goes on");
+    Ok(())
+}
+
+/// Says what the agent has taken, also what nobody told it.
+fn greet(config: &Config, facts: &LocalFacts, mode: TcMode) {
+    info!(
+        node = config.node,
+        addresses = facts.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" and "),
+        uplink = facts.uplink.name,
+        store = %config.store,
+        tc_mode = format!("{mode:?}").to_lowercase(),
+        version = crate::version(),
+        "starting"
+    );
+}
+
+/// Waits for a signal, or for somebody at the socket.
+async fn told_to_end(stop: &Notify) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+        () = stop.notified() => {}
+    }
     Ok(())
 }
 

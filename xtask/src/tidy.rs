@@ -44,6 +44,7 @@ const EDGES: [(&str, &[&str]); 20] = [
             "control",
             "kernel",
             "membership",
+            "metrics",
             "model",
             "network",
             "node",

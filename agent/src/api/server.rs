@@ -108,8 +108,9 @@ pub async fn listen(path: &FsPath, access: &Access) -> Result<UnixListener> {
 }
 
 /// Opens the TCP socket that metrics are read from.
-pub async fn listen_for_metrics(addr: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("--metrics {addr}"))
+pub async fn listen_for_metrics(addr: Option<SocketAddr>) -> Result<Option<TcpListener>> {
+    let Some(addr) = addr else { return Ok(None) };
+    Ok(Some(TcpListener::bind(addr).await.with_context(|| format!("--metrics {addr}"))?))
 }
 
 /// Serves metrics and nothing else.

@@ -198,7 +198,7 @@ impl State {
         let Some(actual) = &mut self.actual else { return Dirty::Everything };
         let served = |name: &&String| actual.interfaces.contains_key(*name) && !self.coming.contains(*name);
         let down: Vec<String> = names.iter().filter(served).cloned().collect();
-        down.iter().for_each(|name| drop(actual.interfaces.remove(name)));
+        actual.interfaces.retain(|name, _| !down.contains(name));
         if down.is_empty() { Dirty::Nothing } else { Dirty::Everything }
     }
 

@@ -44,7 +44,9 @@ pub fn show(keep: bool) -> bool {
     println!("    h1$ margay status");
     lab.h(1).margay(&["status"]).out.lines().for_each(|line| println!("      {line}"));
     if keep {
-        [&mut a, &mut b, &mut router].map(Namespace::keep);
+        for namespace in [&mut a, &mut b, &mut router] {
+            namespace.keep();
+        }
         leave_up(lab, &format!("ip netns exec {PREFIX}-web ping {addr_b}"));
     }
     good.iter().all(|holds| *holds)
