@@ -147,7 +147,9 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
     };
     let uplink = facts::uplink(netlink, &name).await?;
     let addresses = facts::node_addresses(netlink, &uplink, &config.addresses).await?;
-    let interfaces = facts::own_interfaces(netlink).await?;
+    let endpoints = journal.endpoints()?;
+    let expected = endpoints.values().map(|endpoint| &endpoint.host_interface);
+    let interfaces = facts::own_interfaces(netlink, expected).await?;
     Ok(LocalFacts {
         node: config.node.clone(),
         addresses,
@@ -158,7 +160,7 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
             false => World::default(),
         },
         interfaces,
-        endpoints: journal.endpoints()?,
+        endpoints,
     })
 }
 

@@ -342,12 +342,20 @@ impl<K: Kernel> Loop<K> {
     /// the programs go on with it, should it return as it was.
     async fn look_at_host(&mut self) {
         self.state.facts_stale = false;
-        match facts::own_interfaces(&self.netlink).await {
+        let facts = &self.state.facts;
+        let expected = facts.endpoints.values().map(|endpoint| &endpoint.host_interface);
+        let expected = expected.chain(facts.interfaces.keys());
+        match facts::own_interfaces(&self.netlink, expected).await {
             Ok(interfaces) => {
                 let dirty = self.state.has_interfaces(interfaces);
                 self.dirty.add(dirty);
             }
-            Err(error) => warn!("interfaces: {error:#}"),
+            Err(error) => {
+                warn!("interfaces: {error:#}");
+                // Nothing may be concluded from what was known before.
+                self.state.facts_stale = true;
+                self.read_due = Instant::now() + Duration::from_millis(100);
+            }
         }
         match facts::down_interfaces(&self.netlink).await {
             Ok(names) => {

@@ -85,6 +85,11 @@ impl Journal {
         write(&self.entry(ENDPOINTS, &endpoint.id), &model::encode(endpoint))
     }
 
+    /// Whether an endpoint is there.
+    pub fn has(&self, id: &str) -> bool {
+        self.entry(ENDPOINTS, id).exists()
+    }
+
     /// Forgets an endpoint.
     pub fn remove(&self, id: &str) -> Result<()> {
         remove(&self.entry(ENDPOINTS, id))

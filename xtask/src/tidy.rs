@@ -35,7 +35,7 @@ const EDGES: [(&str, &[&str]); 20] = [
     ("network", &["model", "store"]),
     ("metrics", &["control", "kernel", "version"]),
     ("node", &["control", "model", "store"]),
-    ("membership", &["control", "journal", "model", "store", "workload"]),
+    ("membership", &["control", "ipam", "journal", "model", "store", "workload"]),
     ("control", &["desired", "kernel", "model", "reconcile", "store", "tables"]),
     ("workload", &["control", "desired", "ipam", "journal", "kernel", "model", "network", "tables"]),
     (

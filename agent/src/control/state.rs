@@ -274,6 +274,9 @@ impl State {
             return Some(Err(format!("network {} is gone", endpoint.network_name)));
         }
         let Some(index) = self.facts.interfaces.get(&endpoint.host_interface) else {
+            if self.facts_stale {
+                return None;
+            }
             return Some(Err(format!("interface {} is gone", endpoint.host_interface)));
         };
         let of_endpoint = |key: &Key| match key {

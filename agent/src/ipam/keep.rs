@@ -19,6 +19,24 @@ use crate::{
     store::{Away, Commit},
 };
 
+/// What an endpoint of this node has, by its journal.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The endpoint.
+    pub holder: Holder,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether somebody else had one of them the last time.
+    pub lost: bool,
+}
+
+impl Held {
+    /// Whether it is still to be held: one that was released meanwhile is not.
+    fn counts(&self, state: &State) -> bool {
+        self.lost || state.mine.contains_key(&self.holder.endpoint)
+    }
+}
+
 /// Blocks that one transaction may change, with a claim for each.
 const BLOCKS_MAX: usize = OPS_MAX / 2 - 1;
 
@@ -44,15 +62,16 @@ impl Ipam {
     pub async fn restore(
         &self,
         network: &Network,
-        endpoints: &[(Holder, Vec<IpAddr>)],
+        endpoints: &[Held],
     ) -> Result<BTreeMap<String, String>, Away> {
         let mut state = self.state.lock().await;
-        let blocks = blocks(network, endpoints);
+        let endpoints: Vec<Held> = endpoints.iter().filter(|held| held.counts(&state)).cloned().collect();
+        let blocks = blocks(network, &endpoints);
         for _ in 0..ATTEMPTS {
             let view = View::read(&*self.store, network.id, &self.node, Scope::With(&blocks)).await?;
             let mut draft = Draft::new(network.id, &view);
             let mut lost = BTreeMap::new();
-            for (holder, addresses) in endpoints {
+            for Held { holder, addresses, .. } in &endpoints {
                 for addr in addresses {
                     if let Err(other) = self.restore_one(network, *addr, holder, &mut draft) {
                         lost.insert(holder.endpoint.clone(), format!("address {addr} is {other}'s by now"));
@@ -62,19 +81,19 @@ impl Ipam {
             self.refill(network, &mut draft);
             let (txn, outcome) = draft.finish();
             if txn.ops.is_empty() {
-                self.keep(&mut state, network.id, view, endpoints, &lost);
+                self.keep(&mut state, network.id, view, &endpoints, &lost);
                 return Ok(lost);
             }
             // All of a node's blocks at once is too much for one transaction;
             // each block stands for itself.
             if txn.ops.len() > OPS_MAX {
-                self.restore_in_parts(network, endpoints).await?;
+                self.restore_in_parts(network, &endpoints).await?;
                 continue;
             }
             if let Commit::Done(revision) = self.store.commit(txn).await? {
                 let mut view = view;
                 outcome.apply(&mut view, revision);
-                self.keep(&mut state, network.id, view, endpoints, &lost);
+                self.keep(&mut state, network.id, view, &endpoints, &lost);
                 return Ok(lost);
             }
         }
@@ -82,15 +101,11 @@ impl Ipam {
     }
 
     /// The same for the first blocks that differ; whoever calls looks again.
-    async fn restore_in_parts(
-        &self,
-        network: &Network,
-        endpoints: &[(Holder, Vec<IpAddr>)],
-    ) -> Result<(), Away> {
+    async fn restore_in_parts(&self, network: &Network, endpoints: &[Held]) -> Result<(), Away> {
         let scope = blocks(network, endpoints);
         let view = View::read(&*self.store, network.id, &self.node, Scope::With(&scope)).await?;
         let mut draft = Draft::new(network.id, &view);
-        for (holder, addresses) in endpoints {
+        for Held { holder, addresses, .. } in endpoints {
             for addr in addresses {
                 if draft.len() < BLOCKS_MAX {
                     // Who else has it is told by the last round.
@@ -167,12 +182,12 @@ impl Ipam {
         state: &mut State,
         network: u32,
         view: View,
-        endpoints: &[(Holder, Vec<IpAddr>)],
+        endpoints: &[Held],
         lost: &BTreeMap<String, String>,
     ) {
         state.views.insert(network, view);
         state.note_stash(network, &self.node);
-        for (holder, addresses) in endpoints {
+        for Held { holder, addresses, .. } in endpoints {
             if lost.contains_key(&holder.endpoint) {
                 state.mine.remove(&holder.endpoint);
             } else {
@@ -280,7 +295,7 @@ impl Ipam {
 }
 
 /// The blocks that addresses lie in.
-fn blocks(network: &Network, endpoints: &[(Holder, Vec<IpAddr>)]) -> Vec<IpNet> {
-    let addresses = endpoints.iter().flat_map(|(_, addresses)| addresses);
+fn blocks(network: &Network, endpoints: &[Held]) -> Vec<IpNet> {
+    let addresses = endpoints.iter().flat_map(|held| &held.addresses);
     addresses.filter_map(|addr| Some(network.subnet_of(*addr)?.block_of(*addr))).collect()
 }

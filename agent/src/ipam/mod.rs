@@ -4,7 +4,8 @@
 pub mod allocate;
 pub mod block;
 mod choose;
-mod keep;
+pub mod keep;
 mod view;
 
 pub use allocate::{Ipam, Refusal, Request};
+pub use keep::Held;

@@ -44,7 +44,7 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
             done.push(format!("program on {interface}"));
         }
     }
-    for name in facts::own_interfaces(netlink).await?.into_keys() {
+    for name in facts::own_interfaces(netlink, std::iter::empty()).await?.into_keys() {
         link::remove(netlink, &name).await?;
         done.push(format!("interface {name}"));
     }

@@ -102,11 +102,24 @@ pub async fn node_addresses(netlink: &Handle, uplink: &Uplink, given: &[IpAddr])
     Ok(found)
 }
 
-/// The interfaces that are ours, by name.
-pub async fn own_interfaces(netlink: &Handle) -> Result<BTreeMap<String, u32>> {
+/// The interfaces that are ours, by name. Those that are expected are asked for
+/// singly where the listing lacks them: the kernel leaves some out while others
+/// come and go.
+pub async fn own_interfaces(
+    netlink: &Handle,
+    expected: impl Iterator<Item = &String> + Send,
+) -> Result<BTreeMap<String, u32>> {
     let links = link::list(netlink).await.context("list interfaces")?;
     let own = links.into_iter().filter(|link| is_own(&link.name));
-    Ok(own.map(|link| (link.name, link.index)).collect())
+    let mut own: BTreeMap<String, u32> = own.map(|link| (link.name, link.index)).collect();
+    for name in expected {
+        if !own.contains_key(name)
+            && let Some(index) = link::index(netlink, name).await?
+        {
+            own.insert(name.clone(), index);
+        }
+    }
+    Ok(own)
 }
 
 /// Our interfaces that somebody has set down.

@@ -130,20 +130,19 @@ pub async fn dropping_chain(v4: bool) -> Option<String> {
 
 /// Our exceptions, wherever they are.
 pub async fn accepts() -> Vec<Accept> {
-    let mut found = Vec::new();
-    for v4 in [true, false] {
-        for chain in ["DOCKER-USER", "FORWARD"] {
-            let Ok(rules) = iptables(v4, &["-S", chain]).await else { continue };
-            for direction in [Direction::In, Direction::Out] {
-                let accept = Accept { v4, chain: chain.into(), direction };
-                let rule = format!("-A {}", rule(&accept).join(" "));
-                if rules.lines().any(|line| line.replace('"', "") == rule) {
-                    found.push(accept);
-                }
-            }
-        }
-    }
-    found
+    let chains = [(true, "DOCKER-USER"), (true, "FORWARD"), (false, "DOCKER-USER"), (false, "FORWARD")];
+    let found = chains.map(|(v4, chain)| accepts_in(v4, chain));
+    futures::future::join_all(found).await.concat()
+}
+
+async fn accepts_in(v4: bool, chain: &str) -> Vec<Accept> {
+    let rules = iptables(v4, &["-S", chain]).await.unwrap_or_default();
+    let accept = |direction| Accept { v4, chain: chain.into(), direction };
+    let there = |accept: &Accept| {
+        let rule = format!("-A {}", rule(accept).join(" "));
+        rules.lines().any(|line| line.replace('"', "") == rule)
+    };
+    [Direction::In, Direction::Out].map(accept).into_iter().filter(there).collect()
 }
 
 /// Puts an exception before everything else in its chain.

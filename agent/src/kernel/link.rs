@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, future::ready};
 use ipnet::IpNet;
 use margay_common::net::{GATEWAY_MAC, Mac};
 use netlink_packet_route::{
@@ -31,6 +31,8 @@ use crate::{
 
 /// The number that marks the kernel's routes as ours (`ip route show proto`).
 pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);
+/// How often an interrupted listing is begun anew.
+const LISTINGS: usize = 100;
 /// The other end of `margay0`; nothing ever arrives there.
 pub const HOST_PEER: &str = "margay0-peer";
 
@@ -71,7 +73,19 @@ impl From<LinkMessage> for Link {
 
 /// All interfaces.
 pub async fn list(netlink: &Handle) -> Result<Vec<Link>> {
-    Ok(netlink.link().get().execute().map_ok(Link::from).try_collect().await?)
+    whole(|| netlink.link().get().execute().map_ok(Link::from).try_collect()).await
+}
+
+/// A listing that nothing interrupted: while interfaces come and go the kernel
+/// may leave some out, and says so (`NLM_F_DUMP_INTR`, here EBUSY).
+async fn whole<T, F: Future<Output = Result<T, Error>>>(list: impl Fn() -> F) -> Result<T> {
+    for _ in 0..LISTINGS {
+        match list().await {
+            Err(error) if is(&error, libc::EBUSY) => tokio::task::yield_now().await,
+            result => return Ok(result?),
+        }
+    }
+    bail!("others change the host's interfaces at every look")
 }
 
 /// The interface of that name.
@@ -162,9 +176,9 @@ pub async fn addresses(netlink: &Handle, index: u32) -> Result<Vec<IpNet>> {
 
 /// All addresses of this host, each with its interface and prefix.
 pub async fn all_addresses(netlink: &Handle) -> Result<Vec<(u32, IpNet)>> {
-    let mut found = netlink.address().get().execute();
+    let all = || netlink.address().get().execute().try_collect::<Vec<_>>();
     let mut addresses = Vec::new();
-    while let Some(message) = found.try_next().await? {
+    for message in whole(all).await? {
         let local = message.attributes.iter().find_map(|a| match a {
             AddressAttribute::Local(addr) => Some(*addr),
             _ => None,
@@ -239,8 +253,8 @@ pub async fn default_interfaces(netlink: &Handle) -> Result<Vec<u32>> {
 /// The same of one family.
 pub async fn default_interfaces_of(netlink: &Handle, v4: bool) -> Result<Vec<u32>> {
     let mut defaults: Vec<(u32, u32)> = Vec::new();
-    let mut found = netlink.route().get(every_route(v4)).execute();
-    while let Some(message) = found.try_next().await? {
+    let all = || netlink.route().get(every_route(v4)).execute().try_collect::<Vec<_>>();
+    for message in whole(all).await? {
         let unicast = message.header.kind == RouteType::Unicast;
         let main = message.header.table == RouteHeader::RT_TABLE_MAIN;
         if message.header.destination_prefix_length != 0 || !unicast || !main {
@@ -278,12 +292,13 @@ fn every_route(v4: bool) -> RouteMessage {
 pub async fn host_routes(netlink: &Handle) -> Result<Vec<(IpNet, HostRoute)>> {
     let mut routes = Vec::new();
     for v4 in [true, false] {
-        let mut found = netlink.route().get(every_route(v4)).execute();
-        while let Some(message) = found.try_next().await? {
-            if message.header.protocol == PROTOCOL {
-                routes.extend(host_route(&message, v4));
-            }
-        }
+        let all = || {
+            let found = netlink.route().get(every_route(v4)).execute();
+            // Others' may be as many as the Internet has.
+            let ours = found.try_filter(|message| ready(message.header.protocol == PROTOCOL));
+            ours.try_collect::<Vec<_>>()
+        };
+        routes.extend(whole(all).await?.iter().filter_map(|message| host_route(message, v4)));
     }
     Ok(routes)
 }

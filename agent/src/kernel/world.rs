@@ -41,10 +41,10 @@ pub async fn read(netlink: &Handle, uplink: &str, originals: &Originals) -> Resu
         if names.is_empty() {
             names.insert(uplink.to_owned());
         }
-        if let Some(chain) = firewall::dropping_chain(v4).await {
-            world.drops.insert(v4, chain);
-        }
     }
+    let chains = futures::join!(firewall::dropping_chain(true), firewall::dropping_chain(false));
+    world.drops.extend(chains.0.map(|chain| (true, chain)));
+    world.drops.extend(chains.1.map(|chain| (false, chain)));
     Ok(world)
 }
 

@@ -17,6 +17,9 @@ use crate::{
     workload::new_id,
 };
 
+/// Attempts before a race is given up as lost.
+const ATTEMPTS: usize = 16;
+
 impl Membership {
     /// Writes the node's own keys, unless another node has its name or one of
     /// its addresses. Gives the node as it is written.
@@ -32,12 +35,14 @@ impl Membership {
         ];
         let mut prefixes: Vec<String> = addresses.iter().chain(&singles).map(Key::to_string).collect();
         prefixes.extend(["networks/", "nodes/", "pools/"].map(|prefix| format!("{ROOT}{prefix}")));
-        let listing = self.store.list(&prefixes).await?;
-        let (txn, node) = self.registration(look, &listing, &addresses)?;
-        match self.store.commit(txn).await? {
-            Commit::Done(_) => Ok(node),
-            Commit::Conflict => Err(anyhow!("others changed the cluster at the same moment").into()),
+        for _ in 0..ATTEMPTS {
+            let listing = self.store.list(&prefixes).await?;
+            let (txn, node) = self.registration(look, &listing, &addresses)?;
+            if let Commit::Done(_) = self.store.commit(txn).await? {
+                return Ok(node);
+            }
         }
+        Err(anyhow!("others change the cluster at every attempt").into())
     }
 
     fn registration(&self, look: &Look, listing: &Listing, addresses: &[Key]) -> anyhow::Result<(Txn, Node)> {

@@ -1,12 +1,13 @@
 //! Putting into the store what this node's endpoints have.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use tracing::{info, warn};
 
 use super::{Membership, Trouble};
 use crate::{
+    ipam::Held,
     journal::Member,
     model::{
         Unknown,
@@ -37,6 +38,7 @@ impl Membership {
         let listing = self.store.list(&[format!("{ROOT}networks/")]).await?;
         let mut snapshot = Snapshot::default();
         snapshot.replace(&listing.entries);
+        let used: Vec<u32> = by_network.keys().copied().collect();
         for (id, endpoints) in by_network {
             // What cannot be read is not gone.
             if snapshot.unreadable.contains_key(&Key::Network(id).to_string()) {
@@ -47,8 +49,14 @@ impl Membership {
             let same = network.filter(|found| known.is_none_or(|known| found.same_options(known)));
             self.restore_network(same, endpoints).await?;
         }
-        for id in snapshot.networks.keys() {
-            self.workloads.ipam.sweep(*id).await?;
+        let own = self.control.look(|state| {
+            let claims = state.snapshot.claims.iter().map(|((id, _), claim)| (*id, claim));
+            let borrowed = state.snapshot.borrowed.iter().map(|((id, _), claim)| (*id, claim));
+            let own = claims.chain(borrowed).filter(|(_, claim)| claim.node == state.facts.node);
+            own.map(|(id, _)| id).collect::<BTreeSet<u32>>()
+        });
+        for id in own.await?.into_iter().chain(used).collect::<BTreeSet<u32>>() {
+            self.workloads.ipam.sweep(id).await?;
         }
         Ok(())
     }
@@ -58,8 +66,7 @@ impl Membership {
         network: Option<&Network>,
         endpoints: Vec<Endpoint>,
     ) -> Result<(), Trouble> {
-        let held: Vec<(Holder, Vec<IpAddr>)> =
-            endpoints.iter().map(|e| (holder(e), e.addresses.clone())).collect();
+        let held: Vec<Held> = endpoints.iter().map(held).collect();
         let lost = match network {
             Some(network) => self.workloads.ipam.restore(network, &held).await?,
             None => {
@@ -75,6 +82,10 @@ impl Membership {
                     None => info!("endpoint {} is served again", endpoint.id),
                 }
                 endpoint.lost = reason;
+                // One that was detached meanwhile does not come back.
+                if !self.journal.has(&endpoint.id) {
+                    continue;
+                }
                 self.journal.put(&endpoint).context("journal")?;
                 self.control.update(endpoint).await;
             }
@@ -88,6 +99,8 @@ impl Membership {
 }
 
 /// An endpoint as its block names it.
-fn holder(endpoint: &Endpoint) -> Holder {
-    Holder { endpoint: endpoint.id.clone(), name: endpoint.name.clone(), node: None, unknown: Unknown::new() }
+fn held(endpoint: &Endpoint) -> Held {
+    let (id, name) = (endpoint.id.clone(), endpoint.name.clone());
+    let holder = Holder { endpoint: id, name, node: None, unknown: Unknown::new() };
+    Held { holder, addresses: endpoint.addresses.clone(), lost: endpoint.lost.is_some() }
 }

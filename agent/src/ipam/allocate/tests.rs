@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
+    ipam::Held,
     model::{
         self, Unknown,
         block::Allocations,
@@ -31,6 +32,10 @@ fn node(store: &Arc<Embedded>, name: &str) -> Ipam {
 
 fn holder(endpoint: &str) -> Holder {
     Holder { endpoint: endpoint.into(), name: None, node: None, unknown: Unknown::new() }
+}
+
+fn held(endpoint: &str, addresses: Vec<IpAddr>) -> Held {
+    Held { holder: holder(endpoint), addresses, lost: false }
 }
 
 fn request(endpoint: &str, wanted: &[&str]) -> Request {
@@ -179,13 +184,13 @@ async fn the_stash_serves_while_the_store_is_away() {
     while let Ok(addresses) =
         ipam.allocate_from_stash(&network, &request(&format!("s{}", stashed.len()), &[]), "away").await
     {
-        stashed.push((holder(&format!("s{}", stashed.len())), addresses));
+        stashed.push(held(&format!("s{}", stashed.len()), addresses));
     }
     assert_eq!(stashed.len(), 16);
     assert_eq!(holders(&store).await, ["a"], "nothing is written yet");
     // What the store does not know yet is not given again.
     let later = ipam.allocate(&network, &request("b", &[])).await.expect("room")[0];
-    assert!(!stashed.iter().any(|(_, addresses)| addresses.contains(&later)));
+    assert!(!stashed.iter().any(|held| held.addresses.contains(&later)));
     assert!(ipam.restore(&network, &stashed).await.expect("memory").is_empty());
     assert_eq!(holders(&store).await.len(), 18);
     assert_eq!(ipam.stash(1).await.len(), 16, "kept back anew");
@@ -197,18 +202,25 @@ async fn what_the_store_lost_is_put_back_and_a_conflict_is_told() {
     let (h1, h2) = (node(&store, "h1"), node(&store, "h2"));
     let mut mine = Vec::new();
     for id in ["a", "b"] {
-        mine.push((holder(id), h1.allocate(&network, &request(id, &[])).await.expect("room")));
+        mine.push(held(id, h1.allocate(&network, &request(id, &[])).await.expect("room")));
     }
     let wipe = vec![Op::DeletePrefix(routes_of(1)), Op::DeletePrefix(ipam_of(1))];
     store.commit(Txn { conditions: vec![], ops: wipe }).await.expect("memory");
     // Meanwhile another node got the first of them.
-    let taken = mine[0].1[0].to_string();
+    let taken = mine[0].addresses[0].to_string();
     h2.allocate(&network, &request("x", &[&taken])).await.expect("free");
     let lost = h1.restore(&network, &mine).await.expect("memory");
     assert_eq!(lost.keys().collect::<Vec<_>>(), ["a"]);
     assert!(lost["a"].contains("endpoint x of node h2"), "{lost:?}");
     assert_eq!(holders(&store).await, ["x", "b"], "the other is borrowed from what is now h2's block");
+    mine[0].lost = true;
     assert!(h1.restore(&network, &mine).await.expect("memory").contains_key("a"), "and it stays so");
+    h2.release(1, "x").await.expect("memory");
+    assert!(h1.restore(&network, &mine).await.expect("memory").is_empty(), "until it is free again");
+    // One that is being detached is not put back.
+    h1.release(1, "b").await.expect("memory");
+    h1.restore(&network, &mine).await.expect("memory");
+    assert_eq!(holders(&store).await, ["a"]);
 }
 
 #[tokio::test]
