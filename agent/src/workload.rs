@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use margay_common::net::Mac;
 use tokio::{
     sync::{Mutex, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -40,6 +40,11 @@ use crate::{
 
 /// How long an attach waits for the node to join.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a namespace that nobody has any more is looked for, and how many
+/// times.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS: usize = 40;
 
 /// What a front end asks for.
 #[derive(Clone, Debug)]
@@ -324,8 +329,14 @@ impl Workloads {
         let endpoints = self.journal.endpoints()?;
         let named = |e: &&Endpoint| e.network == network.id && e.name.as_deref() == Some(name);
         let Some(other) = endpoints.values().find(named) else { return Ok(()) };
-        if link::index(&self.netlink, &other.host_interface).await?.is_none() {
-            return self.take_down(other).await;
+        // The kernel takes a moment to end a namespace that nobody has any more.
+        let left = Netns::open(&other.netns).map_or(true, |netns| netns.inode != other.sandbox);
+        let looks = if left { LOOKS } else { 1 };
+        for _ in 0..looks {
+            if link::index(&self.netlink, &other.host_interface).await?.is_none() {
+                return self.take_down(other).await;
+            }
+            sleep(LOOK).await;
         }
         bail!("endpoint {} of network {} is named {name} already", other.id, network.name)
     }

@@ -1,5 +1,6 @@
 //! One agent, real interfaces, real packets.
 
+mod addresses;
 mod attach;
 mod bad_input;
 mod cleanup;
