@@ -1,5 +1,7 @@
 //! The agent: configure, build, run, and leave everything in place.
 
+mod doors;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
@@ -9,9 +11,11 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use doors::Doors;
+
 use crate::{
-    api::server::{self, Agent},
-    config::{Config, SOCKET},
+    api::server::Agent,
+    config::Config,
     control::{Control, Loop, Sources, State},
     desired::{LocalFacts, World},
     ipam::Ipam,
@@ -31,6 +35,7 @@ use crate::{
     membership::Membership,
     model::snapshot::{Event, Snapshot},
     network::Networks,
+    report::Report,
     workload::{Which, Workloads, new_id},
 };
 
@@ -48,8 +53,7 @@ pub async fn run(config: Config) -> Result<()> {
     let facts = first_facts(&config, &netlink, &journal).await?;
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
-    let listener = server::listen(&config.run_dir.join(SOCKET), &config.access).await?;
-    let metrics = server::listen_for_metrics(config.metrics).await?;
+    let mut doors = Doors::open(&config).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
     let log = config.datapath_log;
@@ -87,7 +91,11 @@ pub async fn run(config: Config) -> Result<()> {
         Membership::new(Arc::clone(&store), Arc::clone(&workloads), journal, instance, config.block_idle);
     let membership = Arc::new(membership);
     let stop = Arc::new(Notify::new());
+    let report = Arc::new(Report::default());
+    let docker = doors.open_to_docker(&workloads, &report, &on_rounds)?;
     let agent = Arc::new(Agent {
+        report,
+        calls: docker.as_ref().map(|docker| docker.calls.clone()),
         stop: Arc::clone(&stop),
         workloads: Arc::clone(&workloads),
         membership: Arc::clone(&membership),
@@ -103,11 +111,10 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::spawn(bury(workloads, vanishing));
     tokio::select! {
         result = control_loop.run() => result.and(Err(anyhow!("the control loop ended"))),
-        result = server::serve(listener, Arc::clone(&agent)) => result,
-        result = server::serve_metrics(metrics, agent) => result,
+        result = doors.serve(agent) => result,
         result = told_to_end(&stop) => result,
     }?;
-    drop(std::fs::remove_file(config.run_dir.join(SOCKET)));
+    doors.close();
     info!("ended; the datapath goes on");
     Ok(())
 }
@@ -147,7 +154,7 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
     };
     let uplink = facts::uplink(netlink, &name).await?;
     let addresses = facts::node_addresses(netlink, &uplink, &config.addresses).await?;
-    let endpoints = journal.endpoints()?;
+    let endpoints = journal.endpoints();
     let expected = endpoints.values().map(|endpoint| &endpoint.host_interface);
     let interfaces = facts::own_interfaces(netlink, expected).await?;
     Ok(LocalFacts {

@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +30,12 @@ pub const RUN_DIR: &str = "/run/margay";
 pub const STATE_DIR: &str = "/var/lib/margay";
 /// Where programs, maps and links are pinned.
 pub const BPFFS_DIR: &str = "/sys/fs/bpf/margay";
+/// Where Docker looks for a plugin of our name.
+const DOCKER_PLUGIN: &str = "/run/docker/plugins/margay.sock";
+/// Where Docker's API is.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// When what Docker asked for and did not use is taken back, in seconds.
+const DOCKER_PATIENCE: u64 = 60;
 /// The socket's name in the run folder.
 pub const SOCKET: &str = "agent.sock";
 
@@ -116,6 +123,16 @@ pub struct Settings {
     /// Permissions of the socket, octal [default: 600, or 660 with --socket-group]
     #[arg(long, value_name = "MODE")]
     pub socket_mode: Option<String>,
+    /// Socket of the plugin that Docker calls, or `off`
+    /// [default: /run/docker/plugins/margay.sock, where Docker looks]
+    #[arg(long, value_name = "PATH")]
+    pub docker_plugin: Option<PathBuf>,
+    /// Socket of this host's Docker API [default: /var/run/docker.sock]
+    #[arg(long, value_name = "PATH")]
+    pub docker_socket: Option<PathBuf>,
+    /// Seconds after which what Docker asked for and did not use is taken back [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub docker_patience: Option<u64>,
     /// How the log is written [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log: Option<LogFormat>,
@@ -186,6 +203,22 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Who may use the socket.
     pub access: Access,
+    /// Docker's way to the agent and back, unless it is switched off.
+    pub docker: Option<DockerAt>,
+}
+
+/// Docker's way to the agent and back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerAt {
+    /// Socket of the plugin.
+    pub plugin: PathBuf,
+    /// Whether somebody named it: a usual place that cannot be used is no
+    /// reason not to start.
+    pub asked: bool,
+    /// Socket of Docker's API.
+    pub api: PathBuf,
+    /// How long what Docker asked for may go unused.
+    pub patience: Duration,
 }
 
 impl StoreAt {
@@ -268,6 +301,9 @@ impl Settings {
             socket_owner: self.socket_owner.or(file.socket_owner),
             socket_group: self.socket_group.or(file.socket_group),
             socket_mode: self.socket_mode.or(file.socket_mode),
+            docker_plugin: self.docker_plugin.or(file.docker_plugin),
+            docker_socket: self.docker_socket.or(file.docker_socket),
+            docker_patience: self.docker_patience.or(file.docker_patience),
             log: self.log.or(file.log),
             unknown: BTreeMap::new(),
         }
@@ -276,6 +312,7 @@ impl Settings {
     /// Checks the settings.
     pub fn check(self) -> Result<Config> {
         let access = self.access()?;
+        let docker = self.docker();
         let node = match self.node {
             Some(node) => node,
             None => host_name()?,
@@ -300,11 +337,25 @@ impl Settings {
             address_rest: self.address_rest.unwrap_or(ADDRESS_REST),
             block_idle: self.block_idle.unwrap_or(BLOCK_IDLE),
             masquerade: self.masquerade != Some(Switch::Off),
+            docker,
         })
     }
 }
 
 impl Settings {
+    fn docker(&self) -> Option<DockerAt> {
+        let named = self.docker_plugin.clone();
+        if named.as_deref() == Some(Path::new("off")) {
+            return None;
+        }
+        Some(DockerAt {
+            asked: named.is_some(),
+            plugin: named.unwrap_or_else(|| DOCKER_PLUGIN.into()),
+            api: self.docker_socket.clone().unwrap_or_else(|| DOCKER_SOCKET.into()),
+            patience: Duration::from_secs(self.docker_patience.unwrap_or(DOCKER_PATIENCE)),
+        })
+    }
+
     fn access(&self) -> Result<Access> {
         let owner = match &self.socket_owner {
             Some(name) => {

@@ -3,6 +3,7 @@
 //! its stash, its cluster, and the last good values of what cannot be read.
 //!
 //! ```text
+//! docker/<id>.json       one network of Docker's each
 //! instance               who this state folder belongs to
 //! endpoints/<id>.json    one endpoint each
 //! networks/<id>.json     one network each, with the stash
@@ -16,7 +17,7 @@ use std::{
     io::{ErrorKind, Write},
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result};
@@ -35,10 +36,29 @@ pub struct Member {
     pub stash: BTreeSet<IpAddr>,
 }
 
+/// One of Docker's networks on this host, and which network of ours it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerNetwork {
+    /// Docker's id, on this host alone; 64 hexadecimal digits.
+    pub id: String,
+    /// The network's id in the cluster.
+    pub network: u32,
+    /// The name that its options ask for, whatever Docker calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
+    /// When it was made, in seconds since 1970.
+    pub since: u64,
+    /// Whether Docker has removed it, so that it is to go everywhere.
+    #[serde(default)]
+    pub removed: bool,
+}
+
 /// The folder of the files.
 #[derive(Clone, Debug)]
 pub struct Journal {
     dir: PathBuf,
+    /// The endpoints, as the files have them: nobody else writes these.
+    endpoints: Arc<Mutex<BTreeMap<String, Endpoint>>>,
     /// Held while a network is written: many attaches do that at once.
     networks: Arc<Mutex<()>>,
 }
@@ -46,6 +66,7 @@ pub struct Journal {
 /// Folders and files below the state folder.
 const ENDPOINTS: &str = "endpoints";
 const NETWORKS: &str = "networks";
+const DOCKER: &str = "docker";
 const CLUSTER: &str = "cluster.json";
 const LAST_GOOD: &str = "last-good.json";
 const INSTANCE: &str = "instance";
@@ -53,14 +74,22 @@ const INSTANCE: &str = "instance";
 impl Journal {
     /// Opens the journal in the state folder.
     pub fn open(dir: &Path) -> Result<Self> {
-        for dir in [dir.join(ENDPOINTS), dir.join(NETWORKS)] {
+        for dir in [dir.join(ENDPOINTS), dir.join(NETWORKS), dir.join(DOCKER)] {
             fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
             // What a crash left of a write that did not come to its end.
             for path in entries(&dir)?.iter().filter(|path| path.extension().is_some_and(|e| e == "new")) {
                 remove(path)?;
             }
         }
-        Ok(Self { dir: dir.to_owned(), networks: Arc::default() })
+        let journal = Self { dir: dir.to_owned(), endpoints: Arc::default(), networks: Arc::default() };
+        let endpoints: Vec<Endpoint> = journal.all(ENDPOINTS)?;
+        let endpoints = endpoints.into_iter().map(|endpoint| (endpoint.id.clone(), endpoint)).collect();
+        *journal.held() = endpoints;
+        Ok(journal)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Endpoint>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What names this state folder; made the first time, as `new` says.
@@ -75,24 +104,27 @@ impl Journal {
     }
 
     /// All endpoints by id. A file that does not parse is left and told.
-    pub fn endpoints(&self) -> Result<BTreeMap<String, Endpoint>> {
-        let endpoints: Vec<Endpoint> = self.all(ENDPOINTS)?;
-        Ok(endpoints.into_iter().map(|endpoint| (endpoint.id.clone(), endpoint)).collect())
+    pub fn endpoints(&self) -> BTreeMap<String, Endpoint> {
+        self.held().clone()
     }
 
     /// Writes an endpoint; it is there whole or not at all.
     pub fn put(&self, endpoint: &Endpoint) -> Result<()> {
-        write(&self.entry(ENDPOINTS, &endpoint.id), &model::encode(endpoint))
+        write(&self.entry(ENDPOINTS, &endpoint.id), &model::encode(endpoint))?;
+        self.held().insert(endpoint.id.clone(), endpoint.clone());
+        Ok(())
     }
 
     /// Whether an endpoint is there.
     pub fn has(&self, id: &str) -> bool {
-        self.entry(ENDPOINTS, id).exists()
+        self.held().contains_key(id)
     }
 
     /// Forgets an endpoint.
     pub fn remove(&self, id: &str) -> Result<()> {
-        remove(&self.entry(ENDPOINTS, id))
+        remove(&self.entry(ENDPOINTS, id))?;
+        self.held().remove(id);
+        Ok(())
     }
 
     /// The networks that this node has something of, by id.
@@ -112,6 +144,22 @@ impl Journal {
     /// Forgets a network.
     pub fn remove_network(&self, id: u32) -> Result<()> {
         remove(&self.entry(NETWORKS, &id.to_string()))
+    }
+
+    /// The networks that this host's Docker has of us, by Docker's id.
+    pub fn docker_networks(&self) -> Result<BTreeMap<String, DockerNetwork>> {
+        let networks: Vec<DockerNetwork> = self.all(DOCKER)?;
+        Ok(networks.into_iter().map(|network| (network.id.clone(), network)).collect())
+    }
+
+    /// Writes one of Docker's networks.
+    pub fn put_docker_network(&self, network: &DockerNetwork) -> Result<()> {
+        write(&self.entry(DOCKER, &network.id), &model::encode(network))
+    }
+
+    /// Forgets one of Docker's networks.
+    pub fn remove_docker_network(&self, id: &str) -> Result<()> {
+        remove(&self.entry(DOCKER, id))
     }
 
     /// The cluster as it was last seen.
@@ -152,7 +200,7 @@ impl Journal {
 
     /// Removes everything that the journal wrote.
     pub fn erase(dir: &Path) -> Result<()> {
-        for folder in [ENDPOINTS, NETWORKS] {
+        for folder in [ENDPOINTS, NETWORKS, DOCKER] {
             let folder = dir.join(folder);
             for path in entries(&folder)? {
                 if path.extension().is_some_and(|extension| extension == "json" || extension == "new") {
@@ -241,7 +289,8 @@ mod tests {
         journal.put_last_good(&values).expect("a disk");
         assert_eq!(journal.last_good().expect("there"), values);
         fs::write(dir.path().join("endpoints/x.json"), "{").expect("a disk");
-        assert!(journal.endpoints().expect("readable").is_empty());
+        let journal = Journal::open(dir.path()).expect("readable");
+        assert!(journal.endpoints().is_empty());
         fs::write(dir.path().join(CLUSTER), "{").expect("a disk");
         let error = format!("{:#}", journal.known().expect_err("broken"));
         assert!(error.contains("cluster.json") && error.contains("remove it"), "{error}");

@@ -271,7 +271,7 @@ impl Membership {
             }
         }
         let used: BTreeSet<u32> =
-            self.journal.endpoints()?.values().map(|endpoint| endpoint.network).collect();
+            self.journal.endpoints().values().map(|endpoint| endpoint.network).collect();
         for (id, mut member) in self.journal.networks()? {
             member.stash = self.workloads.ipam.stash(id).await;
             if !used.contains(&id) && (member.stash.is_empty() || !existing.contains(&id)) {

@@ -1,11 +1,11 @@
 //! Metrics in the text format of OpenMetrics, made afresh for every reader
 //! from what the kernel and the control loop say.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
@@ -32,6 +32,38 @@ struct Map {
     map: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    call: String,
+    result: &'static str,
+}
+
+/// How long the calls of a plugin take.
+#[derive(Clone, Debug)]
+pub struct Calls(Family<Call, Histogram>);
+
+impl Default for Calls {
+    fn default() -> Self {
+        // From half a millisecond to the ten seconds that a call has at most.
+        Self(Family::new_with_constructor(|| {
+            Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0])
+        }))
+    }
+}
+
+impl Calls {
+    /// A call was answered after that time. Whatever is no call of the protocol
+    /// counts as `unknown`, so that nobody can make up labels.
+    pub fn observe(&self, call: &str, time: Duration, ok: bool) {
+        let name = call.trim_start_matches('/');
+        let is_call = ["Plugin.", "NetworkDriver.", "IpamDriver."].iter().any(|kind| name.starts_with(kind));
+        let known = is_call && (ok || name.bytes().all(|b| b.is_ascii_alphabetic() || b == b'.'));
+        let call = if known && name.len() < 64 { name } else { "unknown" };
+        let label = Call { call: call.into(), result: if ok { "done" } else { "refused" } };
+        self.0.get_or_create(&label).observe(time.as_secs_f64());
+    }
+}
+
 /// What the control loop knows, for one reader.
 #[derive(Debug)]
 pub struct Reading {
@@ -46,11 +78,12 @@ pub struct Reading {
     unhealthy: usize,
     problems: usize,
     rounds: Rounds,
+    calls: Option<Calls>,
 }
 
 impl Reading {
     /// Reads the state; `problems` is how many things are wrong.
-    pub fn of(state: &State, problems: usize) -> Self {
+    pub fn of(state: &State, problems: usize, calls: Option<Calls>) -> Self {
         Self {
             in_sync: state.in_sync() && state.store.away.is_none(),
             revision: state.revision,
@@ -63,6 +96,7 @@ impl Reading {
             unhealthy: state.lost.len(),
             problems,
             rounds: state.rounds.clone(),
+            calls,
         }
     }
 }
@@ -106,6 +140,10 @@ pub fn text(reading: &Reading, counters: &[counters::Counter], maps: &[Usage]) -
     registry.register("changes_failed", "Changes that the kernel refused, every attempt", failed.clone());
     let help = "From an event to the kernel holding what follows from it";
     registry.register_with_unit("apply", help, Unit::Seconds, seconds.clone());
+    if let Some(Calls(calls)) = &reading.calls {
+        let help = "Calls of Docker's plugin protocol, and how long they take";
+        registry.register_with_unit("docker_call", help, Unit::Seconds, calls.clone());
+    }
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {
         // Writing to memory fails only on a bug in a label, and a reader sees
@@ -168,7 +206,10 @@ mod tests {
             text: String::new(),
         };
         let state = State::default();
-        let text = text(&Reading::of(&state, 2), &[counter], &[("ROUTES", 5, 10)]);
+        let calls = Calls::default();
+        calls.observe("/NetworkDriver.Join", Duration::from_millis(3), true);
+        calls.observe("/made/up", Duration::from_millis(3), false);
+        let text = text(&Reading::of(&state, 2, Some(calls)), &[counter], &[("ROUTES", 5, 10)]);
         for line in [
             r#"margay_packets_total{program="from_workload",kind="dropped",reason="isolated"} 7"#,
             r#"margay_traffic_bytes_total{program="from_workload",kind="dropped",reason="isolated"} 700"#,
@@ -179,6 +220,8 @@ mod tests {
             "margay_changes_failed_total 0",
             "margay_problems 2",
             "margay_apply_seconds_count 0",
+            r#"margay_docker_call_seconds_count{call="NetworkDriver.Join",result="done"} 1"#,
+            r#"margay_docker_call_seconds_count{call="unknown",result="refused"} 1"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

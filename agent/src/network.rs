@@ -2,12 +2,15 @@
 //! front end shares.
 
 pub mod pool;
+mod runtime;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use runtime::Naming;
 
 use crate::{
     model::{
@@ -19,6 +22,7 @@ use crate::{
     },
     store::{Commit, Condition, Op, Store, Txn},
 };
+use runtime::Reservation;
 
 /// Attempts before a race is given up as lost.
 const ATTEMPTS: usize = 16;
@@ -38,9 +42,17 @@ struct Guard {
 /// What creating and removing rests on.
 struct Reading {
     snapshot: Snapshot,
+    /// Subnets that are kept for networks to come.
+    reserved: BTreeMap<IpNet, Reservation>,
     guard: Guard,
     /// That nobody else created or removed anything since.
     unchanged: Condition,
+}
+
+impl Reading {
+    fn revision_of(&self, network: u32) -> i64 {
+        self.snapshot.network_revisions.get(&network).copied().unwrap_or_default()
+    }
 }
 
 /// The networks of the cluster.
@@ -59,44 +71,53 @@ impl Networks {
     /// it is in the store.
     pub async fn create(&self, request: NetworkRequest) -> Result<(Network, i64)> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged } = self.read().await?;
+            let reading = self.read().await?;
             let mut request = request.clone();
-            if let Some(found) = snapshot.network(&request.name) {
-                let revision = snapshot.network_revisions.get(&found.id).copied().unwrap_or_default();
-                if request.subnets.is_empty() {
-                    request.subnets = found.subnets.iter().map(|subnet| subnet.cidr).collect();
-                }
+            if let Some(found) = reading.snapshot.network(&request.name) {
+                request.like(found);
                 let wanted = request.into_network(found.id)?;
-                return same(found, &wanted).map(|found| (found, revision));
+                return same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
             }
             if request.subnets.is_empty() {
-                request.subnets = pool::take(&snapshot, request.ipv6)?;
+                request.subnets = pool::take(&reading, request.ipv6)?;
+                request.pooled = true;
             }
-            let next = guard.next_network;
-            let network = request.into_network(next)?;
-            check_overlap(&network, &snapshot)?;
-            if next > ID_MAX {
-                bail!("all {ID_MAX} network ids are used up; ids are never given twice");
-            }
-            let guard = Guard { next_network: next + 1, ..guard };
-            let txn = Txn {
-                conditions: vec![unchanged, Condition::Absent(Key::Network(next))],
-                ops: vec![
-                    Op::Put(Key::Guard, model::encode(&guard)),
-                    Op::Put(Key::Network(next), model::encode(&network)),
-                ],
-            };
-            if let Commit::Done(revision) = self.store.commit(txn).await? {
-                return Ok((network, revision));
+            if let Some(done) = self.add(reading, request).await? {
+                return Ok(done);
             }
         }
         bail!("others create and remove networks at every attempt; try again");
     }
 
+    /// Adds a network that is not there; `None` if the race is lost.
+    async fn add(&self, reading: Reading, request: NetworkRequest) -> Result<Option<(Network, i64)>> {
+        let Reading { snapshot, reserved, guard, unchanged } = reading;
+        let next = guard.next_network;
+        let network = request.into_network(next)?;
+        check_overlap(&network, &snapshot, &reserved)?;
+        if next > ID_MAX {
+            bail!("all {ID_MAX} network ids are used up; ids are never given twice");
+        }
+        let guard = Guard { next_network: next + 1, ..guard };
+        let mut txn = Txn {
+            conditions: vec![unchanged, Condition::Absent(Key::Network(next))],
+            ops: vec![
+                Op::Put(Key::Guard, model::encode(&guard)),
+                Op::Put(Key::Network(next), model::encode(&network)),
+            ],
+        };
+        let kept = network.subnets.iter().filter(|subnet| reserved.contains_key(&subnet.cidr));
+        txn.ops.extend(kept.map(|subnet| Op::Delete(Key::Reservation(subnet.cidr))));
+        match self.store.commit(txn).await? {
+            Commit::Done(revision) => Ok(Some((network, revision))),
+            _ => Ok(None),
+        }
+    }
+
     /// Puts a network back that the store lost, unless another has its id.
     pub async fn put_back(&self, network: &Network) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, mut guard, unchanged } = self.read().await?;
+            let Reading { snapshot, mut guard, unchanged, .. } = self.read().await?;
             if snapshot.networks.contains_key(&network.id) {
                 return Ok(());
             }
@@ -117,9 +138,16 @@ impl Networks {
 
     /// Removes a network that has no endpoints anywhere.
     pub async fn remove(&self, name: &str) -> Result<i64> {
+        let gone = || anyhow!("there is no network {name}");
+        self.take_away(|snapshot| snapshot.network(name)).await?.ok_or_else(gone)
+    }
+
+    /// Removes the network that `find` gives; `None` if it gives none.
+    async fn take_away(&self, find: impl Fn(&Snapshot) -> Option<&Network> + Sync) -> Result<Option<i64>> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged } = self.read().await?;
-            let Some(network) = snapshot.network(name) else { bail!("there is no network {name}") };
+            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+            let Some(network) = find(&snapshot) else { return Ok(None) };
+            let name = &network.name;
             let ipam = self.store.list(&[ipam_of(network.id)]).await?;
             let holders = holders(&ipam.entries);
             if !holders.is_empty() {
@@ -140,10 +168,10 @@ impl Networks {
                 ],
             };
             if let Commit::Done(revision) = self.store.commit(txn).await? {
-                return Ok(revision);
+                return Ok(Some(revision));
             }
         }
-        bail!("others use network {name} at every attempt; try again");
+        bail!("others use the network at every attempt; try again");
     }
 
     /// The revision of the network of that name, if the store has it.
@@ -155,7 +183,7 @@ impl Networks {
     /// Networks, nodes, pools and the guard at one revision.
     async fn read(&self) -> Result<Reading> {
         let mut prefixes: Vec<String> =
-            ["networks/", "nodes/", "pools/"].map(|p| format!("{ROOT}{p}")).into();
+            ["networks/", "nodes/", "pools/", "reservations/"].map(|p| format!("{ROOT}{p}")).into();
         prefixes.push(Key::Guard.to_string());
         let listing = self.store.list(&prefixes).await?;
         let mut snapshot = Snapshot::default();
@@ -167,7 +195,8 @@ impl Networks {
             Some(value) => model::decode(value).with_context(|| Key::Guard.to_string())?,
             None => Guard { next_network: 1, unknown: Unknown::new() },
         };
-        Ok(Reading { snapshot, guard, unchanged: listing.unchanged(&Key::Guard) })
+        let reserved = runtime::reservations(&listing.entries)?;
+        Ok(Reading { snapshot, reserved, guard, unchanged: listing.unchanged(&Key::Guard) })
     }
 }
 
@@ -183,16 +212,28 @@ fn same(found: &Network, wanted: &Network) -> Result<Network> {
             .map(|s| format!("{} gateway {} blocks of /{}", s.cidr, s.gateway, s.block_len))
             .collect();
         let mtu = network.mtu.map(|mtu| format!(", mtu {mtu}")).unwrap_or_default();
+        let ranges: Vec<String> =
+            network.subnets.iter().filter_map(|s| Some(format!(", range {}", s.range?))).collect();
+        let aux = network.subnets.iter().flat_map(|s| &s.aux);
+        let aux: Vec<String> = aux.map(|(name, addr)| format!(", {name} at {addr}")).collect();
         let internal = if network.internal { ", internal" } else { "" };
         let routable = if network.routable { ", routable" } else { "" };
-        format!("{}{mtu}{internal}{routable}", subnets.join(" and "))
+        format!("{}{}{}{mtu}{internal}{routable}", subnets.join(" and "), ranges.concat(), aux.concat())
     };
     bail!("network {} exists with other options: it has {}, not {}", found.name, plain(found), plain(wanted));
 }
 
-fn check_overlap(network: &Network, snapshot: &Snapshot) -> Result<()> {
+fn check_overlap(
+    network: &Network,
+    snapshot: &Snapshot,
+    reserved: &BTreeMap<IpNet, Reservation>,
+) -> Result<()> {
     for subnet in &network.subnets {
         let cidr = subnet.cidr;
+        let others = reserved.iter().filter(|(kept, _)| **kept != cidr);
+        if let Some((kept, by)) = others.into_iter().find(|(kept, _)| overlap(**kept, cidr)) {
+            bail!("subnet {cidr} overlaps {kept}, where node {} is creating a network", by.node);
+        }
         for other in snapshot.networks.values() {
             if let Some(theirs) = other.subnets.iter().find(|theirs| overlap(theirs.cidr, cidr)) {
                 bail!("subnet {cidr} overlaps {} of network {}", theirs.cidr, other.name);
@@ -218,11 +259,9 @@ fn holders(entries: &[Event]) -> Vec<String> {
         let Event::Put { key, value, .. } = entry else { continue };
         match model::decode::<Allocations>(value) {
             Ok(allocations) => {
-                let names = allocations.addresses.into_values();
-                let names = names.map(|holder| holder.name.unwrap_or(holder.endpoint));
-                let mut names = names.peekable();
-                if names.peek().is_some() {
-                    by_node.entry(allocations.node).or_default().extend(names);
+                for holder in allocations.addresses.into_values() {
+                    let node = holder.node.unwrap_or_else(|| allocations.node.clone());
+                    by_node.entry(node).or_default().insert(holder.name.unwrap_or(holder.endpoint));
                 }
             }
             Err(error) => drop(by_node.entry(format!("? ({key} {error})")).or_default().insert("?".into())),

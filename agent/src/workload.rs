@@ -2,6 +2,7 @@
 //! shares. Both are idempotent: the same request twice has one result.
 
 mod inside;
+pub mod staged;
 
 use std::{
     collections::BTreeMap,
@@ -37,6 +38,8 @@ use crate::{
     network::Networks,
     tables::VETH_PREFIX,
 };
+
+pub use staged::Create;
 
 /// How long an attach waits for the node to join.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,6 +94,8 @@ pub struct Workloads {
     open: watch::Sender<bool>,
     /// Whether the store may say more than this node's endpoints have.
     dirty: AtomicBool,
+    /// Addresses that a runtime asked for and no endpoint has.
+    leases: staged::Leases,
     /// One at a time for each interface of each namespace.
     busy: Mutex<BTreeMap<(u32, String), Turn>>,
 }
@@ -106,6 +111,7 @@ impl Workloads {
             journal,
             open: watch::Sender::new(false),
             dirty: AtomicBool::new(false),
+            leases: staged::Leases::default(),
             busy: Mutex::default(),
         }
     }
@@ -138,10 +144,7 @@ impl Workloads {
             Holder { endpoint: id.clone(), name: request.name.clone(), node: None, unknown: Unknown::new() };
         let wanted = ipam::Request { holder, wanted: request.addresses.clone() };
         let addresses = self.allocate(&network, &wanted).await?;
-        let mtu = {
-            let network = network.clone();
-            self.control.look(move |state| container_mtu(&network, &state.facts)).await?
-        };
+        let mtu = self.mtu(&network).await?;
         let endpoint = Endpoint {
             name: request.name,
             network: network.id,
@@ -154,6 +157,7 @@ impl Workloads {
             host_interface: format!("{VETH_PREFIX}{}", &id[..12]),
             mtu,
             ready: false,
+            docker: None,
             lost: None,
             id,
         };
@@ -181,7 +185,7 @@ impl Workloads {
     /// Detaches a container; `None` if it was not attached.
     pub async fn detach(&self, which: &Which) -> Result<Option<Endpoint>> {
         let Some(endpoint) = self.find(which)? else { return Ok(None) };
-        let turn = self.turn(endpoint.sandbox, &endpoint.ifname).await;
+        let turn = self.turn_of(&endpoint).await;
         let _turn = turn.lock().await;
         self.take_down(&endpoint).await?;
         info!(endpoint = endpoint.id, name = endpoint.name, network = endpoint.network_name, "detached");
@@ -223,6 +227,19 @@ impl Workloads {
         )
     }
 
+    /// Nothing is agreed upon before this node is a member, or with a store that
+    /// is away or not to be believed.
+    pub async fn agreed(&self) -> Result<()> {
+        if let Some(reason) = self.control.look(|state| state.store.away.clone()).await? {
+            bail!("the store is away: {}", reason.0);
+        }
+        self.joined().await?;
+        match self.control.look(State::refusal).await? {
+            Some(reason) => bail!(reason),
+            None => Ok(()),
+        }
+    }
+
     /// Addresses from the store, or from the stash while it cannot be asked.
     async fn allocate(&self, network: &Network, request: &ipam::Request) -> Result<Vec<IpAddr>> {
         if let Some(why) = self.control.look(State::refusal).await? {
@@ -240,7 +257,7 @@ impl Workloads {
 
     /// The endpoint that is meant.
     pub fn find(&self, which: &Which) -> Result<Option<Endpoint>> {
-        let endpoints = self.journal.endpoints()?;
+        let endpoints = self.journal.endpoints();
         match which {
             Which::Id(id) => {
                 if let Some(found) = endpoints.get(id) {
@@ -269,14 +286,28 @@ impl Workloads {
     }
 
     async fn bring_up(&self, endpoint: &Endpoint, network: &Network, netns: &Netns) -> Result<Endpoint> {
-        // The network first: an endpoint is nothing without it.
+        self.note(endpoint, network).await?;
+        self.open_host_side(endpoint, &endpoint.ifname, Some(netns)).await?;
+        inside::configure(netns, endpoint, network).await?;
+        let endpoint = Endpoint { ready: true, ..endpoint.clone() };
+        self.journal.put(&endpoint)?;
+        Ok(endpoint)
+    }
+
+    /// Writes an endpoint into the journal; its network first, without which it
+    /// is nothing.
+    async fn note(&self, endpoint: &Endpoint, network: &Network) -> Result<()> {
         let stash = self.ipam.stash(network.id).await;
         self.journal.put_network(&Member { network: network.clone(), stash })?;
-        self.journal.put(endpoint)?;
+        self.journal.put(endpoint)
+    }
+
+    /// Makes the veth and has the kernel serve its host side.
+    async fn open_host_side(&self, endpoint: &Endpoint, inside: &str, netns: Option<&Netns>) -> Result<()> {
         let host = &endpoint.host_interface;
         self.control.expect(host.clone()).await?;
-        let spec = VethSpec { host, inside: &endpoint.ifname, mac: endpoint.mac, mtu: endpoint.mtu };
-        link::add_veth(&self.netlink, netns, &spec).await?;
+        let spec = VethSpec { host, inside, netns, mac: endpoint.mac, mtu: endpoint.mtu };
+        link::add_veth(&self.netlink, &spec).await?;
         // The host side is closed whenever it has no program, whatever the
         // host's forwarding says.
         sysctl::set("ipv6", host, "disable_ipv6", "1")?;
@@ -284,11 +315,7 @@ impl Workloads {
         let index = link::index(&self.netlink, host).await?;
         let index = index.ok_or_else(|| anyhow!("interface {host} vanished"))?;
         link::set_up(&self.netlink, index).await?;
-        self.control.serve(endpoint.clone()).await?;
-        inside::configure(netns, endpoint, network).await?;
-        let endpoint = Endpoint { ready: true, ..endpoint.clone() };
-        self.journal.put(&endpoint)?;
-        Ok(endpoint)
+        self.control.serve(endpoint.clone()).await
     }
 
     async fn take_down(&self, endpoint: &Endpoint) -> Result<()> {
@@ -303,13 +330,13 @@ impl Workloads {
     }
 
     fn existing(&self, sandbox: u32, ifname: &str) -> Result<Option<Endpoint>> {
-        let endpoints = self.journal.endpoints()?;
+        let endpoints = self.journal.endpoints();
         Ok(endpoints.into_values().find(|e| e.sandbox == sandbox && e.ifname == ifname))
     }
 
     /// A container joins a network once: it has one route to it.
     fn check_once(&self, network: &Network, netns: &Netns) -> Result<()> {
-        let endpoints = self.journal.endpoints()?;
+        let endpoints = self.journal.endpoints();
         match endpoints.values().find(|e| e.sandbox == netns.inode && e.network == network.id) {
             Some(other) if other.netns == netns.path => bail!(
                 "{} is on network {} already, by interface {} (endpoint {})",
@@ -326,7 +353,7 @@ impl Workloads {
     /// A name is one endpoint's, unless that one is gone and its end was not
     /// noticed yet.
     async fn check_name(&self, network: &Network, name: &str) -> Result<()> {
-        let endpoints = self.journal.endpoints()?;
+        let endpoints = self.journal.endpoints();
         let named = |e: &&Endpoint| e.network == network.id && e.name.as_deref() == Some(name);
         let Some(other) = endpoints.values().find(named) else { return Ok(()) };
         // The kernel takes a moment to end a namespace that nobody has any more.
@@ -354,9 +381,21 @@ impl Workloads {
         self.known_network(name).await?.ok_or_else(|| anyhow!("network {name} was removed just now"))
     }
 
+    async fn mtu(&self, network: &Network) -> Result<u32> {
+        let network = network.clone();
+        self.control.look(move |state| container_mtu(&network, &state.facts)).await
+    }
+
     async fn known_network(&self, name: &str) -> Result<Option<Network>> {
         let name = name.to_owned();
         self.control.look(move |state| state.snapshot.network(&name).cloned()).await
+    }
+
+    async fn turn_of(&self, endpoint: &Endpoint) -> Turn {
+        match &endpoint.docker {
+            Some(docker) => self.turn(0, &docker.id).await,
+            None => self.turn(endpoint.sandbox, &endpoint.ifname).await,
+        }
     }
 
     async fn turn(&self, sandbox: u32, ifname: &str) -> Turn {

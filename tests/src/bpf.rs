@@ -354,6 +354,7 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
         host_interface: interface(name),
         mtu: if *name == "small" { 1300 } else { 1500 },
         ready: true,
+        docker: None,
         lost: None,
     };
     LocalFacts {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     container::Namespace,
+    engine::Engine,
     eventually::eventually,
     process::{Process, Said, say},
 };
@@ -36,6 +37,8 @@ pub struct Host {
     pub masquerade: bool,
     /// Where its agent finds the store.
     pub store: String,
+    /// Its Docker Engine.
+    pub engine: Option<Engine>,
     agent: Option<Process>,
     bound: bool,
 }
@@ -68,6 +71,7 @@ impl Host {
             store,
             bare: false,
             masquerade: false,
+            engine: None,
             agent: None,
             bound,
         }
@@ -76,6 +80,48 @@ impl Host {
     /// The agent's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("run/agent.sock")
+    }
+
+    /// The socket of the agent that Docker calls.
+    pub fn plugin(&self) -> PathBuf {
+        self.dir.join("run/docker.sock")
+    }
+
+    /// Starts this host's Docker Engine.
+    pub fn start_docker(&mut self, flags: &[&str]) {
+        let (dir, plugin) = (self.dir.join("docker"), self.plugin());
+        self.engine = Some(Engine::start(&self.namespace, &dir, Some(&plugin), flags, self.bound));
+    }
+
+    /// This host's Docker Engine.
+    pub fn engine(&self) -> &Engine {
+        self.engine.as_ref().expect("docker runs")
+    }
+
+    /// The same, to be changed.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        self.engine.as_mut().expect("docker runs")
+    }
+
+    /// Runs a docker command of words on this host.
+    pub fn try_docker(&self, line: &str) -> Said {
+        self.engine().docker(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// The same for a command that has to succeed.
+    #[track_caller]
+    pub fn docker(&self, line: &str) -> String {
+        let said = self.try_docker(line);
+        assert!(said.ok(), "{}: docker {line}: {}", self.name, said.err);
+        said.out.trim().to_owned()
+    }
+
+    /// The same for a command that has to be refused: its reason.
+    #[track_caller]
+    pub fn docker_refuses(&self, line: &str) -> String {
+        let said = self.try_docker(line);
+        assert!(!said.ok(), "{}: docker {line}: {said:?}", self.name);
+        said.err
     }
 
     /// The flags of this host's own agent.
@@ -91,6 +137,8 @@ impl Host {
         flags.extend(["--state-dir".into(), path(self.dir.join("state"))]);
         flags.extend(["--run-dir".into(), path(self.dir.join("run"))]);
         flags.extend(["--bpffs".into(), path(self.bpffs.clone())]);
+        let (plugin, api) = (path(self.plugin()), path(self.dir.join("docker/docker.sock")));
+        flags.extend(["--docker-plugin".into(), plugin, "--docker-socket".into(), api]);
         if !self.masquerade {
             flags.extend(["--masquerade".into(), "off".into()]);
         }

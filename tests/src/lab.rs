@@ -281,6 +281,8 @@ impl Drop for Lab {
             }
         }
         for host in &mut self.hosts {
+            // Docker first: it has the agent take its containers down.
+            host.engine = None;
             host.kill();
         }
         self.etcd = None;

@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod container;
+pub mod engine;
 pub mod eventually;
 pub mod frame;
 pub mod host;

@@ -14,10 +14,13 @@ const PREPARE: &str = "
 set -e
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 run /run
-mkdir /run/netns
+mkdir /run/netns /run/cgroup
+mount --rbind /sys/fs/cgroup /run/cgroup
 mount -t sysfs sysfs /sys
+mount --rbind /run/cgroup /sys/fs/cgroup
+umount -l /run/cgroup
+rmdir /run/cgroup
 mount -t bpf bpf /sys/fs/bpf
-mkdir -p /sys/fs/cgroup/unified 2>/dev/null || true
 ip link set lo up
 exec \"$@\"
 ";

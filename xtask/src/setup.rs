@@ -27,7 +27,7 @@ pub enum Need {
 
 /// A program that has to be there, and Debian's package of it.
 const BUILD: [(&str, &str); 2] = [("cc", "build-essential"), ("protoc", "protobuf-compiler")];
-const TESTS: [(&str, &str); 13] = [
+const TESTS: [(&str, &str); 15] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -41,10 +41,11 @@ const TESTS: [(&str, &str); 13] = [
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
     ("unshare", "util-linux"),
-];
-const MACHINES: [(&str, &str); 6] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("dockerd", "docker.io"),
     ("busybox", "busybox-static"),
+];
+const MACHINES: [(&str, &str); 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
     ("dpkg-deb", "dpkg"),
     ("depmod", "kmod"),

@@ -36,6 +36,8 @@ enum Suite {
     Node,
     /// Several agents, real etcd
     Cluster,
+    /// Several hosts, each with its own Docker Engine
+    Docker,
 }
 
 /// Runs the tests.
@@ -48,7 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
     if !options.vm.is_empty() && options.suites.is_empty() {
         return Ok(());
     }
-    let all = [Suite::Unit, Suite::Datapath, Suite::Node, Suite::Cluster];
+    let all = [Suite::Unit, Suite::Datapath, Suite::Node, Suite::Cluster, Suite::Docker];
     let suites = if options.suites.is_empty() { &all[..] } else { &options.suites };
     println!("test: building");
     run::check(&mut cargo(&["build", "--quiet", "--package", "margay"]))?;
@@ -65,7 +67,13 @@ pub fn run(options: &Options) -> Result<()> {
             "--bins",
         ]);
     }
-    for (suite, name) in [(Suite::Datapath, "datapath"), (Suite::Node, "node"), (Suite::Cluster, "cluster")] {
+    let privileged = [
+        (Suite::Datapath, "datapath"),
+        (Suite::Node, "node"),
+        (Suite::Cluster, "cluster"),
+        (Suite::Docker, "docker"),
+    ];
+    for (suite, name) in privileged {
         if suites.contains(&suite) {
             targets.extend(["--package", "margay-tests", "--test", name]);
         }

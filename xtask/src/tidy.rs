@@ -23,7 +23,7 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 20] = [
+const EDGES: [(&str, &[&str]); 23] = [
     ("tables", &[]),
     ("model", &[]),
     ("desired", &["model", "tables"]),
@@ -38,6 +38,9 @@ const EDGES: [(&str, &[&str]); 20] = [
     ("membership", &["control", "ipam", "journal", "model", "store", "workload"]),
     ("control", &["desired", "kernel", "model", "reconcile", "store", "tables"]),
     ("workload", &["control", "desired", "ipam", "journal", "kernel", "model", "network", "tables"]),
+    ("report", &[]),
+    ("sockets", &[]),
+    ("docker", &["control", "journal", "metrics", "model", "network", "report", "store", "workload"]),
     (
         "api",
         &[
@@ -48,6 +51,7 @@ const EDGES: [(&str, &[&str]); 20] = [
             "model",
             "network",
             "node",
+            "report",
             "store",
             "tables",
             "version",
@@ -62,12 +66,15 @@ const EDGES: [(&str, &[&str]); 20] = [
             "config",
             "control",
             "desired",
+            "docker",
             "ipam",
             "journal",
             "kernel",
             "membership",
             "model",
             "network",
+            "report",
+            "sockets",
             "version",
             "workload",
         ],
@@ -78,7 +85,7 @@ const EDGES: [(&str, &[&str]); 20] = [
 ];
 
 /// Crates that only these modules of the agent may name.
-const OWNED: [(&str, &[&str]); 10] = [
+const OWNED: [(&str, &[&str]); 13] = [
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
     ("netlink_sys", &["kernel"]),
@@ -87,7 +94,10 @@ const OWNED: [(&str, &[&str]); 10] = [
     ("netlink_packet_route", &["kernel"]),
     ("rtnetlink", &["kernel"]),
     ("etcd_client", &["store"]),
-    ("axum", &["api"]),
+    ("axum", &["api", "docker"]),
+    ("bollard", &["docker"]),
+    ("listenfd", &["sockets"]),
+    ("sd_notify", &["agent"]),
     ("clap", &["config", "kernel", "bin"]),
 ];
 

@@ -30,6 +30,7 @@ use crate::{
     metrics,
     model::endpoint::mac_text,
     node,
+    report::Report,
     store::{Store, transfer},
     tables::Tables,
     workload::{Attach, Which, Workloads},
@@ -39,6 +40,10 @@ use crate::{
 pub struct Agent {
     /// Attaching and detaching, networks, and the control loop.
     pub workloads: Arc<Workloads>,
+    /// What front ends have to tell.
+    pub report: Arc<Report>,
+    /// How long the calls of Docker's plugin take.
+    pub calls: Option<metrics::Calls>,
     /// This node's part in the cluster.
     pub membership: Arc<Membership>,
     /// The store.
@@ -142,7 +147,14 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
 async fn status(State(agent): Shared) -> Answer<wire::Status> {
     let (mode, maps, at) = (agent.mode, agent.pins.maps(), agent.store_at.clone());
     let status = agent.workloads.control.look(move |state| views::status(state, mode, &maps, &at));
-    Ok(Json(status.await??))
+    let mut status = status.await??;
+    status.problems.extend(troubles(&agent));
+    Ok(Json(status))
+}
+
+fn troubles(agent: &Agent) -> impl Iterator<Item = wire::Problem> {
+    let troubles = agent.report.troubles().into_iter();
+    troubles.map(|trouble| wire::Problem { problem: trouble.what, mend: trouble.mend })
 }
 
 async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
@@ -151,11 +163,12 @@ async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
 
 async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
     let maps = agent.pins.maps();
+    let (more, calls) = (troubles(&agent).count(), agent.calls.clone());
     let look = move |state: &control::State| {
         let none = Tables::default();
         let usage = host::usage(&maps, state.actual.as_ref().unwrap_or(&none))?;
-        let problems = problems::problems(state).len();
-        anyhow::Ok((metrics::Reading::of(state, problems), usage))
+        let problems = problems::problems(state).len() + more;
+        anyhow::Ok((metrics::Reading::of(state, problems, calls), usage))
     };
     let (reading, usage) = agent.workloads.control.look(look).await??;
     let counters = counters::read(&agent.datapath.lock().await.maps.counters)?;
@@ -176,14 +189,16 @@ async fn networks(State(agent): Shared) -> Answer<Vec<wire::Network>> {
 }
 
 async fn remove_node(State(agent): Shared, Json(request): Json<wire::NodeRemoval>) -> Answer<wire::Freed> {
-    agreed(&agent).await?;
+    agent.workloads.agreed().await?;
     let own = agent.workloads.control.look(|state| state.facts.node.clone()).await?;
     if own == request.name {
         return Err(
             anyhow!("node {own} is this one; margay cleanup takes it down, another node removes it").into()
         );
     }
-    Ok(Json(wire::Freed { blocks: node::remove(&agent.store, &request.name, request.yes).await? }))
+    let blocks = node::remove(&agent.store, &request.name, request.yes).await?;
+    agent.workloads.networks.unreserve(&request.name, None, u64::MAX).await?;
+    Ok(Json(wire::Freed { blocks }))
 }
 
 async fn pools(State(agent): Shared) -> Answer<Vec<wire::Pool>> {
@@ -191,14 +206,14 @@ async fn pools(State(agent): Shared) -> Answer<Vec<wire::Pool>> {
 }
 
 async fn add_pool(State(agent): Shared, Json(request): Json<wire::PoolRequest>) -> Answer<()> {
-    agreed(&agent).await?;
+    agent.workloads.agreed().await?;
     let revision = agent.workloads.networks.add_pool(request.cidr, request.network_size).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }
 
 async fn remove_pool(State(agent): Shared, Json(request): Json<wire::PoolRequest>) -> Answer<()> {
-    agreed(&agent).await?;
+    agent.workloads.agreed().await?;
     let revision = agent.workloads.networks.remove_pool(request.cidr).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
@@ -218,24 +233,11 @@ async fn stop(State(agent): Shared) -> Answer<()> {
     Ok(Json(()))
 }
 
-/// Nothing is agreed upon before this node is a member, or with a store that is
-/// not to be believed.
-async fn agreed(agent: &Agent) -> Result<()> {
-    if let Some(reason) = agent.workloads.control.look(|state| state.store.away.clone()).await? {
-        bail!("the store is away: {}", reason.0);
-    }
-    agent.workloads.joined().await?;
-    match agent.workloads.control.look(control::State::refusal).await? {
-        Some(reason) => bail!(reason),
-        None => Ok(()),
-    }
-}
-
 async fn create_network(
     State(agent): Shared,
     Json(request): Json<wire::NetworkRequest>,
 ) -> Answer<wire::Network> {
-    agreed(&agent).await?;
+    agent.workloads.agreed().await?;
     let (network, revision) = agent.workloads.networks.create(request).await?;
     agent.workloads.control.revision(revision).await?;
     let find =
@@ -245,14 +247,15 @@ async fn create_network(
 }
 
 async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answer<()> {
-    agreed(&agent).await?;
+    agent.workloads.agreed().await?;
     let revision = agent.workloads.networks.remove(&name).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }
 
 async fn endpoints(State(agent): Shared) -> Answer<Vec<wire::Endpoint>> {
-    Ok(Json(agent.workloads.journal.endpoints()?.into_values().map(views::endpoint).collect()))
+    let endpoints = agent.workloads.journal.endpoints();
+    Ok(Json(agent.workloads.control.look(move |state| views::endpoints(state, endpoints)).await?))
 }
 
 async fn attach(State(agent): Shared, Json(request): Json<wire::AttachRequest>) -> Answer<wire::Endpoint> {
@@ -285,6 +288,16 @@ async fn detach(
         (None, Some(netns)) => Which::Interface(netns, request.ifname.unwrap_or_else(|| "eth0".into())),
         _ => return Err(anyhow!("name the endpoint by its id, or by namespace and interface").into()),
     };
+    if let Some(endpoint) = agent.workloads.find(&which)?
+        && endpoint.docker.is_some()
+    {
+        let container = endpoint.name.as_ref().unwrap_or(&endpoint.id);
+        let network = &endpoint.network_name;
+        return Err(anyhow!(
+            "endpoint {container} is Docker's: docker network disconnect {network} {container}"
+        )
+        .into());
+    }
     let detached = tokio::spawn(async move { agent.workloads.detach(&which).await });
     Ok(Json(detached.await??.map(views::endpoint)))
 }

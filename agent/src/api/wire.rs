@@ -21,6 +21,10 @@ pub struct Subnet {
     pub gateway: IpAddr,
     /// Addresses in one block.
     pub block_size: u128,
+    /// Where addresses come from that nobody asked for; null for all of it.
+    pub range: Option<IpNet>,
+    /// Addresses that endpoints never get, by what has them.
+    pub aux: std::collections::BTreeMap<String, IpAddr>,
 }
 
 /// A network.
@@ -30,6 +34,8 @@ pub struct Network {
     pub id: u32,
     /// Its name.
     pub name: String,
+    /// Whether Docker has not told the name yet; until then it is one of ours.
+    pub unnamed: bool,
     /// Its subnets.
     pub subnets: Vec<Subnet>,
     /// Its MTU; null where containers take the uplink's.

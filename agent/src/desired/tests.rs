@@ -71,6 +71,7 @@ fn facts() -> LocalFacts {
         host_interface: "mgye1".into(),
         mtu: 1500,
         ready: true,
+        docker: None,
         lost: None,
     };
     LocalFacts {

@@ -36,6 +36,8 @@ pub enum Refusal {
     NotInNetwork(IpAddr, String),
     #[error("address {0} is the gateway of network {1}")]
     Gateway(IpAddr, String),
+    #[error("address {0} is kept for {1}, which is not of Margay")]
+    Aux(IpAddr, String),
     #[error("address {0} is the first or last of its subnet, which no endpoint has")]
     Edge(IpAddr),
     #[error("addresses {0} and {1} are of one subnet; an endpoint has one address of each")]
@@ -44,7 +46,7 @@ pub enum Refusal {
     Taken { addr: IpAddr, holder: String },
     #[error("address {addr} is kept back by node {owner} for times without the store; choose another")]
     KeptBack { addr: IpAddr, owner: String },
-    #[error("subnet {0} is exhausted: every address is taken, or kept back by the node that owns its block")]
+    #[error("{0} is exhausted: every address is taken, or kept back by the node that owns its block")]
     Exhausted(IpNet),
     #[error("network {0} is gone")]
     NetworkGone(String),
@@ -178,8 +180,7 @@ impl Ipam {
         let stash = state.stash.get(&network.id).unwrap_or(&none);
         let mut addresses = Vec::new();
         for subnet in &network.subnets {
-            let mut there =
-                stash.iter().filter(|addr| subnet.is_assignable(**addr) && !state.is_mine(**addr));
+            let mut there = stash.iter().filter(|addr| subnet.is_offered(**addr) && !state.is_mine(**addr));
             let wanted = request.wanted.iter().find(|addr| subnet.cidr.contains(*addr));
             let found = match wanted {
                 Some(addr) => there
@@ -221,6 +222,9 @@ fn check(network: &Network, wanted: &[IpAddr]) -> Result<(), Refusal> {
         }
         if subnet.is_edge(*addr) {
             return Err(Refusal::Edge(*addr));
+        }
+        if let Some((name, _)) = subnet.aux.iter().find(|(_, aux)| *aux == addr) {
+            return Err(Refusal::Aux(*addr, name.clone()));
         }
         if let Some(other) = wanted[..i].iter().find(|other| subnet.cidr.contains(*other)) {
             return Err(Refusal::TwoOfOneSubnet(*other, *addr));

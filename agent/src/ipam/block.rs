@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::model::{
     block::{Allocations, Holder},
-    network::{Subnet, max_len, offset},
+    network::{Subnet, bits, max_len, offset},
 };
 
 /// The most addresses of a block that are kept for when the store is away.
@@ -53,7 +53,7 @@ pub fn best(
     let start = allocations.last.map_or(0, |last| position(last, first) + 1);
     let candidates = (0..size).map(|i| offset(first, (start + i) % size));
     let free = candidates.filter(|addr| {
-        subnet.is_assignable(*addr)
+        subnet.is_offered(*addr)
             && !allocations.addresses.contains_key(addr)
             && (owner || !allocations.reserved.contains(addr))
     });
@@ -81,8 +81,8 @@ pub fn give(allocations: &mut Allocations, addr: IpAddr, holder: Holder) {
 }
 
 /// Takes back every address whose holder `keep` denies, and gives them.
-pub fn free(allocations: &mut Allocations, keep: impl Fn(&Holder) -> bool, now: u64) -> Vec<IpAddr> {
-    let gone = allocations.addresses.iter().filter(|(_, holder)| !keep(holder));
+pub fn free(allocations: &mut Allocations, keep: impl Fn(&IpAddr, &Holder) -> bool, now: u64) -> Vec<IpAddr> {
+    let gone = allocations.addresses.iter().filter(|(addr, holder)| !keep(addr, holder));
     let gone: Vec<IpAddr> = gone.map(|(addr, _)| *addr).collect();
     for addr in &gone {
         allocations.addresses.remove(addr);
@@ -100,17 +100,13 @@ pub fn reserve(allocations: &mut Allocations, subnet: &Subnet, block: IpNet) {
             return;
         }
         let addr = offset(first, i);
-        if subnet.is_assignable(addr) && !allocations.addresses.contains_key(&addr) {
+        if subnet.is_offered(addr) && !allocations.addresses.contains_key(&addr) {
             allocations.reserved.insert(addr);
         }
     }
 }
 
 fn position(addr: IpAddr, first: IpAddr) -> u128 {
-    let bits = |addr: IpAddr| match addr {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
     bits(addr).wrapping_sub(bits(first))
 }
 
@@ -124,6 +120,8 @@ mod tests {
             cidr: "10.0.0.0/24".parse().expect("a literal"),
             gateway: "10.0.0.1".parse().expect("a literal"),
             block_len: 29,
+            range: None,
+            aux: Default::default(),
         }
     }
 
@@ -159,7 +157,7 @@ mod tests {
         let mut allocations = Allocations::default();
         let given = fill(&mut allocations, block, true);
         for (i, at) in [(3, 900), (5, 990), (1, 950)] {
-            free(&mut allocations, |holder| holder.endpoint != given[i], at);
+            free(&mut allocations, |_, holder| holder.endpoint != given[i], at);
         }
         let mut order = Vec::new();
         while let Some((rank, addr)) = best(&allocations, &subnet(), block, true, AT) {

@@ -129,7 +129,7 @@ impl Chooser<'_> {
         rest.sort_by_key(|(rank, _)| *rank);
         match rest.into_iter().next() {
             Some((_, found)) => Ok(Some(found)),
-            None => Err(Refusal::Exhausted(subnet.cidr)),
+            None => Err(Refusal::Exhausted(subnet.range.unwrap_or(subnet.cidr))),
         }
     }
 
@@ -163,13 +163,13 @@ impl Chooser<'_> {
     /// An address of a block that nobody has. Whoever lost a race looks
     /// elsewhere than the others.
     fn free_block(&self, subnet: &Subnet) -> Option<Found> {
-        let count = subnet.block_count();
+        let (first, count) = subnet.offered_blocks();
         let mut hasher = DefaultHasher::new();
         (self.node, self.attempt).hash(&mut hasher);
         let start = if self.attempt < 2 { 0 } else { u128::from(hasher.finish()) % count };
         let none = Allocations::default();
         // Every owner stands in the way of one block, so this ends.
-        let blocks = (0..count).map(|i| subnet.block((start + i) % count));
+        let blocks = (0..count).map(|i| subnet.block(first + (start + i) % count));
         let mut free = blocks.filter(|block| !self.view.owners.contains_key(block));
         free.find_map(|block| {
             let (_, addr) = block::best(&none, subnet, block, true, self.clock)?;

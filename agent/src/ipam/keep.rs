@@ -45,7 +45,59 @@ impl Ipam {
     pub async fn release(&self, network: u32, endpoint: &str) -> Result<(), Away> {
         let mut state = self.state.lock().await;
         state.mine.remove(endpoint);
-        self.retain(&mut state, network, |holder| holder.endpoint != endpoint).await
+        self.retain(&mut state, network, |_, holder| holder.endpoint != endpoint).await
+    }
+
+    /// Takes one address of an endpoint back. What it does not hold is fine.
+    pub async fn release_one(&self, network: u32, endpoint: &str, addr: IpAddr) -> Result<(), Away> {
+        let mut state = self.state.lock().await;
+        if let Some(addresses) = state.mine.get_mut(endpoint) {
+            addresses.retain(|own| *own != addr);
+            if addresses.is_empty() {
+                state.mine.remove(endpoint);
+            }
+        }
+        self.retain(&mut state, network, |own, holder| *own != addr || holder.endpoint != endpoint).await
+    }
+
+    /// Makes the addresses of several holders of this node those of one, also
+    /// under another name. Without the store only this node knows of it, and
+    /// [`Self::restore`] tells the store.
+    pub async fn hand_over(&self, network: u32, from: &[String], to: &Holder) -> Result<(), Away> {
+        let mut state = self.state.lock().await;
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for holder in from {
+            addresses.extend(state.mine.remove(holder).unwrap_or_default());
+        }
+        state.mine.insert(to.endpoint.clone(), addresses);
+        for _ in 0..ATTEMPTS {
+            let view = match state.views.remove(&network) {
+                Some(view) => view,
+                None => View::read(&*self.store, network, &self.node, Scope::Own).await?,
+            };
+            let mut draft = Draft::new(network, &view);
+            for (block, (allocations, _)) in &view.blocks {
+                let mut changed = allocations.clone();
+                for holder in changed.addresses.values_mut().filter(|h| from.contains(&h.endpoint)) {
+                    *holder = Holder { node: holder.node.take(), ..to.clone() };
+                }
+                if changed != *allocations {
+                    draft.put(*block, changed);
+                }
+            }
+            let (txn, outcome) = draft.finish();
+            if txn.ops.is_empty() {
+                state.views.insert(network, view);
+                return Ok(());
+            }
+            if let Commit::Done(revision) = self.store.commit(txn).await? {
+                let mut view = view;
+                outcome.apply(&mut view, revision);
+                state.views.insert(network, view);
+                return Ok(());
+            }
+        }
+        Err(Away("others change this node's blocks at every attempt".into()))
     }
 
     /// Takes back every address that the store says this node has and that no
@@ -54,7 +106,7 @@ impl Ipam {
         let mut state = self.state.lock().await;
         let mine: Vec<String> = state.mine.keys().cloned().collect();
         state.views.remove(&network);
-        self.retain(&mut state, network, |holder| mine.binary_search(&holder.endpoint).is_ok()).await
+        self.retain(&mut state, network, |_, holder| mine.binary_search(&holder.endpoint).is_ok()).await
     }
 
     /// Makes the store say what this node's endpoints have. Gives the endpoints
@@ -73,7 +125,7 @@ impl Ipam {
             let mut lost = BTreeMap::new();
             for Held { holder, addresses, .. } in &endpoints {
                 for addr in addresses {
-                    if let Err(other) = self.restore_one(network, *addr, holder, &mut draft) {
+                    if let Err(other) = self.restore_one(network, *addr, holder, &state, &mut draft) {
                         lost.insert(holder.endpoint.clone(), format!("address {addr} is {other}'s by now"));
                     }
                 }
@@ -87,7 +139,7 @@ impl Ipam {
             // All of a node's blocks at once is too much for one transaction;
             // each block stands for itself.
             if txn.ops.len() > OPS_MAX {
-                self.restore_in_parts(network, &endpoints).await?;
+                self.restore_in_parts(network, &endpoints, &state).await?;
                 continue;
             }
             if let Commit::Done(revision) = self.store.commit(txn).await? {
@@ -101,7 +153,12 @@ impl Ipam {
     }
 
     /// The same for the first blocks that differ; whoever calls looks again.
-    async fn restore_in_parts(&self, network: &Network, endpoints: &[Held]) -> Result<(), Away> {
+    async fn restore_in_parts(
+        &self,
+        network: &Network,
+        endpoints: &[Held],
+        state: &State,
+    ) -> Result<(), Away> {
         let scope = blocks(network, endpoints);
         let view = View::read(&*self.store, network.id, &self.node, Scope::With(&scope)).await?;
         let mut draft = Draft::new(network.id, &view);
@@ -109,7 +166,7 @@ impl Ipam {
             for addr in addresses {
                 if draft.len() < BLOCKS_MAX {
                     // Who else has it is told by the last round.
-                    drop(self.restore_one(network, *addr, holder, &mut draft));
+                    drop(self.restore_one(network, *addr, holder, state, &mut draft));
                 }
             }
         }
@@ -121,6 +178,7 @@ impl Ipam {
         network: &Network,
         addr: IpAddr,
         holder: &Holder,
+        state: &State,
         draft: &mut Draft<'_>,
     ) -> Result<(), String> {
         let Some(subnet) = network.subnet_of(addr) else {
@@ -143,6 +201,13 @@ impl Ipam {
             Some(found) => {
                 let name = found.name.as_ref().unwrap_or(&found.endpoint);
                 let node = found.node.as_ref().unwrap_or(&allocations.node);
+                // Nobody of this node: handed over while the store was away.
+                if *node == self.node && !state.mine.contains_key(&found.endpoint) {
+                    let holder = Holder { node: found.node.clone(), ..holder.clone() };
+                    allocations.addresses.insert(addr, holder);
+                    draft.put(block, allocations);
+                    return Ok(());
+                }
                 return Err(format!("endpoint {name} of node {node}"));
             }
             None => {}
@@ -230,7 +295,7 @@ impl Ipam {
         &self,
         state: &mut State,
         network: u32,
-        keep: impl Fn(&Holder) -> bool,
+        keep: impl Fn(&IpAddr, &Holder) -> bool,
     ) -> Result<(), Away> {
         for _ in 0..ATTEMPTS {
             let view = match state.views.remove(&network) {
@@ -264,12 +329,13 @@ impl Ipam {
         &self,
         block: IpNet,
         allocations: &Allocations,
-        keep: &impl Fn(&Holder) -> bool,
+        keep: &impl Fn(&IpAddr, &Holder) -> bool,
         draft: &mut Draft<'_>,
     ) {
         let mine = |holder: &Holder| *holder.node.as_ref().unwrap_or(&allocations.node) == self.node;
         let mut rest = allocations.clone();
-        let gone = block::free(&mut rest, |holder| !mine(holder) || keep(holder), self.clock().now);
+        let gone =
+            block::free(&mut rest, |addr, holder| !mine(holder) || keep(addr, holder), self.clock().now);
         if gone.is_empty() {
             return;
         }

@@ -134,8 +134,11 @@ pub async fn add_host_pair(netlink: &Handle, name: &str, mtu: u32) -> Result<()>
 pub struct VethSpec<'a> {
     /// Name of the host side.
     pub host: &'a str,
-    /// Name inside.
+    /// Name of the other side.
     pub inside: &'a str,
+    /// Where the other side goes; without it, it stays on the host, for a
+    /// runtime to move.
+    pub netns: Option<&'a Netns>,
     /// MAC inside.
     pub mac: Mac,
     /// MTU of both ends.
@@ -143,21 +146,21 @@ pub struct VethSpec<'a> {
 }
 
 /// Makes a veth with its inner end in the namespace at once, both ends down.
-pub async fn add_veth(netlink: &Handle, netns: &Netns, spec: &VethSpec<'_>) -> Result<()> {
-    let peer = LinkMessageBuilder::<LinkUnspec>::new()
-        .name(spec.inside)
-        .mtu(spec.mtu)
-        .address(spec.mac.0.to_vec())
-        .setns_by_fd(netns.fd().as_raw_fd())
-        .build();
-    let message = veth(spec.host, spec.mtu, peer).build();
-    match netlink.link().add(message).execute().await {
-        Err(error) if is(&error, libc::EEXIST) => bail!(
+pub async fn add_veth(netlink: &Handle, spec: &VethSpec<'_>) -> Result<()> {
+    let peer =
+        LinkMessageBuilder::<LinkUnspec>::new().name(spec.inside).mtu(spec.mtu).address(spec.mac.0.to_vec());
+    let peer = match spec.netns {
+        Some(netns) => peer.setns_by_fd(netns.fd().as_raw_fd()),
+        None => peer,
+    };
+    let message = veth(spec.host, spec.mtu, peer.build()).build();
+    match (netlink.link().add(message).execute().await, spec.netns) {
+        (Err(error), Some(netns)) if is(&error, libc::EEXIST) => bail!(
             "interface {} exists in {} already; choose another with --ifname",
             spec.inside,
             netns.path.display()
         ),
-        result => result.context(format!("create veth {}", spec.host)),
+        (result, _) => result.context(format!("create veth {}", spec.host)),
     }
 }
 

@@ -26,7 +26,7 @@ impl Membership {
         self.workloads.clean();
         self.workloads.ipam.forget().await;
         let mut by_network: BTreeMap<u32, Vec<Endpoint>> = BTreeMap::new();
-        for endpoint in self.journal.endpoints()?.into_values() {
+        for endpoint in self.journal.endpoints().into_values() {
             by_network.entry(endpoint.network).or_default().push(endpoint);
         }
         let members = self.journal.networks()?;

@@ -36,9 +36,23 @@ pub struct Endpoint {
     /// begins anew.
     #[serde(default)]
     pub ready: bool,
+    /// Whose it is, where Docker attached it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<DockerEndpoint>,
     /// Why it is served no longer: somebody else has an address of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
+}
+
+/// An endpoint as Docker knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerEndpoint {
+    /// Docker's id of the endpoint, 64 hexadecimal digits.
+    pub id: String,
+    /// Docker's id of the network, on this host alone.
+    pub network: String,
+    /// When it was made, in seconds since 1970.
+    pub since: u64,
 }
 
 /// A MAC as `02:00:...`.

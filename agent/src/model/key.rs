@@ -16,6 +16,8 @@ pub enum Key {
     Guard,
     /// Where networks without a subnet take theirs.
     Pool(IpNet),
+    /// A subnet that is kept for a network to come; watched by nobody.
+    Reservation(IpNet),
     /// A network, by id.
     Network(u32),
     /// A node, by name.
@@ -39,6 +41,7 @@ impl fmt::Display for Key {
             Self::Cluster => f.write_str("cluster"),
             Self::Guard => f.write_str("guard"),
             Self::Pool(cidr) => write!(f, "pools/{}-{}", cidr.addr(), cidr.prefix_len()),
+            Self::Reservation(cidr) => write!(f, "reservations/{}-{}", cidr.addr(), cidr.prefix_len()),
             Self::Removed(name) => write!(f, "removed/{name}"),
             Self::Network(id) => write!(f, "networks/{id}"),
             Self::Node(name) => write!(f, "nodes/{name}"),
@@ -58,6 +61,7 @@ impl Key {
             ("cluster", None, None) => Self::Cluster,
             ("guard", None, None) => Self::Guard,
             ("pools", Some(cidr), None) => Self::Pool(cidr_of(cidr)?),
+            ("reservations", Some(cidr), None) => Self::Reservation(cidr_of(cidr)?),
             ("removed", Some(name), None) => Self::Removed(name.into()),
             ("networks", Some(id), None) => Self::Network(id.parse().ok()?),
             ("nodes", Some(name), None) => Self::Node(name.into()),
@@ -96,6 +100,7 @@ mod tests {
             "guard",
             "networks/7",
             "pools/10.192.0.0-10",
+            "reservations/10.192.16.0-20",
             "removed/h1",
             "nodes/h-1",
             "addresses/192.0.2.1",

@@ -1,6 +1,6 @@
 //! A network: what containers join.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use margay_common::net::Addr;
@@ -17,6 +17,9 @@ const BLOCKS_WANTED: u32 = 64;
 const MIN_BLOCK: u32 = 4;
 /// The largest block.
 const MAX_BLOCK: u32 = 4096;
+/// The option that names interfaces in containers.
+pub const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+
 /// The least MTU that IPv6 works with (RFC 8200 section 5).
 const MIN_MTU_V6: u32 = 1280;
 /// The least MTU that IPv4 works with (RFC 791 section 3.2).
@@ -33,6 +36,12 @@ pub struct Subnet {
     pub gateway: IpAddr,
     /// Length of the prefix of one block, in the subnet's own family.
     pub block_len: u8,
+    /// Where addresses come from that nobody asked for; without it, the subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<IpNet>,
+    /// Addresses that are never given to an endpoint, by what has them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aux: BTreeMap<String, IpAddr>,
 }
 
 /// A network.
@@ -53,9 +62,36 @@ pub struct Network {
     /// Any router may send to the network.
     #[serde(default)]
     pub routable: bool,
+    /// Whether a runtime made it and has not told its name yet: until then it is
+    /// that host's alone, under a name of our own.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unnamed: bool,
+    /// Whether a subnet was taken from a pool.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub pooled: bool,
+    /// What Docker shows of it on every host.
+    #[serde(default, skip_serializing_if = "Dressing::is_plain")]
+    pub docker: Dressing,
     /// Fields of a newer agent.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// What belongs to a network in Docker's eyes alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dressing {
+    /// The options that it was created with (`-o`), as they were given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Dressing {
+    fn is_plain(&self) -> bool {
+        self.options.is_empty() && self.labels.is_empty()
+    }
 }
 
 /// What a user asks for.
@@ -83,6 +119,21 @@ pub struct NetworkRequest {
     /// Without subnets: also one of an IPv6 pool.
     #[serde(default)]
     pub ipv6: bool,
+    /// Where addresses come from that nobody asked for, within a subnet each.
+    #[serde(default)]
+    pub ranges: Vec<IpNet>,
+    /// Addresses that are never given to an endpoint, by what has them.
+    #[serde(default)]
+    pub aux: Vec<(String, IpAddr)>,
+    /// Whether a runtime asks that has not told the name yet.
+    #[serde(skip)]
+    pub unnamed: bool,
+    /// Whether a subnet was taken from a pool.
+    #[serde(skip)]
+    pub pooled: bool,
+    /// What Docker shows of it.
+    #[serde(skip)]
+    pub docker: Dressing,
 }
 
 /// What is wrong with a request, in the words of the user.
@@ -107,6 +158,14 @@ pub enum NetworkError {
     GatewayReserved(IpAddr),
     #[error("gateways {0} and {1} are in one subnet, which has one gateway")]
     TwoGateways(IpAddr, IpAddr),
+    #[error("range {0} is in none of the network's subnets")]
+    RangeOutside(IpNet),
+    #[error("ranges {0} and {1} are in one subnet, which has one range")]
+    TwoRanges(IpNet, IpNet),
+    #[error("auxiliary address {0} is in none of the network's subnets")]
+    AuxOutside(IpAddr),
+    #[error("auxiliary address {0} is the gateway")]
+    AuxGateway(IpAddr),
     #[error("block size {size} does not fit subnet {subnet}: use a power of two from {MIN_BLOCK} to {max}")]
     BlockSize { size: u32, subnet: IpNet, max: u32 },
     #[error("MTU {0}: use {1} to {MAX_MTU}")]
@@ -128,8 +187,9 @@ impl NetworkRequest {
         if let Some(mtu) = self.mtu.filter(|mtu| !(min_mtu..=MAX_MTU).contains(mtu)) {
             return Err(NetworkError::Mtu(mtu, min_mtu));
         }
-        let Self { name, mtu, internal, routable, .. } = self;
-        Ok(Network { id, name, subnets, mtu, internal, routable, unknown: Unknown::new() })
+        let Self { name, mtu, internal, routable, unnamed, pooled, docker, .. } = self;
+        let unknown = Unknown::new();
+        Ok(Network { id, name, subnets, mtu, internal, routable, unnamed, pooled, docker, unknown })
     }
 
     fn subnets(&self) -> Result<Vec<Subnet>, NetworkError> {
@@ -142,6 +202,7 @@ impl NetworkRequest {
             return Err(NetworkError::NoSubnet);
         }
         self.check_gateways()?;
+        self.check_ranges()?;
         self.subnets.iter().map(|cidr| self.subnet(*cidr)).collect()
     }
 
@@ -157,15 +218,51 @@ impl NetworkRequest {
         }
     }
 
+    fn check_ranges(&self) -> Result<(), NetworkError> {
+        for (i, range) in self.ranges.iter().enumerate() {
+            let Some(cidr) = self.subnets.iter().find(|cidr| cidr.contains(range)) else {
+                return Err(NetworkError::RangeOutside(*range));
+            };
+            if let Some(other) = self.ranges[..i].iter().find(|other| cidr.contains(*other)) {
+                return Err(NetworkError::TwoRanges(*other, *range));
+            }
+        }
+        match self.aux.iter().find(|(_, addr)| !self.subnets.iter().any(|cidr| cidr.contains(addr))) {
+            Some((_, addr)) => Err(NetworkError::AuxOutside(*addr)),
+            None => Ok(()),
+        }
+    }
+
     fn subnet(&self, cidr: IpNet) -> Result<Subnet, NetworkError> {
         check_cidr(cidr)?;
         let chosen = self.gateways.iter().copied().find(|gateway| cidr.contains(gateway));
         let gateway = chosen.unwrap_or_else(|| nth(cidr, 1));
-        let subnet = Subnet { cidr, gateway, block_len: block_len(cidr, self.block_size)? };
+        let range = self.ranges.iter().map(IpNet::trunc).find(|range| cidr.contains(range));
+        let aux = self.aux.iter().filter(|(_, addr)| cidr.contains(addr)).cloned().collect();
+        let block_len = block_len(cidr, self.block_size)?;
+        let subnet = Subnet { cidr, gateway, block_len, range, aux };
         if subnet.is_edge(gateway) {
             return Err(NetworkError::GatewayReserved(gateway));
         }
-        Ok(subnet)
+        match subnet.aux.values().find(|addr| **addr == gateway) {
+            Some(addr) => Err(NetworkError::AuxGateway(*addr)),
+            None => Ok(subnet),
+        }
+    }
+
+    /// Fills in what it leaves open as a network has it.
+    pub fn like(&mut self, found: &Network) {
+        if self.subnets.is_empty() {
+            self.subnets = found.subnets.iter().map(|subnet| subnet.cidr).collect();
+        }
+        for Subnet { cidr, gateway, block_len, .. } in &found.subnets {
+            if !self.gateways.iter().any(|given| cidr.contains(given)) && self.subnets.contains(cidr) {
+                self.gateways.push(*gateway);
+            }
+            if self.block_size.is_none() {
+                self.block_size = 1u32.checked_shl(u32::from(max_len(*gateway) - block_len));
+            }
+        }
     }
 }
 
@@ -177,7 +274,13 @@ impl Subnet {
 
     /// Whether an endpoint can have an address.
     pub fn is_assignable(&self, addr: IpAddr) -> bool {
-        self.cidr.contains(&addr) && !self.is_edge(addr) && addr != self.gateway
+        let aux = self.aux.values().any(|aux| *aux == addr);
+        self.cidr.contains(&addr) && !self.is_edge(addr) && addr != self.gateway && !aux
+    }
+
+    /// Whether an endpoint can have an address that it did not ask for.
+    pub fn is_offered(&self, addr: IpAddr) -> bool {
+        self.is_assignable(addr) && self.range.is_none_or(|range| range.contains(&addr))
     }
 
     /// The block that contains an address of the subnet.
@@ -194,6 +297,15 @@ impl Subnet {
     pub fn block(&self, i: u128) -> IpNet {
         let (first, len) = (self.cidr.network(), self.block_len);
         net(offset(first, i << (max_len(first) - len)), len)
+    }
+
+    /// The number of the first block that has an address nobody has to ask for,
+    /// and how many there are.
+    pub fn offered_blocks(&self) -> (u128, u128) {
+        let Some(range) = self.range else { return (0, self.block_count()) };
+        let first = bits(range.network()).wrapping_sub(bits(self.cidr.network()));
+        let block = u32::from(max_len(range.addr()) - self.block_len);
+        (first >> block, 1 << u32::from(self.block_len.saturating_sub(range.prefix_len())).min(127))
     }
 
     /// Length of a block's prefix, of 128 bits.
@@ -213,14 +325,26 @@ impl Network {
         self.subnets.iter().find(|subnet| subnet.cidr.contains(&addr))
     }
 
-    /// Whether the other network is the same but for id and unknown fields.
+    /// Whether the other network behaves the same.
     pub fn same_options(&self, other: &Self) -> bool {
-        let plain = |n: &Self| Self { id: 0, unknown: Unknown::new(), ..n.clone() };
-        plain(self) == plain(other)
+        self.subnets == other.subnets && self.same_but_subnets(other)
+    }
+
+    /// The same, wherever their addresses lie.
+    pub fn same_but_subnets(&self, other: &Self) -> bool {
+        let of = |n: &Self| (n.mtu, n.internal, n.routable, n.docker.options.get(IFACE_PREFIX).cloned());
+        of(self) == of(other)
+    }
+
+    /// Whether the other can stand in for this one, whose subnets nobody chose.
+    pub fn gives_way_to(&self, other: &Self) -> bool {
+        let families = |n: &Self| n.subnets.iter().map(|s| s.cidr.addr().is_ipv4()).collect::<Vec<_>>();
+        self.pooled && families(self) == families(other) && self.same_but_subnets(other)
     }
 }
 
-fn check_name(name: &str) -> Result<(), NetworkError> {
+/// What a network may be called.
+pub fn check_name(name: &str) -> Result<(), NetworkError> {
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     if starts && rest && name.len() <= 63 { Ok(()) } else { Err(NetworkError::Name(name.into())) }
@@ -269,6 +393,10 @@ pub fn max_len(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { 32 } else { 128 }
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// A prefix with bits behind it allowed; `len` above the family's is cut.
 pub fn net(addr: IpAddr, len: u8) -> IpNet {
     match addr {
@@ -282,6 +410,14 @@ pub fn offset(addr: IpAddr, n: u128) -> IpAddr {
     match addr {
         IpAddr::V4(v4) => IpAddr::V4(v4.to_bits().wrapping_add(n as u32).into()),
         IpAddr::V6(v6) => IpAddr::V6(v6.to_bits().wrapping_add(n).into()),
+    }
+}
+
+/// An address as a number, of the bits of its family.
+pub fn bits(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 

@@ -176,7 +176,7 @@ impl Snapshot {
                     None => drop(self.claims.insert((id, cidr), claim)),
                 }
             }
-            Key::Guard | Key::Address(_) | Key::Ipam(..) => {}
+            Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ impl Networks {
     pub async fn add_pool(&self, cidr: IpNet, network_len: Option<u8>) -> Result<i64> {
         let pool = Pool::new(cidr, network_len)?;
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged } = self.read().await?;
+            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
             if let Some(found) = snapshot.pools.get(&pool.cidr) {
                 if found.network_len == pool.network_len {
                     return Ok(0);
@@ -53,7 +53,7 @@ impl Networks {
     /// Removes a pool. Networks keep the subnets that they have.
     pub async fn remove_pool(&self, cidr: IpNet) -> Result<i64> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged } = self.read().await?;
+            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
             if !snapshot.pools.contains_key(&cidr) {
                 bail!("there is no pool {cidr}; margay pool ls lists them");
             }
@@ -81,35 +81,39 @@ pub fn usage(snapshot: &Snapshot) -> Vec<Usage> {
 /// The subnets of a network that names none: one of IPv4, or of IPv6 where
 /// there is no IPv4 pool, or with `ipv6` one of each. Free of every other
 /// network and of everything that a node's host has.
-pub(super) fn take(snapshot: &Snapshot, ipv6: bool) -> Result<Vec<IpNet>> {
-    let mut in_use: Vec<IpNet> = Vec::new();
+pub(super) fn take(reading: &Reading, ipv6: bool) -> Result<Vec<IpNet>> {
+    let v4 = reading.snapshot.pools.values().any(|pool| pool.cidr.addr().is_ipv4());
+    let families: &[bool] = match (v4, ipv6) {
+        (true, true) => &[true, false],
+        (true, false) => &[true],
+        (false, _) => &[false],
+    };
+    families.iter().map(|v4| take_one(reading, *v4)).collect()
+}
+
+/// A free subnet of one family.
+pub(super) fn take_one(reading: &Reading, v4: bool) -> Result<IpNet> {
+    let snapshot = &reading.snapshot;
+    let mut in_use: Vec<IpNet> = reading.reserved.keys().copied().collect();
     in_use.extend(snapshot.networks.values().flat_map(|n| n.subnets.iter().map(|subnet| subnet.cidr)));
     for node in snapshot.nodes.values() {
         in_use.extend(node.addresses.iter().map(|addr| IpNet::from(*addr)));
         in_use.extend(&node.occupied);
     }
-    let of = |v4: bool| snapshot.pools.values().filter(move |pool| pool.cidr.addr().is_ipv4() == v4);
-    let families: &[bool] = match (of(true).next().is_some(), ipv6) {
-        (true, true) => &[true, false],
-        (true, false) => &[true],
-        (false, _) => &[false],
-    };
-    let free = |v4: bool| {
-        if let Some(found) = of(v4).find_map(|pool| pool.free(&in_use)) {
-            return Ok(found);
-        }
-        let family = if v4 { "IPv4" } else { "IPv6" };
-        let pools: Vec<String> =
-            of(v4).map(|pool| format!("{} in /{}", pool.cidr, pool.network_len)).collect();
-        if pools.is_empty() {
-            bail!(
-                "there is no {family} pool to take a subnet from: margay pool add CIDR, or name one with --subnet"
-            );
-        }
+    let of_family = || snapshot.pools.values().filter(|pool| pool.cidr.addr().is_ipv4() == v4);
+    if let Some(found) = of_family().find_map(|pool| pool.free(&in_use)) {
+        return Ok(found);
+    }
+    let family = if v4 { "IPv4" } else { "IPv6" };
+    let pools: Vec<String> =
+        of_family().map(|pool| format!("{} in /{}", pool.cidr, pool.network_len)).collect();
+    if pools.is_empty() {
         bail!(
-            "no {family} pool has a free subnet left ({}): margay pool add CIDR, or name one with --subnet",
-            pools.join(", ")
+            "there is no {family} pool to take a subnet from: margay pool add CIDR, or name one with --subnet"
         );
-    };
-    families.iter().map(|v4| free(*v4)).collect()
+    }
+    bail!(
+        "no {family} pool has a free subnet left ({}): margay pool add CIDR, or name one with --subnet",
+        pools.join(", ")
+    );
 }

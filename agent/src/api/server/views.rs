@@ -32,18 +32,33 @@ pub(super) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
     }
 }
 
+/// Endpoints, by the names that their networks have now.
+pub(super) fn endpoints(
+    state: &State,
+    endpoints: std::collections::BTreeMap<String, Endpoint>,
+) -> Vec<wire::Endpoint> {
+    let named = endpoints.into_values().map(|found| match state.snapshot.networks.get(&found.network) {
+        Some(network) => Endpoint { network_name: network.name.clone(), ..found },
+        None => found,
+    });
+    named.map(endpoint).collect()
+}
+
 pub(super) fn networks(state: &State) -> Vec<wire::Network> {
     let networks = state.snapshot.networks.values();
     networks
         .map(|network| wire::Network {
             id: network.id,
             name: network.name.clone(),
+            unnamed: network.unnamed,
             subnets: network
                 .subnets
                 .iter()
                 .map(|subnet| wire::Subnet {
                     cidr: subnet.cidr,
                     gateway: subnet.gateway,
+                    range: subnet.range,
+                    aux: subnet.aux.clone(),
                     block_size: 1 << (max_len(subnet.gateway) - subnet.block_len),
                 })
                 .collect(),

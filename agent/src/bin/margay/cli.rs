@@ -189,31 +189,7 @@ pub enum StoreCommand {
 #[derive(Subcommand)]
 pub enum NetworkCommand {
     /// Create a network
-    Create {
-        /// Its name
-        name: String,
-        /// Its subnet; once for each family [default: a free one of a pool]
-        #[arg(long, value_name = "CIDR")]
-        subnet: Vec<IpNet>,
-        /// Without --subnet: also a subnet of an IPv6 pool
-        #[arg(long, conflicts_with = "subnet")]
-        ipv6: bool,
-        /// Its gateway, for a subnet of the same family [default: the first address]
-        #[arg(long, value_name = "ADDR")]
-        gateway: Vec<IpAddr>,
-        /// The containers' MTU [default: the uplink's]
-        #[arg(long, value_name = "N")]
-        mtu: Option<u32>,
-        /// Nothing leaves the network except to the cluster's nodes
-        #[arg(long)]
-        internal: bool,
-        /// Any router may send to the network
-        #[arg(long)]
-        routable: bool,
-        /// Addresses in a block, a power of two [default: 64, fewer in small subnets]
-        #[arg(long, value_name = "N")]
-        block_size: Option<u32>,
-    },
+    Create(Box<Create>),
     /// List networks
     Ls(Format),
     /// Show a network as JSON
@@ -226,6 +202,45 @@ pub enum NetworkCommand {
         /// Its name
         name: String,
     },
+}
+
+/// `margay network create`.
+#[derive(Args)]
+pub struct Create {
+    /// Its name
+    pub name: String,
+    /// Its subnet; once for each family [default: a free one of a pool]
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Vec<IpNet>,
+    /// Without --subnet: also a subnet of an IPv6 pool
+    #[arg(long, conflicts_with = "subnet")]
+    pub ipv6: bool,
+    /// Its gateway, for a subnet of the same family [default: the first address]
+    #[arg(long, value_name = "ADDR")]
+    pub gateway: Vec<IpAddr>,
+    /// Where addresses come from that nobody asked for, within a subnet [default: all of it]
+    #[arg(long, value_name = "CIDR")]
+    pub ip_range: Vec<IpNet>,
+    /// An address that something else has, and a name for it
+    #[arg(long, value_name = "NAME=ADDR", value_parser = aux_address)]
+    pub aux_address: Vec<(String, IpAddr)>,
+    /// The containers' MTU [default: the uplink's]
+    #[arg(long, value_name = "N")]
+    pub mtu: Option<u32>,
+    /// Nothing leaves the network except to the cluster's nodes
+    #[arg(long)]
+    pub internal: bool,
+    /// Any router may send to the network
+    #[arg(long)]
+    pub routable: bool,
+    /// Addresses in a block, a power of two [default: 64, fewer in small subnets]
+    #[arg(long, value_name = "N")]
+    pub block_size: Option<u32>,
+}
+
+fn aux_address(text: &str) -> Result<(String, IpAddr), String> {
+    let parsed = text.split_once('=').and_then(|(name, addr)| Some((name.to_owned(), addr.parse().ok()?)));
+    parsed.ok_or_else(|| "use NAME=ADDRESS".into())
 }
 
 /// `margay endpoint`.

@@ -113,16 +113,19 @@ async fn pool(socket: &Path, command: PoolCommand) -> Result<()> {
 
 async fn network(socket: &Path, command: NetworkCommand) -> Result<()> {
     match command {
-        NetworkCommand::Create { name, subnet, ipv6, gateway, mtu, internal, routable, block_size } => {
+        NetworkCommand::Create(create) => {
             let request = wire::NetworkRequest {
-                name,
-                subnets: subnet,
-                gateways: gateway,
-                mtu,
-                internal,
-                routable,
-                block_size,
-                ipv6,
+                name: create.name,
+                subnets: create.subnet,
+                gateways: create.gateway,
+                mtu: create.mtu,
+                internal: create.internal,
+                routable: create.routable,
+                block_size: create.block_size,
+                ipv6: create.ipv6,
+                ranges: create.ip_range,
+                aux: create.aux_address,
+                ..wire::NetworkRequest::default()
             };
             let made: wire::Network = client::send(socket, Method::POST, "/v1/networks", &request).await?;
             output::line(&made.name)

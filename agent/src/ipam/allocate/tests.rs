@@ -151,6 +151,7 @@ fn endpoint(id: &str, addr: IpAddr) -> Endpoint {
         host_interface: "mgy000000000001".into(),
         mtu: 1500,
         ready: true,
+        docker: None,
         lost: None,
     }
 }

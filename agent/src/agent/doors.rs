@@ -1,0 +1,104 @@
+//! The sockets of the agent: opened here, or handed over by a service manager
+//! that keeps them open while the agent restarts.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Result;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::watch,
+};
+use tracing::warn;
+
+use crate::{
+    api::server::{self, Agent},
+    config::{Config, DockerAt, SOCKET},
+    docker::{self, Docker},
+    report::Report,
+    sockets::Sockets,
+    workload::Workloads,
+};
+
+/// All of them.
+pub(super) struct Doors {
+    api: Option<UnixListener>,
+    metrics: Option<TcpListener>,
+    plugin: Option<(DockerAt, UnixListener)>,
+    /// Those that are ours to remove in the end.
+    own: Vec<PathBuf>,
+}
+
+impl Doors {
+    /// Opens those that were not handed over.
+    pub async fn open(config: &Config) -> Result<Self> {
+        let mut handed = Sockets::from_env()?;
+        let mut own = Vec::new();
+        let path = config.run_dir.join(SOCKET);
+        let api = match handed.take(&path)? {
+            Some(listener) => listener,
+            None => {
+                let listener = server::listen(&path, &config.access).await?;
+                own.push(path);
+                listener
+            }
+        };
+        let plugin = match &config.docker {
+            Some(at) => plugin(at, &mut handed, &mut own)?.map(|listener| (at.clone(), listener)),
+            None => None,
+        };
+        handed.finish()?;
+        let metrics = server::listen_for_metrics(config.metrics).await?;
+        Ok(Self { api: Some(api), metrics, plugin, own })
+    }
+
+    /// Serves Docker and keeps in step with it.
+    pub fn open_to_docker(
+        &mut self,
+        workloads: &Arc<Workloads>,
+        report: &Arc<Report>,
+        rounds: &watch::Receiver<u64>,
+    ) -> Result<Option<Arc<Docker>>> {
+        let Some((at, listener)) = self.plugin.take() else { return Ok(None) };
+        let docker = Arc::new(Docker::new(Arc::clone(workloads), Arc::clone(report), at.patience)?);
+        tokio::spawn(docker::serve(listener, Arc::clone(&docker)));
+        tokio::spawn(docker::keep_in_step(Arc::clone(&docker), at.api, rounds.clone()));
+        Ok(Some(docker))
+    }
+
+    /// Serves commands and metrics until the process ends.
+    pub async fn serve(&mut self, agent: Arc<Agent>) -> Result<()> {
+        // Whoever started us may go on with what needs us.
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            warn!("the service manager was not told that the agent runs: {error}");
+        }
+        let Some(api) = self.api.take() else { return Ok(()) };
+        tokio::select! {
+            result = server::serve(api, Arc::clone(&agent)) => result,
+            result = server::serve_metrics(self.metrics.take(), agent) => result,
+        }
+    }
+
+    /// Removes what nobody else keeps.
+    pub fn close(self) {
+        self.own.into_iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+}
+
+/// The socket that Docker calls. Where nobody asked for Docker, one that cannot
+/// be opened is told and no more.
+fn plugin(at: &DockerAt, handed: &mut Sockets, own: &mut Vec<PathBuf>) -> Result<Option<UnixListener>> {
+    if let Some(listener) = handed.take(&at.plugin)? {
+        return Ok(Some(listener));
+    }
+    match docker::listen(&at.plugin) {
+        Ok(listener) => {
+            own.push(at.plugin.clone());
+            Ok(Some(listener))
+        }
+        Err(error) if at.asked => Err(error),
+        Err(error) => {
+            warn!("Docker cannot use Margay on this host: {error:#}");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! This host's Docker, by its API. Never asked from within a call of the
+//! plugin: Docker holds locks while it waits for us.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, Result};
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    models::{
+        ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, EventMessage, Ipam, IpamConfig,
+        NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
+    },
+    query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions},
+};
+use futures::{Stream, StreamExt};
+
+use super::{
+    options,
+    plan::{DRIVER, Seen},
+    pool::{address, cidr},
+};
+use crate::model::network::{Network, NetworkRequest};
+
+/// Seconds that a request may take. Making a network waits for our own answers.
+const DEADLINE: u64 = 20;
+/// What makes a difference to us, of all that happens in Docker.
+const EVENTS: [&str; 6] = ["create", "destroy", "connect", "disconnect", "rename", "start"];
+
+/// The way to this host's Docker.
+pub struct Engine {
+    docker: Docker,
+}
+
+/// A container's place on a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The container's id.
+    pub container: String,
+    /// The container's name.
+    pub name: String,
+    /// Whether the container runs.
+    pub running: bool,
+    /// Docker's id of the network.
+    pub network: String,
+    /// Docker's id of the endpoint; empty if there is none now.
+    pub endpoint: String,
+}
+
+impl Engine {
+    /// Connects, in the version of the API that both sides know.
+    pub async fn connect(socket: &Path) -> Result<Self> {
+        let path = socket.display().to_string();
+        let docker = Docker::connect_with_unix(&path, DEADLINE, API_DEFAULT_VERSION)?;
+        Ok(Self { docker: docker.negotiate_version().await? })
+    }
+
+    /// Tells of everything that may concern us.
+    pub fn events(&self) -> impl Stream<Item = Result<EventMessage, bollard::errors::Error>> + use<> {
+        let filters = [
+            ("type".to_owned(), vec!["network".to_owned(), "container".to_owned()]),
+            ("event".to_owned(), EVENTS.map(str::to_owned).to_vec()),
+        ];
+        let filters = Some(filters.into_iter().collect());
+        self.docker.events(Some(EventsOptions { filters, ..EventsOptions::default() }))
+    }
+
+    /// All networks.
+    pub async fn networks(&self) -> Result<Vec<Seen>> {
+        let found = self.docker.list_networks(None::<ListNetworksOptions>).await?;
+        found
+            .into_iter()
+            .map(|network| {
+                let options = network.options.unwrap_or_default();
+                let mut seen = Seen {
+                    id: network.id.unwrap_or_default(),
+                    name: network.name.unwrap_or_default(),
+                    driver: network.driver.unwrap_or_default(),
+                    labels: network.labels.unwrap_or_default().into_iter().collect(),
+                    request: NetworkRequest { unnamed: true, ..NetworkRequest::default() },
+                };
+                if seen.driver == DRIVER {
+                    let options = options::from_docker(options, network.internal.unwrap_or_default());
+                    options::apply(&options, &mut seen.request)?;
+                    for config in network.ipam.and_then(|ipam| ipam.config).unwrap_or_default() {
+                        add_subnet(&config, &mut seen.request)?;
+                    }
+                }
+                Ok(seen)
+            })
+            .collect()
+    }
+
+    /// Every container's place on every network.
+    pub async fn places(&self) -> Result<Vec<Place>> {
+        let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+        let mut places = Vec::new();
+        for container in self.docker.list_containers(Some(all)).await? {
+            let names = container.names.unwrap_or_default();
+            let name = names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
+            let running = container.state == Some(ContainerSummaryStateEnum::RUNNING);
+            let networks = container.network_settings.and_then(|settings| settings.networks);
+            places.extend(networks.unwrap_or_default().into_values().map(|settings| Place {
+                container: container.id.clone().unwrap_or_default(),
+                name: name.clone(),
+                running,
+                network: settings.network_id.unwrap_or_default(),
+                endpoint: settings.endpoint_id.unwrap_or_default(),
+            }));
+        }
+        Ok(places)
+    }
+
+    /// Makes a network of the cluster known to Docker.
+    pub async fn create(&self, network: &Network) -> Result<()> {
+        let config = network.subnets.iter().map(|subnet| IpamConfig {
+            subnet: Some(subnet.cidr.to_string()),
+            gateway: Some(subnet.gateway.to_string()),
+            ip_range: subnet.range.map(|range| range.to_string()),
+            auxiliary_addresses: (!subnet.aux.is_empty())
+                .then(|| subnet.aux.iter().map(|(name, addr)| (name.clone(), addr.to_string())).collect()),
+        });
+        let ipam = Ipam { driver: Some(DRIVER.into()), config: Some(config.collect()), options: None };
+        let v6 = network.subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv6());
+        let request = NetworkCreateRequest {
+            name: network.name.clone(),
+            driver: Some(DRIVER.into()),
+            internal: Some(network.internal),
+            enable_ipv6: Some(v6),
+            ipam: Some(ipam),
+            options: Some(options::of(network).into_iter().collect()),
+            labels: Some(network.docker.labels.clone().into_iter().collect()),
+            ..NetworkCreateRequest::default()
+        };
+        self.docker.create_network(request).await.map(drop).context("docker network create")
+    }
+
+    /// Removes a network. One that is not there is fine.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        match self.docker.remove_network(id).await {
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            result => result.context("docker network rm"),
+        }
+    }
+
+    /// Takes a container off a network and puts it there again, with the
+    /// addresses and aliases that it has.
+    pub async fn reconnect(&self, place: &Place) -> Result<()> {
+        let inspect = self.docker.inspect_container(&place.container, None::<InspectContainerOptions>);
+        let networks = inspect.await?.network_settings.and_then(|settings| settings.networks);
+        let mut networks = networks.unwrap_or_default().into_values();
+        let settings = networks.find(|settings| settings.network_id.as_deref() == Some(&*place.network));
+        let settings = settings.context("the container is not on it any more")?;
+        let disconnect = NetworkDisconnectRequest { container: place.container.clone(), force: Some(true) };
+        self.docker.disconnect_network(&place.network, disconnect).await?;
+        let full = |addr: Option<String>| addr.filter(|addr| !addr.is_empty());
+        let ipam = EndpointIpamConfig {
+            ipv4_address: full(settings.ip_address),
+            ipv6_address: full(settings.global_ipv6_address),
+            link_local_ips: None,
+        };
+        let endpoint = EndpointSettings {
+            ipam_config: Some(ipam),
+            aliases: settings.aliases,
+            driver_opts: settings.driver_opts,
+            ..EndpointSettings::default()
+        };
+        let connect =
+            NetworkConnectRequest { container: place.container.clone(), endpoint_config: Some(endpoint) };
+        Ok(self.docker.connect_network(&place.network, connect).await?)
+    }
+}
+
+fn add_subnet(config: &IpamConfig, request: &mut NetworkRequest) -> Result<()> {
+    let Some(subnet) = config.subnet.as_deref().filter(|text| !text.is_empty()) else { return Ok(()) };
+    request.subnets.push(cidr(subnet)?);
+    request.gateways.extend(address(config.gateway.as_deref().unwrap_or_default())?);
+    if let Some(range) = config.ip_range.as_deref().filter(|text| !text.is_empty()) {
+        request.ranges.push(cidr(range)?);
+    }
+    let aux: BTreeMap<_, _> = config.auxiliary_addresses.clone().unwrap_or_default().into_iter().collect();
+    for (name, addr) in aux {
+        request.aux.extend(address(&addr)?.map(|addr| (name, addr)));
+    }
+    Ok(())
+}
+
+/// The next event, after which the stream is empty for a moment.
+pub async fn next<S: Stream<Item = Result<EventMessage, bollard::errors::Error>> + Unpin>(
+    events: &mut S,
+) -> Option<()> {
+    events.next().await?.ok().map(drop)
+}

@@ -1,0 +1,68 @@
+//! Docker Engine's way to the networks of the cluster: the plugin that dockerd
+//! calls, and the keeping in step of what Docker and the cluster know.
+//!
+//! Docker knows networks of one host only. Which network of the cluster one of
+//! them is stands in the [`Book`]; the agents make and remove Docker's networks
+//! through each host's Docker API, apart from any call of the plugin.
+
+mod book;
+mod driver;
+mod engine;
+mod ipam;
+mod options;
+mod plan;
+mod pool;
+mod server;
+mod settle;
+mod sync;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use tokio::sync::Notify;
+
+pub use server::{listen, serve};
+pub use sync::keep_in_step;
+
+use crate::{metrics::Calls, report::Report, workload::Workloads};
+use book::{Book, Making};
+
+/// What the plugin stands on.
+pub struct Docker {
+    workloads: Arc<Workloads>,
+    /// Which of Docker's networks are ours.
+    networks: Book,
+    /// Subnets that Docker has asked for and not made networks of.
+    making: Making,
+    /// How long the calls take.
+    pub calls: Calls,
+    /// What operators are told.
+    report: Arc<Report>,
+    /// Told when a call has changed something.
+    wake: Notify,
+    /// How long what Docker asked for may go unused.
+    patience: Duration,
+}
+
+impl Docker {
+    /// Reads what the journal knows of Docker's networks.
+    pub fn new(workloads: Arc<Workloads>, report: Arc<Report>, patience: Duration) -> Result<Self> {
+        let networks = Book::open(workloads.journal.clone())?;
+        let (making, calls, wake) = (Making::default(), Calls::default(), Notify::new());
+        Ok(Self { workloads, networks, making, calls, report, wake, patience })
+    }
+
+    /// Has the next look at Docker come soon.
+    fn asked(&self) {
+        self.wake.notify_one();
+    }
+
+    async fn node(&self) -> Result<String> {
+        self.workloads.control.look(|state| state.facts.node.clone()).await
+    }
+
+    async fn agreed(&self) -> Result<()> {
+        self.workloads.agreed().await
+    }
+}

@@ -1,0 +1,197 @@
+//! What users write behind `-o` and `--ipam-opt`. Pure.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::wire::Options;
+use crate::model::network::{Dressing, IFACE_PREFIX, Network, NetworkRequest, check_name};
+
+/// The network of the cluster that a network of Docker is.
+pub const NETWORK: &str = "margay.network";
+/// Whether any router may send to the network.
+const ROUTABLE: &str = "margay.routable";
+/// Addresses in one block.
+const BLOCK_SIZE: &str = "margay.block-size";
+/// The names under which users know the MTU.
+const MTU: [&str; 3] = ["mtu", "com.docker.network.driver.mtu", "com.docker.network.mtu"];
+/// Options of the bridge driver that change what containers can do, with the
+/// value that changes nothing, and what to do instead.
+const BRIDGE: [(&str, &str, &str); 4] = [
+    ("com.docker.network.bridge.enable_icc", "true", "use a network for each container"),
+    ("com.docker.network.bridge.enable_ip_masquerade", "true", "use margay.routable=true or --internal"),
+    ("com.docker.network.bridge.inhibit_ipv4", "false", "leave it away"),
+    ("com.docker.network.bridge.gateway_mode_ipv4", "nat", "use margay.routable=true or --internal"),
+];
+/// Where `docker network create` puts what stands behind `-o`.
+const GENERIC: &str = "com.docker.network.generic";
+
+/// Takes the options of a network into a request.
+pub fn apply(options: &Options, request: &mut NetworkRequest) -> Result<()> {
+    request.internal = options.get("com.docker.network.internal").is_some_and(is_true);
+    let none = Options::new();
+    let given = options.get(GENERIC).and_then(Value::as_object).unwrap_or(&none);
+    let mut kept = BTreeMap::new();
+    for (key, value) in given {
+        let text = text(value);
+        match &**key {
+            NETWORK => {
+                check_name(&text)?;
+                (request.name, request.unnamed) = (text, false);
+                continue;
+            }
+            ROUTABLE => request.routable = switch(key, &text)?,
+            BLOCK_SIZE => request.block_size = Some(number(key, &text)?),
+            IFACE_PREFIX => check_prefix(&text)?,
+            key if MTU.contains(&key) => request.mtu = Some(number(key, &text)?),
+            key if key.starts_with("margay.") => {
+                bail!("there is no option {key}; there are {NETWORK}, {ROUTABLE} and {BLOCK_SIZE}")
+            }
+            key => {
+                let bridges = BRIDGE.iter().find(|(name, plain, _)| *name == key && *plain != text);
+                if let Some((_, _, instead)) = bridges {
+                    bail!("option {key}={text} is the bridge driver's, and Margay cannot do it; {instead}");
+                }
+            }
+        }
+        kept.insert(key.clone(), text);
+    }
+    request.docker = Dressing { options: kept, labels: BTreeMap::new() };
+    Ok(())
+}
+
+/// The options that Docker tells of a network, in the form in which it passes
+/// them on.
+pub fn from_docker(given: impl IntoIterator<Item = (String, String)>, internal: bool) -> Options {
+    let generic: Options = given.into_iter().map(|(key, value)| (key, value.into())).collect();
+    Options::from_iter([
+        (GENERIC.to_owned(), generic.into()),
+        ("com.docker.network.internal".to_owned(), internal.into()),
+    ])
+}
+
+/// The options with which Docker makes a network that is there: [`apply`]
+/// undone.
+pub fn of(network: &Network) -> BTreeMap<String, String> {
+    let mut options = network.docker.options.clone();
+    options.insert(NETWORK.into(), network.name.clone());
+    if network.routable {
+        options.insert(ROUTABLE.into(), "true".into());
+    }
+    if let Some(mtu) = network.mtu
+        && !MTU.iter().any(|key| options.contains_key(*key))
+    {
+        options.insert(MTU[1].into(), mtu.to_string());
+    }
+    options
+}
+
+/// The network that `--ipam-opt` names.
+pub fn network_of(options: &Options) -> Result<Option<String>> {
+    if let Some(key) = options.keys().find(|key| key.starts_with("margay.") && **key != NETWORK) {
+        bail!("there is no IPAM option {key}; there is {NETWORK}");
+    }
+    let Some(name) = options.get(NETWORK).map(text) else { return Ok(None) };
+    check_name(&name)?;
+    Ok(Some(name))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn is_true(value: &Value) -> bool {
+    value.as_bool().unwrap_or_else(|| value.as_str() == Some("true"))
+}
+
+fn switch(key: &str, text: &str) -> Result<bool> {
+    match text {
+        "" | "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => bail!("option {key}={text}: use true or false"),
+    }
+}
+
+fn number(key: &str, text: &str) -> Result<u32> {
+    match text.parse() {
+        Ok(number) => Ok(number),
+        Err(_) => bail!("option {key}={text}: use a number"),
+    }
+}
+
+/// Docker puts a number behind the prefix, and names have 15 characters.
+fn check_prefix(text: &str) -> Result<()> {
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
+    if plain && (1..=11).contains(&text.len()) {
+        return Ok(());
+    }
+    bail!("option {IFACE_PREFIX}={text}: use 1 to 11 visible characters without '/', ':' and '%'")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn with(generic: &Value) -> Result<NetworkRequest> {
+        let options = json!({GENERIC: generic, "com.docker.network.internal": false});
+        let mut request = NetworkRequest { unnamed: true, ..NetworkRequest::default() };
+        apply(options.as_object().expect("an object"), &mut request).map(|()| request)
+    }
+
+    #[test]
+    fn options_are_known_by_the_names_that_users_know() {
+        for mtu in MTU {
+            assert_eq!(with(&json!({mtu: "1400"})).expect("known").mtu, Some(1400));
+        }
+        let request = with(&json!({"margay.network": "blue", "margay.routable": "true", "own.opt": 7}));
+        let request = request.expect("known");
+        assert!(request.name == "blue" && !request.unnamed && request.routable);
+        assert_eq!(request.docker.options["own.opt"], "7");
+        assert!(!request.docker.options.contains_key(NETWORK), "the name is not an option of others");
+    }
+
+    #[test]
+    fn a_network_is_made_again_with_the_same_options() {
+        let subnets = vec!["10.1.0.0/16".parse().expect("a literal")];
+        let by_command = NetworkRequest {
+            name: "blue".into(),
+            subnets,
+            mtu: Some(1400),
+            routable: true,
+            ..Default::default()
+        };
+        let by_docker = with(&json!({"mtu": "1400", "margay.routable": "1", IFACE_PREFIX: "net"}));
+        let by_docker = NetworkRequest {
+            name: "blue".into(),
+            docker: by_docker.expect("known").docker,
+            ..by_command.clone()
+        };
+        for request in [by_command, by_docker] {
+            let network = request.clone().into_network(1).expect("valid");
+            let mut again = NetworkRequest { subnets: request.subnets, ..NetworkRequest::default() };
+            apply(&from_docker(of(&network), false), &mut again).expect("valid");
+            assert!(network.same_options(&again.into_network(1).expect("valid")));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_what_can() {
+        for (generic, reason) in [
+            (json!({"mtu": "big"}), "mtu=big: use a number"),
+            (json!({"margay.networks": "x"}), "there are margay.network, margay.routable"),
+            (json!({"margay.network": "a b"}), "network name \"a b\""),
+            (json!({"com.docker.network.bridge.enable_icc": "false"}), "a network for each container"),
+            (json!({IFACE_PREFIX: "much-too-long"}), "1 to 11"),
+        ] {
+            let refusal = with(&generic).expect_err("refused").to_string();
+            assert!(refusal.contains(reason), "{refusal}");
+        }
+        assert!(with(&json!({"com.docker.network.bridge.enable_icc": "true"})).is_ok());
+        assert!(with(&Value::Null).is_ok());
+        let options = json!({"margay.net": "x"});
+        assert!(network_of(options.as_object().expect("an object")).is_err());
+    }
+}

@@ -1,0 +1,144 @@
+//! What is to be done for a host's Docker and the cluster to show the same
+//! networks. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use crate::{
+    journal::DockerNetwork,
+    model::network::{Network, NetworkRequest},
+};
+
+/// The name of our driver, as users write it behind `-d`.
+pub const DRIVER: &str = "margay";
+/// How long Docker may take from our answer to showing a network, in seconds.
+pub const SETTLING: u64 = 10;
+
+/// A network as Docker lists it.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Docker's id.
+    pub id: String,
+    /// Docker's name of it.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it would be created with.
+    pub request: NetworkRequest,
+}
+
+/// What a plan rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// All networks of this host's Docker.
+    pub docker: &'a [Seen],
+    /// What we know of those that are ours, by Docker's id.
+    pub book: &'a BTreeMap<String, DockerNetwork>,
+    /// The networks of the cluster.
+    pub cluster: &'a BTreeMap<u32, Network>,
+    /// Subnets that Docker has asked for and not made networks of.
+    pub making: &'a BTreeSet<IpNet>,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Give a network of the cluster the name that Docker knows.
+    Name { docker: String, network: u32, name: String },
+    /// Find out which network of the cluster Docker's is, or make it.
+    Adopt { docker: String },
+    /// Take it off this host's Docker, and say why if a user would wonder.
+    Drop { docker: String, name: String, why: Option<String> },
+    /// Docker does not have it, and nobody removed it.
+    Forget { docker: String, network: u32 },
+    /// Docker's user removed it: it is to go everywhere.
+    Remove { docker: String, network: u32 },
+    /// Have Docker make it.
+    Make { network: u32 },
+    /// Docker has a network of that name by another driver.
+    Blocked { name: String, driver: String },
+}
+
+/// Everything that is to be done now, and whether to look again soon.
+pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
+    let mut steps = Vec::new();
+    let ours = || view.docker.iter().filter(|seen| seen.driver == DRIVER);
+    for seen in ours() {
+        steps.extend(known(view, seen));
+    }
+    steps.extend(doubles(view));
+    let mut coming = !view.making.is_empty();
+    for entry in view.book.values() {
+        let (docker, network) = (entry.id.clone(), entry.network);
+        if entry.removed {
+            steps.push(Step::Remove { docker, network });
+        } else if !ours().any(|seen| seen.id == entry.id) {
+            if entry.since + SETTLING < view.now {
+                steps.push(Step::Forget { docker, network });
+            } else {
+                coming = true;
+            }
+        }
+    }
+    let has = |id: u32| view.book.values().any(|entry| entry.network == id);
+    for network in view.cluster.values().filter(|n| !n.unnamed && !has(n.id)) {
+        match view.docker.iter().find(|seen| seen.name == network.name) {
+            // It is about to find out that the name is taken.
+            Some(seen) if seen.driver == DRIVER => coming = true,
+            Some(seen) => {
+                steps.push(Step::Blocked { name: network.name.clone(), driver: seen.driver.clone() });
+            }
+            // A user may be making the very same.
+            None if coming => {}
+            None => steps.push(Step::Make { network: network.id }),
+        }
+    }
+    (steps, coming)
+}
+
+/// What is to be done about a network of ours that Docker has.
+fn known(view: &View<'_>, seen: &Seen) -> Option<Step> {
+    let docker = seen.id.clone();
+    let Some(entry) = view.book.get(&seen.id) else { return Some(Step::Adopt { docker }) };
+    if entry.removed {
+        return None;
+    }
+    let drop = |why: Option<String>| Step::Drop { docker: docker.clone(), name: seen.name.clone(), why };
+    match view.cluster.get(&entry.network) {
+        None => Some(drop(None)),
+        Some(network) if network.unnamed => {
+            let name = entry.wanted.clone().unwrap_or_else(|| seen.name.clone());
+            Some(Step::Name { docker, network: network.id, name })
+        }
+        Some(network) if entry.wanted.is_none() && network.name != seen.name => {
+            let subnets: Vec<String> = network.subnets.iter().map(|s| s.cidr.to_string()).collect();
+            Some(drop(Some(format!("{} is network {}'s", subnets.join(" and "), network.name))))
+        }
+        Some(_) => None,
+    }
+}
+
+/// Networks of one name that are one network: the older ones stay.
+fn doubles(view: &View<'_>) -> Vec<Step> {
+    let mut by_name: BTreeMap<(&str, u32), Vec<&DockerNetwork>> = BTreeMap::new();
+    for seen in view.docker.iter().filter(|seen| seen.driver == DRIVER) {
+        if let Some(entry) = view.book.get(&seen.id) {
+            by_name.entry((&seen.name, entry.network)).or_default().push(entry);
+        }
+    }
+    let mut steps = Vec::new();
+    for ((name, _), mut entries) in by_name {
+        entries.sort_by_key(|entry| (entry.since, &entry.id));
+        let more = entries.iter().skip(1);
+        steps.extend(more.map(|entry| Step::Drop { docker: entry.id.clone(), name: name.into(), why: None }));
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests;

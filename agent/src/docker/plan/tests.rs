@@ -1,0 +1,93 @@
+use super::*;
+
+fn seen(id: &str, name: &str, driver: &str) -> Seen {
+    Seen { id: id.into(), name: name.into(), driver: driver.into(), ..Seen::default() }
+}
+
+fn entry(id: &str, network: u32) -> (String, DockerNetwork) {
+    let entry = DockerNetwork { id: id.into(), network, wanted: None, since: 100, removed: false };
+    (id.into(), entry)
+}
+
+fn network(id: u32, name: &str, unnamed: bool) -> (u32, Network) {
+    let request = NetworkRequest {
+        name: name.into(),
+        subnets: vec![format!("10.{id}.0.0/16").parse().expect("a literal")],
+        unnamed,
+        ..NetworkRequest::default()
+    };
+    (id, request.into_network(id).expect("valid"))
+}
+
+/// The plan of a host at second 1000, as text.
+fn steps(docker: &[Seen], book: &[(String, DockerNetwork)], cluster: &[(u32, Network)]) -> Vec<String> {
+    let (book, cluster) = (book.iter().cloned().collect(), cluster.iter().cloned().collect());
+    let view = View { docker, book: &book, cluster: &cluster, making: &BTreeSet::new(), now: 1000 };
+    plan(&view).0.iter().map(|step| format!("{step:?}")).collect()
+}
+
+#[test]
+fn what_both_have_needs_nothing() {
+    let docker = [seen("a", "blue", DRIVER), seen("x", "bridge", "bridge")];
+    assert!(steps(&docker, &[entry("a", 1)], &[network(1, "blue", false)]).is_empty());
+}
+
+#[test]
+fn what_one_lacks_comes_or_goes() {
+    let made = steps(&[], &[], &[network(1, "blue", false), network(2, "docker-abc", true)]);
+    assert_eq!(made, ["Make { network: 1 }"], "one without a name is another host's");
+    let gone = steps(&[seen("a", "blue", DRIVER)], &[entry("a", 1)], &[]);
+    assert_eq!(gone, [r#"Drop { docker: "a", name: "blue", why: None }"#]);
+    let strange = steps(&[seen("a", "blue", DRIVER)], &[], &[]);
+    assert_eq!(strange, [r#"Adopt { docker: "a" }"#]);
+    let lost = steps(&[], &[entry("a", 1)], &[network(1, "blue", false)]);
+    assert_eq!(lost, [r#"Forget { docker: "a", network: 1 }"#]);
+}
+
+#[test]
+fn a_name_is_learnt_or_was_asked_for() {
+    let docker = [seen("a", "blue", DRIVER)];
+    let learnt = steps(&docker, &[entry("a", 1)], &[network(1, "docker-abc", true)]);
+    assert_eq!(learnt, [r#"Name { docker: "a", network: 1, name: "blue" }"#]);
+    let (id, mut wanted) = entry("a", 1);
+    wanted.wanted = Some("red".into());
+    let asked = steps(&docker, &[(id.clone(), wanted.clone())], &[network(1, "docker-abc", true)]);
+    assert_eq!(asked, [r#"Name { docker: "a", network: 1, name: "red" }"#]);
+    assert!(steps(&docker, &[(id, wanted)], &[network(1, "red", false)]).is_empty(), "two names are fine");
+    let other = steps(&docker, &[entry("a", 1)], &[network(1, "red", false)]);
+    assert!(other[0].contains("10.1.0.0/16 is network red's"), "{other:?}");
+}
+
+#[test]
+fn a_name_of_another_driver_is_left_alone() {
+    let blocked = steps(&[seen("x", "blue", "bridge")], &[], &[network(1, "blue", false)]);
+    assert_eq!(blocked, [r#"Blocked { name: "blue", driver: "bridge" }"#]);
+}
+
+#[test]
+fn of_two_that_are_one_the_older_stays() {
+    let docker = [seen("a", "blue", DRIVER), seen("b", "blue", DRIVER)];
+    let (id, newer) = entry("b", 1);
+    let newer = (id, DockerNetwork { since: 200, ..newer });
+    let dropped = steps(&docker, &[entry("a", 1), newer], &[network(1, "blue", false)]);
+    assert_eq!(dropped, [r#"Drop { docker: "b", name: "blue", why: None }"#]);
+}
+
+#[test]
+fn nothing_is_made_while_a_user_may_be_making_it() {
+    let cluster = BTreeMap::from([network(1, "blue", false)]);
+    let making = BTreeSet::from(["10.1.0.0/16".parse().expect("a literal")]);
+    let view = View { docker: &[], book: &BTreeMap::new(), cluster: &cluster, making: &making, now: 1000 };
+    assert_eq!(plan(&view), (vec![], true));
+    let fresh = BTreeMap::from([entry("a", 2)]);
+    let view = View { book: &fresh, making: &BTreeSet::new(), now: 105, ..view };
+    assert_eq!(plan(&view), (vec![], true));
+}
+
+#[test]
+fn what_a_user_removed_goes_everywhere() {
+    let (id, gone) = entry("a", 1);
+    let gone = (id, DockerNetwork { removed: true, ..gone });
+    let removed = steps(&[], &[gone], &[network(1, "blue", false)]);
+    assert_eq!(removed, [r#"Remove { docker: "a", network: 1 }"#], "and it is not made again meanwhile");
+}

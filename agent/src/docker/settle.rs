@@ -1,0 +1,100 @@
+//! Endpoints that only one of Docker and Margay knows, after either was away.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use tracing::{info, warn};
+
+use super::{
+    Docker,
+    engine::{Engine, Place},
+};
+use crate::{model::endpoint::Endpoint, report::Trouble};
+
+/// For how long Docker may know of an endpoint that we do not: it is just
+/// going.
+const GOING: Duration = Duration::from_secs(3);
+/// Who finds these troubles.
+const BY: &str = "docker endpoints";
+
+/// What was found on one side only, and since when.
+#[derive(Debug, Default)]
+pub struct Settling {
+    /// Endpoints that Docker does not know.
+    stale: BTreeMap<String, Instant>,
+    /// Endpoints that we do not know.
+    missing: BTreeMap<String, Instant>,
+}
+
+impl Docker {
+    /// Learns the containers' names, removes endpoints that Docker does not
+    /// know, and has Docker make those anew that we do not know. Whether to
+    /// look again soon.
+    pub(super) async fn settle(&self, engine: &Engine, settling: &mut Settling) -> Result<bool> {
+        // Read before Docker is asked: what comes later is not missed.
+        let before = self.endpoints();
+        let places = engine.places().await?;
+        let book = self.networks.entries();
+        let ours: BTreeMap<&str, &Place> = places
+            .iter()
+            .filter(|place| !place.endpoint.is_empty() && book.contains_key(&place.network))
+            .map(|place| (&*place.endpoint, place))
+            .collect();
+        for (id, endpoint) in &before {
+            match places.iter().find(|place| place.endpoint == *id) {
+                Some(place) if endpoint.name.as_ref() != Some(&place.name) => {
+                    self.workloads.rename(id, &place.name).await?;
+                }
+                _ => {}
+            }
+        }
+        let stale = before.keys().filter(|id| !places.iter().any(|place| place.endpoint == **id));
+        for id in due(&mut settling.stale, stale.cloned().collect(), self.patience) {
+            self.bury(&before[&id]).await?;
+        }
+        let after = self.endpoints();
+        let missing = ours.values().filter(|place| place.running && !after.contains_key(&place.endpoint));
+        let missing: Vec<String> = missing.map(|place| place.endpoint.clone()).collect();
+        let mut troubles = Vec::new();
+        for id in due(&mut settling.missing, missing, GOING) {
+            let place = ours[&*id];
+            info!(container = place.name, "docker knows endpoint {id} and we do not: connecting anew");
+            if let Err(error) = engine.reconnect(place).await {
+                let what = format!("container {} has lost its network: {error:#}", place.name);
+                warn!("{what}");
+                troubles.push(Trouble::new(what, "docker network disconnect and connect it, or restart it"));
+            }
+        }
+        self.report.stands(BY, troubles);
+        Ok(!settling.missing.is_empty())
+    }
+
+    /// Removes an endpoint that Docker has forgotten, with its addresses.
+    async fn bury(&self, endpoint: &Endpoint) -> Result<()> {
+        info!(endpoint = endpoint.id, name = endpoint.name, "docker does not know it any more: removed");
+        if let Some(docker) = &endpoint.docker {
+            self.workloads.delete(&docker.id).await?;
+        }
+        for addr in &endpoint.addresses {
+            self.workloads.end_lease(*addr).await?;
+        }
+        Ok(())
+    }
+
+    /// Docker's endpoints by Docker's id.
+    fn endpoints(&self) -> BTreeMap<String, Endpoint> {
+        let endpoints = self.workloads.journal.endpoints().into_values();
+        endpoints.filter_map(|e| Some((e.docker.as_ref()?.id.clone(), e))).collect()
+    }
+}
+
+/// Those that have been found for that long. Others begin to be counted, and
+/// those that are not found any more end.
+fn due(since: &mut BTreeMap<String, Instant>, found: Vec<String>, patience: Duration) -> Vec<String> {
+    since.retain(|id, _| found.contains(id));
+    let now = Instant::now();
+    found.into_iter().filter(|id| since.entry(id.clone()).or_insert(now).elapsed() >= patience).collect()
+}

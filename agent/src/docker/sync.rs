@@ -1,0 +1,315 @@
+//! Keeping Docker's networks and the cluster's in step.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Docker,
+    engine::{self, Engine},
+    plan::{SETTLING, Seen, Step, View, plan},
+    settle::Settling,
+};
+use crate::{
+    control::now, journal::DockerNetwork, model::network::Network, network::Naming, report::Trouble,
+};
+
+/// How long to wait before Docker is sought again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often to look without a reason.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// How soon to look again when something is just coming.
+const SOON: Duration = Duration::from_millis(200);
+/// What happens within this time is looked at once.
+const PAUSE: Duration = Duration::from_millis(30);
+/// For how long a subnet that Docker asked for keeps us from making networks.
+const MAKING: Duration = Duration::from_secs(2);
+/// Who finds these troubles.
+const BY: &str = "docker networks";
+
+/// The networks of the cluster, and why nothing may be agreed upon, if so.
+struct Cluster {
+    networks: BTreeMap<u32, Network>,
+    refusal: Option<String>,
+}
+
+/// Keeps Docker at `socket` and the cluster in step, for as long as the agent
+/// runs. A host without Docker is fine.
+pub async fn keep_in_step(docker: Arc<Docker>, socket: PathBuf, mut rounds: watch::Receiver<u64>) {
+    let mut settling = Settling::default();
+    loop {
+        match Engine::connect(&socket).await {
+            Ok(engine) => {
+                info!("docker answers at {}", socket.display());
+                docker.follow(&engine, &mut rounds, &mut settling).await;
+                info!("docker went away from {}", socket.display());
+            }
+            Err(error) => {
+                debug!("docker: {error:#}");
+                docker.report.stands(BY, docker.absent(&socket));
+            }
+        }
+        docker.workloads.end_stale_leases(docker.patience).await;
+        sleep(ASK_AGAIN).await;
+    }
+}
+
+impl Docker {
+    /// Without Docker's API nothing is wrong, unless Docker uses the plugin.
+    fn absent(&self, socket: &std::path::Path) -> Vec<Trouble> {
+        if self.networks.entries().is_empty() {
+            return Vec::new();
+        }
+        let what = format!(
+            "Docker's API does not answer at {}: networks of other hosts do not appear in this host's Docker",
+            socket.display()
+        );
+        vec![Trouble::new(what, "start docker, or name its socket with --docker-socket")]
+    }
+
+    /// Acts on what happens, until Docker goes away.
+    async fn follow(&self, engine: &Engine, rounds: &mut watch::Receiver<u64>, settling: &mut Settling) {
+        let mut events = std::pin::pin!(engine.events());
+        let mut seen = None;
+        loop {
+            let wait = match self.step(engine, settling).await {
+                Ok(true) => SOON,
+                Ok(false) => HOUSEKEEPING.min(self.patience / 2),
+                Err(error) => {
+                    warn!("docker: {error:#}");
+                    SOON
+                }
+            };
+            let reason = async {
+                loop {
+                    tokio::select! {
+                        event = engine::next(&mut events) => return event,
+                        () = self.wake.notified() => return Some(()),
+                        changed = rounds.changed() => {
+                            changed.ok()?;
+                            let found = self.revisions().await;
+                            if found != seen {
+                                seen = found;
+                                return Some(());
+                            }
+                        }
+                    }
+                }
+            };
+            if let Ok(None) = timeout(wait, reason).await {
+                return;
+            }
+            sleep(PAUSE).await;
+            // What happened meanwhile is seen by the same look.
+            while let Ok(Some(())) = timeout(Duration::ZERO, engine::next(&mut events)).await {}
+        }
+    }
+
+    /// Which networks there are, and whether they may be believed.
+    async fn revisions(&self) -> Option<(BTreeMap<u32, i64>, bool)> {
+        let of = |state: &crate::control::State| {
+            (state.snapshot.network_revisions.clone(), state.refusal().is_some())
+        };
+        self.workloads.control.look(of).await.ok()
+    }
+
+    /// One look at Docker and what follows from it. Whether to look again soon.
+    async fn step(&self, engine: &Engine, settling: &mut Settling) -> Result<bool> {
+        let of = |state: &crate::control::State| Cluster {
+            networks: state.snapshot.networks.clone(),
+            refusal: state.refusal(),
+        };
+        let cluster = self.workloads.control.look(of).await?;
+        let mut soon = false;
+        if cluster.refusal.is_none() {
+            soon = self.networks_in_step(engine, &cluster.networks).await?;
+        }
+        soon |= self.settle(engine, settling).await?;
+        self.sweep().await;
+        Ok(soon)
+    }
+
+    async fn networks_in_step(&self, engine: &Engine, cluster: &BTreeMap<u32, Network>) -> Result<bool> {
+        let docker = engine.networks().await?;
+        let (book, making) = (self.networks.entries(), self.making.within(MAKING));
+        let view = View { docker: &docker, book: &book, cluster, making: &making, now: now() };
+        let (steps, mut soon) = plan(&view);
+        let mut troubles = Vec::new();
+        for step in steps {
+            debug!("docker: {step:?}");
+            match self.take(engine, &view, &step).await {
+                Ok(()) => soon |= !matches!(step, Step::Blocked { .. }),
+                Err(error) => {
+                    let trouble = trouble(&step, cluster, &error);
+                    if !self.report.troubles().contains(&trouble) {
+                        warn!("docker: {}", trouble.what);
+                    }
+                    troubles.push(trouble);
+                }
+            }
+        }
+        self.report.stands(BY, troubles);
+        Ok(soon)
+    }
+
+    async fn take(&self, engine: &Engine, view: &View<'_>, step: &Step) -> Result<()> {
+        let seen = |id: &str| view.docker.iter().find(|seen| seen.id == id).context("it is gone");
+        match step {
+            Step::Name { docker, network, name } => self.name(engine, seen(docker)?, *network, name).await,
+            Step::Adopt { docker } => self.adopt(seen(docker)?).await,
+            Step::Drop { docker, name, why } => {
+                self.take_off(engine, docker).await?;
+                if let Some(why) = why {
+                    self.lost(name, why);
+                }
+                Ok(())
+            }
+            Step::Forget { docker, network } => {
+                self.networks.forget(docker)?;
+                if view.cluster.get(network).is_some_and(|network| network.unnamed) {
+                    self.workloads.networks.remove_id(*network).await?;
+                }
+                Ok(())
+            }
+            Step::Remove { docker, network } => self.remove(view, docker, *network).await,
+            Step::Make { network } => {
+                let network = view.cluster.get(network).context("it is gone")?;
+                engine.create(network).await?;
+                info!(network = network.name, "docker knows it now");
+                Ok(())
+            }
+            Step::Blocked { name, driver } => {
+                bail!("this host's Docker has a network {name} of driver {driver}")
+            }
+        }
+    }
+
+    /// Names a network as Docker's user did. If another has the name already,
+    /// ours is taken off, and that one comes in its place.
+    async fn name(&self, engine: &Engine, seen: &Seen, network: u32, name: &str) -> Result<()> {
+        let networks = &self.workloads.networks;
+        let other = match networks.name(network, name, &seen.labels).await? {
+            Naming::Done(revision) => {
+                info!(network = name, "has its name");
+                return self.workloads.control.revision(revision).await;
+            }
+            // The next look sees it.
+            Naming::Named(_) | Naming::Gone => return Ok(()),
+            Naming::Taken(other) => other,
+        };
+        let ours = move |state: &crate::control::State| state.snapshot.networks.get(&network).cloned();
+        let Some(ours) = self.workloads.control.look(ours).await? else { return Ok(()) };
+        self.take_off(engine, &seen.id).await.with_context(|| {
+            format!("network {name} of this host is another than the cluster's, and cannot be taken off")
+        })?;
+        networks.remove_id(network).await?;
+        if ours.gives_way_to(&other) {
+            info!(network = name, "was created elsewhere, too; that one's subnet is taken");
+        } else {
+            self.lost(name, &format!("the cluster has a network {name} with other options"));
+        }
+        Ok(())
+    }
+
+    /// Tells that a network of this host was taken off its Docker.
+    fn lost(&self, name: &str, why: &str) {
+        warn!(network = name, "taken off this host's Docker: {why}");
+        let what = format!("network {name} was taken off this host's Docker: {why}");
+        self.report.happened(Trouble::new(what, "create it with the same options, or under another name"));
+    }
+
+    /// Removes one of Docker's networks. The book forgets it first, so that
+    /// Docker's call is not taken for a user's wish.
+    async fn take_off(&self, engine: &Engine, id: &str) -> Result<()> {
+        let entry = self.networks.forget(id)?;
+        let removed = engine.remove(id).await;
+        if let (Err(_), Some(entry)) = (&removed, entry) {
+            self.networks.put(entry)?;
+        }
+        removed
+    }
+
+    /// Finds out which network of the cluster Docker's is, after the book was
+    /// lost, or makes it anew.
+    async fn adopt(&self, seen: &Seen) -> Result<()> {
+        let wanted = (!seen.request.unnamed).then(|| seen.request.name.clone());
+        let mut request = seen.request.clone();
+        (request.name, request.unnamed) = (seen.name.clone(), false);
+        if let Some(name) = &wanted {
+            request.name.clone_from(name);
+        }
+        let (network, revision) = self.workloads.networks.establish(&request).await?;
+        self.workloads.control.revision(revision).await?;
+        let entry =
+            DockerNetwork { id: seen.id.clone(), network: network.id, wanted, since: now(), removed: false };
+        self.networks.put(entry)
+    }
+
+    /// Removes everywhere what a user removed here, unless it is used.
+    async fn remove(&self, view: &View<'_>, docker: &str, network: u32) -> Result<()> {
+        let others = view.book.values().any(|e| e.network == network && e.id != docker && !e.removed);
+        if !others && let Err(refusal) = self.workloads.networks.remove_id(network).await {
+            if refusal.is::<crate::store::Away>() {
+                return Err(refusal);
+            }
+            let what = format!("docker network rm has no effect: {refusal:#}");
+            warn!("{what}");
+            let mend =
+                "remove or disconnect those containers, then the network: it is back in this host's Docker";
+            self.report.happened(Trouble::new(what, mend));
+        }
+        self.networks.forget(docker).map(drop)
+    }
+
+    /// Takes back what Docker asked for and did not use.
+    async fn sweep(&self) {
+        self.workloads.end_stale_leases(self.patience).await;
+        if self.making.forget(self.patience) {
+            let before = now().saturating_sub(self.patience.as_secs());
+            let swept = async { self.workloads.networks.unreserve(&self.node().await?, None, before).await };
+            if let Err(error) = swept.await {
+                warn!("subnets that were asked for and not used: {error:#}");
+            }
+        }
+    }
+}
+
+/// A step that could not be taken, for operators.
+fn trouble(step: &Step, cluster: &BTreeMap<u32, Network>, error: &anyhow::Error) -> Trouble {
+    let name = |id: &u32| cluster.get(id).map_or_else(|| format!("number {id}"), |n| n.name.clone());
+    let (what, mend) = match step {
+        Step::Make { network } => (
+            format!("network {} is not in this host's Docker", name(network)),
+            "it is tried again by itself; the reason says what is in the way",
+        ),
+        Step::Blocked { name, .. } => (
+            format!("network {name} of the cluster cannot be used by this host's Docker"),
+            "rename one of the two; Docker's own is left alone",
+        ),
+        Step::Drop { name, .. } => (
+            format!("network {name} cannot be taken off this host's Docker"),
+            "remove or disconnect the containers that are on it",
+        ),
+        Step::Name { name, .. } => (
+            format!("network {name} stays on this host alone"),
+            "create it with -o margay.network=NAME, or take its containers off it",
+        ),
+        Step::Adopt { docker } => (
+            format!("network {docker} of this host's Docker is none of the cluster's"),
+            "remove it from Docker, or create what is missing",
+        ),
+        Step::Remove { network, .. } | Step::Forget { network, .. } => (
+            format!("network {} could not be removed everywhere", name(network)),
+            "it is tried again by itself; the reason says what is in the way",
+        ),
+    };
+    Trouble::new(format!("{what}: {error:#}"), mend)
+}
+
+// The book's own time and Docker's must not be taken for one another.
+const _: () = assert!(SETTLING > MAKING.as_secs());

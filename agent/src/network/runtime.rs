@@ -1,0 +1,205 @@
+//! Networks that a container runtime makes. It asks for a subnet before it
+//! tells of a network, and the network's name is learnt last.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{ATTEMPTS, Networks, Reading, pool, same};
+use crate::{
+    model::{
+        self, Unknown,
+        key::Key,
+        network::{Network, NetworkRequest, check_name},
+        snapshot::{Event, Snapshot},
+    },
+    store::{Commit, Condition, Op, Txn},
+};
+
+/// Subnets that one node may keep at a time. Docker asks again for as long as
+/// it does not like what it gets.
+const KEPT_MAX: usize = 64;
+
+/// Whom a subnet is kept for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Reservation {
+    /// The node whose runtime asked for it.
+    pub node: String,
+    /// When, in seconds since 1970.
+    since: u64,
+    /// The name of the network that is to have it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    network: Option<String>,
+    /// Fields of a newer agent.
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+/// What came of giving a network its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// It has it, as of a revision.
+    Done(i64),
+    /// It has another for good.
+    Named(String),
+    /// Another network has the name.
+    Taken(Box<Network>),
+    /// There is no such network.
+    Gone,
+}
+
+impl Networks {
+    /// The subnet that a runtime of `node` is to create a network with. With a
+    /// name it is that network's, if there is one, or the one that is kept for
+    /// it; else a free one of a pool, which is kept until the network is there.
+    pub async fn reserve(&self, node: &str, v4: bool, name: Option<&str>, now: u64) -> Result<IpNet> {
+        let of_family = |cidr: &&IpNet| cidr.addr().is_ipv4() == v4;
+        for _ in 0..ATTEMPTS {
+            let reading = self.read().await?;
+            if let Some(name) = name {
+                if let Some(network) = reading.snapshot.network(name) {
+                    let mut subnets = network.subnets.iter().map(|subnet| &subnet.cidr);
+                    let family = if v4 { "IPv4" } else { "IPv6" };
+                    let Some(cidr) = subnets.find(of_family) else {
+                        bail!("network {name} exists, without a subnet of {family}");
+                    };
+                    return Ok(*cidr);
+                }
+                let mut kept = reading.reserved.iter().filter(|(_, by)| by.network.as_deref() == Some(name));
+                if let Some((cidr, _)) = kept.find(|(cidr, _)| of_family(cidr)) {
+                    return Ok(*cidr);
+                }
+            }
+            if reading.reserved.values().filter(|by| by.node == node).count() >= KEPT_MAX {
+                bail!("{KEPT_MAX} subnets of the pools were refused on this host; name one with --subnet");
+            }
+            let cidr = pool::take_one(&reading, v4)?;
+            let value = Reservation {
+                node: node.into(),
+                since: now,
+                network: name.map(str::to_owned),
+                unknown: Unknown::new(),
+            };
+            let ops = vec![
+                Op::Put(Key::Guard, model::encode(&reading.guard)),
+                Op::Put(Key::Reservation(cidr), model::encode(&value)),
+            ];
+            let conditions = vec![reading.unchanged, Condition::Absent(Key::Reservation(cidr))];
+            if let Commit::Done(_) = self.store.commit(Txn { conditions, ops }).await? {
+                return Ok(cidr);
+            }
+        }
+        bail!("others create and remove networks at every attempt; try again");
+    }
+
+    /// Gives up what this node keeps since before `before` and, if said, lies
+    /// at `cidr`.
+    pub async fn unreserve(&self, node: &str, cidr: Option<IpNet>, before: u64) -> Result<()> {
+        let reading = self.read().await?;
+        let stale = reading.reserved.iter().filter(|(kept, by)| {
+            by.node == node && by.since <= before && cidr.is_none_or(|cidr| **kept == cidr)
+        });
+        let ops: Vec<Op> = stale.map(|(kept, _)| Op::Delete(Key::Reservation(*kept))).collect();
+        if !ops.is_empty() {
+            self.store.commit(Txn { conditions: vec![], ops }).await?;
+        }
+        Ok(())
+    }
+
+    /// The network of a runtime's request: the one that has these subnets, if
+    /// its options are the same, or a new one. One whose name is taken by a
+    /// network that it can give way to begins without a name.
+    pub async fn establish(&self, request: &NetworkRequest) -> Result<(Network, i64)> {
+        for _ in 0..ATTEMPTS {
+            let reading = self.read().await?;
+            let mut request = request.clone();
+            let kept = request.subnets.iter().filter_map(|cidr| reading.reserved.get(cidr));
+            let kept: Vec<&Reservation> = kept.collect();
+            request.pooled = !kept.is_empty();
+            if let Some(name) = kept.iter().find_map(|by| by.network.clone()).filter(|_| request.unnamed) {
+                (request.name, request.unnamed) = (name, false);
+            }
+            if let Some(found) = with_subnet(&reading.snapshot, &request.subnets) {
+                if !request.unnamed && !found.unnamed && found.name != request.name {
+                    bail!("subnet {} is network {}'s", found.subnets[0].cidr, found.name);
+                }
+                request.like(found);
+                let wanted = request.into_network(found.id)?;
+                return same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
+            }
+            if let Some(found) = reading.snapshot.network(&request.name) {
+                let wanted = request.clone().into_network(found.id)?;
+                if !wanted.gives_way_to(found) {
+                    return same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
+                }
+                request.name = format!("{}-{}", request.name, reading.guard.next_network);
+                request.unnamed = true;
+            }
+            if let Some(done) = self.add(reading, request).await? {
+                return Ok(done);
+            }
+        }
+        bail!("others create and remove networks at every attempt; try again");
+    }
+
+    /// Gives a network that has none the name that it was made under.
+    pub async fn name(&self, id: u32, name: &str, labels: &BTreeMap<String, String>) -> Result<Naming> {
+        check_name(name)?;
+        for _ in 0..ATTEMPTS {
+            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+            let Some(network) = snapshot.networks.get(&id) else { return Ok(Naming::Gone) };
+            if !network.unnamed {
+                return Ok(match network.name == name {
+                    true => Naming::Done(snapshot.network_revisions.get(&id).copied().unwrap_or_default()),
+                    false => Naming::Named(network.name.clone()),
+                });
+            }
+            if let Some(other) = snapshot.network(name) {
+                return Ok(Naming::Taken(Box::new(other.clone())));
+            }
+            let mut named = Network { name: name.into(), unnamed: false, ..network.clone() };
+            named.docker.labels.clone_from(labels);
+            let ops = vec![
+                Op::Put(Key::Guard, model::encode(&guard)),
+                Op::Put(Key::Network(id), model::encode(&named)),
+            ];
+            if let Commit::Done(revision) =
+                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
+            {
+                return Ok(Naming::Done(revision));
+            }
+        }
+        bail!("others create and remove networks at every attempt; try again");
+    }
+
+    /// Removes the network of that id, if it is there and has no endpoints.
+    pub async fn remove_id(&self, id: u32) -> Result<Option<i64>> {
+        self.take_away(|snapshot| snapshot.networks.get(&id)).await
+    }
+}
+
+fn with_subnet<'a>(snapshot: &'a Snapshot, subnets: &[IpNet]) -> Option<&'a Network> {
+    let has = |network: &&Network| network.subnets.iter().any(|subnet| subnets.contains(&subnet.cidr));
+    snapshot.networks.values().find(has)
+}
+
+/// The subnets that are kept, among a listing.
+pub(super) fn reservations(entries: &[Event]) -> Result<BTreeMap<IpNet, Reservation>> {
+    let mut reserved = BTreeMap::new();
+    for entry in entries {
+        let Event::Put { key, value, .. } = entry else { continue };
+        if let Some(Key::Reservation(cidr)) = Key::parse(key) {
+            // One that cannot be read keeps its subnet all the same.
+            let by = model::decode(value).unwrap_or_else(|_| Reservation {
+                node: "?".into(),
+                since: u64::MAX,
+                network: None,
+                unknown: Unknown::new(),
+            });
+            reserved.insert(cidr, by);
+        }
+    }
+    Ok(reserved)
+}

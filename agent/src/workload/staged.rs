@@ -1,0 +1,254 @@
+//! Endpoints of a runtime that asks for addresses by themselves, moves the
+//! interface into the container by itself, and may forget any step or take it
+//! twice: each step apart, each idempotent.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use margay_common::net::Mac;
+use tracing::{debug, info, warn};
+
+use super::{Workloads, list, mac_for, new_id};
+use crate::{
+    ipam,
+    kernel::link,
+    model::{
+        Unknown,
+        block::Holder,
+        endpoint::{DockerEndpoint, Endpoint},
+        network::{Network, Subnet},
+    },
+    tables::VETH_PREFIX,
+};
+
+/// What the side of a veth is called that goes into the container, before it
+/// goes.
+const INSIDE_PREFIX: &str = "mgp";
+
+/// Addresses that a runtime asked for, until an endpoint has them or they are
+/// given up.
+#[derive(Debug, Default)]
+pub(super) struct Leases(Mutex<BTreeMap<IpAddr, Lease>>);
+
+#[derive(Clone, Debug)]
+struct Lease {
+    network: u32,
+    /// Who has the address in the store; the endpoint's id to be.
+    holder: String,
+    since: Instant,
+}
+
+/// What a runtime asks to be made.
+#[derive(Clone, Debug)]
+pub struct Create {
+    /// The endpoint as the runtime knows it.
+    pub docker: DockerEndpoint,
+    /// The addresses that it was given before.
+    pub addresses: Vec<IpAddr>,
+    /// The MAC wanted.
+    pub mac: Option<Mac>,
+}
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Lease>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of a veth's inner side before it is moved.
+pub fn inside_name(endpoint: &Endpoint) -> String {
+    format!("{INSIDE_PREFIX}{}", &endpoint.id[..12])
+}
+
+impl Workloads {
+    /// Gives a runtime an address of a subnet, for an endpoint to come.
+    pub async fn lease(&self, network: &Network, subnet: &Subnet, wanted: Option<IpAddr>) -> Result<IpAddr> {
+        self.joined().await?;
+        let holder = new_id()?;
+        let narrow = Network { subnets: vec![subnet.clone()], ..network.clone() };
+        let request = ipam::Request {
+            holder: Holder { endpoint: holder.clone(), name: None, node: None, unknown: Unknown::new() },
+            wanted: wanted.into_iter().collect(),
+        };
+        let addresses = self.allocate(&narrow, &request).await?;
+        let addr = *addresses.first().context("no address")?;
+        self.leases.lock().insert(addr, Lease { network: network.id, holder, since: Instant::now() });
+        Ok(addr)
+    }
+
+    /// Takes an address back from a runtime, and the endpoint that still has
+    /// it; one that it does not have is fine.
+    pub async fn end_lease(&self, addr: IpAddr) -> Result<()> {
+        let endpoints = self.journal.endpoints();
+        let mut of_runtime = endpoints.into_values().filter_map(|e| Some((e.docker?, e.addresses)));
+        if let Some((docker, _)) = of_runtime.find(|(_, addresses)| addresses.contains(&addr)) {
+            self.delete(&docker.id).await?;
+        }
+        let Some(lease) = self.leases.lock().remove(&addr) else { return Ok(()) };
+        if let Err(away) = self.ipam.release_one(lease.network, &lease.holder, addr).await {
+            // Membership takes it back once the store answers.
+            self.dirty.store(true, Ordering::Relaxed);
+            debug!("address {addr}: {away}");
+        }
+        Ok(())
+    }
+
+    /// Takes back what a runtime asked for and has not used for a while.
+    pub async fn end_stale_leases(&self, patience: Duration) {
+        let stale = |(addr, lease): (&IpAddr, &Lease)| (lease.since.elapsed() >= patience).then_some(*addr);
+        let stale: Vec<IpAddr> = self.leases.lock().iter().filter_map(stale).collect();
+        for addr in stale {
+            info!("address {addr} was asked for and not used, so it is taken back");
+            if let Err(error) = self.end_lease(addr).await {
+                warn!("address {addr}: {error:#}");
+            }
+        }
+    }
+
+    /// Makes an endpoint of addresses that were given before; nothing is in the
+    /// kernel yet. The same again finds the first.
+    pub async fn create(&self, request: Create) -> Result<Endpoint> {
+        let turn = self.turn(0, &request.docker.id).await;
+        let _turn = turn.lock().await;
+        self.joined().await?;
+        if let Some(found) = self.by_docker(&request.docker.id) {
+            let same = found.addresses == request.addresses && request.mac.is_none_or(|mac| mac == found.mac);
+            return if same { Ok(found) } else { Err(anyhow!("endpoint {} is there already", found.id)) };
+        }
+        let Some(first) = request.addresses.first() else { bail!("an endpoint needs an address") };
+        let network = self.network_with(*first).await?;
+        let holders = self.holders(&network, &request.addresses).await?;
+        let id = holders[0].clone();
+        if holders.len() > 1 {
+            let to = Holder { endpoint: id.clone(), name: None, node: None, unknown: Unknown::new() };
+            if let Err(away) = self.ipam.hand_over(network.id, &holders, &to).await {
+                self.dirty.store(true, Ordering::Relaxed);
+                debug!("addresses of endpoint {id}: {away}");
+            }
+        }
+        let endpoint = Endpoint {
+            name: None,
+            network: network.id,
+            network_name: network.name.clone(),
+            mac: request.mac.unwrap_or_else(|| mac_for(&request.addresses)),
+            netns: PathBuf::new(),
+            sandbox: 0,
+            ifname: String::new(),
+            host_interface: format!("{VETH_PREFIX}{}", &id[..12]),
+            mtu: self.mtu(&network).await?,
+            ready: false,
+            docker: Some(request.docker),
+            lost: None,
+            addresses: request.addresses,
+            id,
+        };
+        self.note(&endpoint, &network).await?;
+        let mut leases = self.leases.lock();
+        endpoint.addresses.iter().for_each(|addr| drop(leases.remove(addr)));
+        Ok(endpoint)
+    }
+
+    /// Makes an endpoint's veth, its inner side on the host for the runtime to
+    /// move, and serves it. The same again finds it there.
+    pub async fn plug(&self, docker: &str, netns: PathBuf) -> Result<(Endpoint, Network)> {
+        let turn = self.turn(0, docker).await;
+        let _turn = turn.lock().await;
+        let found = self.by_docker(docker);
+        let endpoint = found.ok_or_else(|| anyhow!("there is no endpoint {docker}; create it first"))?;
+        let first = endpoint.addresses.first().context("an endpoint without an address")?;
+        let network = self.network_with(*first).await?;
+        if link::index(&self.netlink, &endpoint.host_interface).await?.is_some() {
+            return Ok((endpoint, network));
+        }
+        let endpoint = Endpoint { netns, ready: true, ..endpoint };
+        let plugged = self.open_host_side(&endpoint, &inside_name(&endpoint), None).await;
+        if let Err(error) = plugged.and_then(|()| self.journal.put(&endpoint)) {
+            if let Err(undo) = self.unplug(&endpoint).await {
+                warn!("endpoint {} is undone in part: {undo:#}", endpoint.id);
+            }
+            return Err(error);
+        }
+        let addresses = list(&endpoint.addresses);
+        info!(endpoint = endpoint.id, network = network.name, addresses, "plugged in");
+        Ok((endpoint, network))
+    }
+
+    /// Removes a runtime's endpoint; its addresses are the runtime's until it
+    /// gives them up. One that is not there is fine.
+    pub async fn delete(&self, docker: &str) -> Result<()> {
+        let turn = self.turn(0, docker).await;
+        let _turn = turn.lock().await;
+        let Some(endpoint) = self.by_docker(docker) else { return Ok(()) };
+        self.unplug(&endpoint).await?;
+        self.journal.remove(&endpoint.id)?;
+        let lease = Lease { network: endpoint.network, holder: endpoint.id.clone(), since: Instant::now() };
+        let mut leases = self.leases.lock();
+        leases.extend(endpoint.addresses.iter().map(|addr| (*addr, lease.clone())));
+        info!(endpoint = endpoint.id, name = endpoint.name, network = endpoint.network_name, "removed");
+        Ok(())
+    }
+
+    /// Calls an endpoint what the runtime calls its container.
+    pub async fn rename(&self, docker: &str, name: &str) -> Result<()> {
+        let turn = self.turn(0, docker).await;
+        let _turn = turn.lock().await;
+        let Some(found) = self.by_docker(docker) else { return Ok(()) };
+        if found.name.as_deref() == Some(name) {
+            return Ok(());
+        }
+        let endpoint = Endpoint { name: Some(name.into()), ..found };
+        self.journal.put(&endpoint)?;
+        if endpoint.ready {
+            self.control.update(endpoint.clone()).await;
+        }
+        let id = endpoint.id;
+        let to = Holder { endpoint: id.clone(), name: endpoint.name, node: None, unknown: Unknown::new() };
+        // The name in the store is for people; it comes with the next change.
+        if let Err(away) = self.ipam.hand_over(endpoint.network, &[id], &to).await {
+            debug!("the name of {name}: {away}");
+        }
+        Ok(())
+    }
+
+    /// The endpoint that the runtime knows by that id.
+    pub fn by_docker(&self, id: &str) -> Option<Endpoint> {
+        let endpoints = self.journal.endpoints();
+        endpoints.into_values().find(|e| e.docker.as_ref().is_some_and(|docker| docker.id == id))
+    }
+
+    async fn unplug(&self, endpoint: &Endpoint) -> Result<()> {
+        self.control.release(endpoint.id.clone()).await?;
+        link::remove(&self.netlink, &endpoint.host_interface).await
+    }
+
+    /// Who has the addresses in the store. What a restart of the agent has
+    /// forgotten is taken anew.
+    async fn holders(&self, network: &Network, addresses: &[IpAddr]) -> Result<Vec<String>> {
+        let mut holders = Vec::new();
+        for addr in addresses {
+            let Some(subnet) = network.subnet_of(*addr) else {
+                bail!("address {addr} is not of network {}", network.name);
+            };
+            if !self.leases.lock().contains_key(addr) {
+                self.lease(network, subnet, Some(*addr)).await?;
+            }
+            holders.extend(self.leases.lock().get(addr).map(|lease| lease.holder.clone()));
+        }
+        holders.dedup();
+        if holders.is_empty() { Err(anyhow!("the addresses were taken back just now")) } else { Ok(holders) }
+    }
+
+    /// The network whose subnet has an address.
+    async fn network_with(&self, addr: IpAddr) -> Result<Network> {
+        let with = move |state: &crate::control::State| {
+            state.snapshot.networks.values().find(|network| network.subnet_of(addr).is_some()).cloned()
+        };
+        self.control.look(with).await?.ok_or_else(|| anyhow!("no network has a subnet with {addr}"))
+    }
+}

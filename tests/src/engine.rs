@@ -1,0 +1,203 @@
+//! A host's own Docker Engine: a real dockerd in the host's namespace, with
+//! its own folders, and an image made here.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    container::Namespace,
+    eventually::eventually,
+    process::{Process, Said, say},
+};
+
+/// The image that containers are made of: busybox and nothing else.
+pub const IMAGE: &str = "box";
+/// How long a dockerd may take to end before it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A Docker Engine.
+pub struct Engine {
+    namespace: PathBuf,
+    dir: PathBuf,
+    /// Folder of its control groups.
+    cgroup: String,
+    /// Flags besides its own.
+    flags: Vec<String>,
+    process: Option<Process>,
+    bound: bool,
+}
+
+impl Engine {
+    /// Starts one that finds the plugin at a socket, and gives it the image.
+    pub fn start(
+        namespace: &Namespace,
+        dir: &Path,
+        plugin: Option<&Path>,
+        flags: &[&str],
+        bound: bool,
+    ) -> Self {
+        fs::create_dir_all(dir).expect("a folder");
+        if let Some(plugin) = plugin {
+            fs::write(dir.join("margay.spec"), format!("unix://{}\n", plugin.display())).expect("a disk");
+        }
+        let mut engine = Self {
+            namespace: namespace.path(),
+            dir: dir.into(),
+            cgroup: format!("/margay-{}", namespace.name()),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            process: None,
+            bound,
+        };
+        engine.run();
+        engine.import();
+        engine
+    }
+
+    /// Starts dockerd, on the data that it has.
+    pub fn run(&mut self) {
+        let dir = self.dir.display();
+        // Where Docker looks for plugins is fixed; each engine has its own.
+        let script = format!(
+            "mkdir -p /run/docker /etc/docker && mount -t tmpfs none /run/docker && \
+             mount -t tmpfs none /etc/docker && mkdir /etc/docker/plugins && \
+             (cp {dir}/*.spec /etc/docker/plugins/ 2>/dev/null || true) && \
+             exec dockerd --data-root {dir}/data --exec-root {dir}/exec -p {dir}/pid \
+             -H unix://{dir}/docker.sock --storage-driver vfs --cgroup-parent {} {}",
+            self.cgroup,
+            self.flags.join(" ")
+        );
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace.display()));
+        command.args(["unshare", "--mount", "sh", "-c", &script]);
+        drop(fs::remove_file(self.dir.join("pid")));
+        self.process = Some(Process::start(command, &self.dir.join("dockerd.log"), self.bound));
+        eventually("dockerd answers", || {
+            let ended = self.process.as_mut().and_then(Process::ended);
+            assert!(ended.is_none(), "dockerd ended: {}", self.log());
+            let said = self.docker(&["version"]);
+            if said.ok() { Ok(()) } else { Err(said) }
+        });
+    }
+
+    /// Its API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("docker.sock")
+    }
+
+    /// Runs a docker command to its end.
+    pub fn docker(&self, args: &[&str]) -> Said {
+        say(self.command().args(args))
+    }
+
+    /// A docker command.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("docker");
+        command.arg("-H").arg(format!("unix://{}", self.socket().display()));
+        // Nothing of whoever runs this.
+        command.env("DOCKER_CONFIG", &self.dir).env_remove("DOCKER_HOST");
+        command
+    }
+
+    /// Kills dockerd, as a crash would: its containers live on.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+        // The next one brings its own.
+        self.end_containerd();
+    }
+
+    /// Ends dockerd as an operator would.
+    pub fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        process.signal(Signal::SIGTERM);
+        let begun = Instant::now();
+        while process.ended().is_none() && begun.elapsed() < GRACE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        process.kill();
+        self.end_containerd();
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("dockerd.log")).unwrap_or_default()
+    }
+
+    fn end_containerd(&self) {
+        let pid = fs::read_to_string(self.dir.join("exec/containerd/containerd.pid")).ok();
+        let Some(pid) = pid.and_then(|text| text.trim().parse::<u32>().ok()) else { return };
+        // The number may be somebody else's by now.
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if command.contains(&*self.dir.to_string_lossy()) {
+            drop(say(Command::new("kill").args(["-9", &pid.to_string()])));
+            eventually("containerd ends", || {
+                if Path::new(&format!("/proc/{pid}/exe")).exists() { Err(pid) } else { Ok(()) }
+            });
+        }
+    }
+
+    /// Makes the image: no registry is asked for anything.
+    fn import(&self) {
+        let root = self.dir.join("image");
+        let bin = root.join("bin");
+        fs::create_dir_all(&bin).expect("a folder");
+        for folder in ["etc", "proc", "sys", "tmp", "dev"] {
+            fs::create_dir_all(root.join(folder)).expect("a folder");
+        }
+        fs::copy("/usr/bin/busybox", bin.join("busybox"))
+            .or_else(|_| fs::copy("/bin/busybox", bin.join("busybox")))
+            .expect("busybox-static is installed");
+        let applets = say(Command::new(bin.join("busybox")).arg("--list")).out;
+        for applet in applets.lines().filter(|applet| *applet != "busybox") {
+            drop(std::os::unix::fs::symlink("busybox", bin.join(applet)));
+        }
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&root).args(["-c", "."]).stdout(Stdio::piped());
+        let mut tar = tar.spawn().expect("tar runs");
+        let mut import = self.command();
+        import.args(["import", "-", IMAGE]).stdin(tar.stdout.take().expect("a pipe"));
+        let imported = import.output().expect("docker runs");
+        assert!(tar.wait().expect("our own child").success() && imported.status.success(), "{imported:?}");
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            eprintln!("---- dockerd ----\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+        if self.process.is_none() {
+            // Only it can end its containers.
+            if !std::thread::panicking() {
+                self.run();
+            }
+        }
+        let ids = self.docker(&["ps", "-aq"]).out;
+        let ids: Vec<&str> = ids.split_whitespace().collect();
+        if !ids.is_empty() {
+            self.docker(&[&["rm", "-f", "-v"], &ids[..]].concat());
+        }
+        self.stop();
+        for tree in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let folder = tree.path().join(self.cgroup.trim_start_matches('/'));
+            drop(fs::remove_dir(folder));
+        }
+    }
+}
+
+/// The part of `docker inspect` that is about networks.
+#[track_caller]
+pub fn networks(inspected: &str) -> Value {
+    let value: Value = serde_json::from_str(inspected).expect("JSON");
+    value[0]["NetworkSettings"]["Networks"].clone()
+}
