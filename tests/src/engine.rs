@@ -20,7 +20,7 @@ use crate::{
 /// The image that containers are made of: busybox and nothing else.
 pub const IMAGE: &str = "box";
 /// How long a dockerd may take to end before it is killed.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(20);
 
 /// A Docker Engine.
 pub struct Engine {
@@ -31,6 +31,8 @@ pub struct Engine {
     /// Flags besides its own.
     flags: Vec<String>,
     process: Option<Process>,
+    /// Holds the mounts, which outlive every dockerd.
+    mounts: Process,
     bound: bool,
 }
 
@@ -47,7 +49,9 @@ impl Engine {
         if let Some(plugin) = plugin {
             fs::write(dir.join("margay.spec"), format!("unix://{}\n", plugin.display())).expect("a disk");
         }
+        let mounts = mounts(dir, bound);
         let mut engine = Self {
+            mounts,
             namespace: namespace.path(),
             dir: dir.into(),
             cgroup: format!("/margay-{}", namespace.name()),
@@ -62,20 +66,15 @@ impl Engine {
 
     /// Starts dockerd, on the data that it has.
     pub fn run(&mut self) {
-        let dir = self.dir.display();
-        // Where Docker looks for plugins is fixed; each engine has its own.
-        let script = format!(
-            "mkdir -p /run/docker /etc/docker && mount -t tmpfs none /run/docker && \
-             mount -t tmpfs none /etc/docker && mkdir /etc/docker/plugins && \
-             (cp {dir}/*.spec /etc/docker/plugins/ 2>/dev/null || true) && \
-             exec dockerd --data-root {dir}/data --exec-root {dir}/exec -p {dir}/pid \
-             -H unix://{dir}/docker.sock --storage-driver vfs --cgroup-parent {} {}",
-            self.cgroup,
-            self.flags.join(" ")
-        );
+        let dir = self.dir.display().to_string();
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace.display()));
-        command.args(["unshare", "--mount", "sh", "-c", &script]);
+        command
+            .arg(format!("--net={}", self.namespace.display()))
+            .arg(format!("--mount=/proc/{}/ns/mnt", self.mounts.id()))
+            .args(["dockerd", "--storage-driver", "vfs", "--cgroup-parent", &self.cgroup])
+            .args(["--data-root", &format!("{dir}/data"), "--exec-root", &format!("{dir}/exec")])
+            .args(["-p", &format!("{dir}/pid"), "-H", &format!("unix://{dir}/docker.sock")])
+            .args(&self.flags);
         drop(fs::remove_file(self.dir.join("pid")));
         self.process = Some(Process::start(command, &self.dir.join("dockerd.log"), self.bound));
         eventually("dockerd answers", || {
@@ -98,7 +97,9 @@ impl Engine {
 
     /// A docker command.
     pub fn command(&self) -> Command {
-        let mut command = Command::new("docker");
+        // Of the daemon's own version, where there are several.
+        let debians = Path::new("/usr/bin/docker");
+        let mut command = Command::new(if debians.exists() { debians } else { Path::new("docker") });
         command.arg("-H").arg(format!("unix://{}", self.socket().display()));
         // Nothing of whoever runs this.
         command.env("DOCKER_CONFIG", &self.dir).env_remove("DOCKER_HOST");
@@ -131,16 +132,27 @@ impl Engine {
         fs::read_to_string(self.dir.join("dockerd.log")).unwrap_or_default()
     }
 
+    /// Ends the containerd that dockerd started and left behind, with the files
+    /// by which the next one would take it for alive.
     fn end_containerd(&self) {
-        let pid = fs::read_to_string(self.dir.join("exec/containerd/containerd.pid")).ok();
-        let Some(pid) = pid.and_then(|text| text.trim().parse::<u32>().ok()) else { return };
-        // The number may be somebody else's by now.
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if command.contains(&*self.dir.to_string_lossy()) {
-            drop(say(Command::new("kill").args(["-9", &pid.to_string()])));
-            eventually("containerd ends", || {
-                if Path::new(&format!("/proc/{pid}/exe")).exists() { Err(pid) } else { Ok(()) }
-            });
+        let folder = self.dir.join("exec/containerd");
+        let pid = fs::read_to_string(folder.join("containerd.pid")).ok();
+        if let Some(pid) = pid.and_then(|text| text.trim().parse::<u32>().ok()) {
+            // The number may be somebody else's by now.
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if command.contains(&*self.dir.to_string_lossy()) {
+                drop(say(Command::new("kill").args(["-9", &pid.to_string()])));
+                eventually("containerd ends", || {
+                    let left = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                    if left.is_empty() { Ok(()) } else { Err(left) }
+                });
+            }
+        }
+        for file in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = file.path();
+            if path.extension().is_some_and(|extension| extension == "sock" || extension == "pid") {
+                drop(fs::remove_file(path));
+            }
         }
     }
 
@@ -193,6 +205,24 @@ impl Drop for Engine {
             drop(fs::remove_dir(folder));
         }
     }
+}
+
+/// Mounts of its own: where Docker looks for plugins is fixed, and each engine
+/// has others.
+fn mounts(dir: &Path, bound: bool) -> Process {
+    let ready = dir.join("mounted");
+    let script = format!(
+        "mkdir -p /run/docker /etc/docker && mount -t tmpfs none /run/docker && \
+         mount -t tmpfs none /etc/docker && mkdir /etc/docker/plugins && \
+         (cp {0}/*.spec /etc/docker/plugins/ 2>/dev/null || true) && touch {1} && exec sleep infinity",
+        dir.display(),
+        ready.display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    let process = Process::start(command, &dir.join("mounts.log"), bound);
+    eventually("the mounts are there", || if ready.exists() { Ok(()) } else { Err(process.log()) });
+    process
 }
 
 /// The part of `docker inspect` that is about networks.

@@ -106,7 +106,9 @@ impl Lab {
     fn without_etcd(plan: Plan) -> Self {
         fs::create_dir_all(&plan.dir).expect("a folder");
         let wire = Namespace::new(&format!("{}-wire", plan.prefix));
-        wire.sh("ip link add br0 type bridge");
+        // Its own MAC, lest it take that of a port that comes later, and the
+        // hosts' neighbours go stale.
+        wire.sh("ip link add br0 address 02:00:00:00:00:fe type bridge");
         wire.sh(&format!("ip link set br0 mtu {} up", plan.mtu));
         wire.sh(&format!("ip addr add {ETCD}/24 dev br0"));
         let mut lab = Self { hosts: Vec::new(), wire, plan, etcd: None, made: AtomicU32::new(0) };

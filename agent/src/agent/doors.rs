@@ -32,23 +32,41 @@ impl Doors {
     /// Opens those that were not handed over.
     pub async fn open(config: &Config) -> Result<Self> {
         let mut handed = Sockets::from_env()?;
-        let mut own = Vec::new();
         let path = config.run_dir.join(SOCKET);
-        let api = match handed.take(&path)? {
-            Some(listener) => listener,
-            None => {
-                let listener = server::listen(&path, &config.access).await?;
-                own.push(path);
-                listener
-            }
-        };
+        let api = handed.take(&path)?;
         let plugin = match &config.docker {
-            Some(at) => plugin(at, &mut handed, &mut own)?.map(|listener| (at.clone(), listener)),
+            Some(at) => handed.take(&at.plugin)?,
             None => None,
         };
         handed.finish()?;
-        let metrics = server::listen_for_metrics(config.metrics).await?;
-        Ok(Self { api: Some(api), metrics, plugin, own })
+        let mut doors = Self { api, metrics: None, plugin: None, own: Vec::new() };
+        if doors.api.is_none() {
+            doors.api = Some(server::listen(&path, &config.access).await?);
+            doors.own.push(path);
+        }
+        doors.plugin = match (&config.docker, plugin) {
+            (Some(at), Some(listener)) => Some((at.clone(), listener)),
+            (Some(at), None) => doors.listen_for_docker(at)?,
+            (None, _) => None,
+        };
+        doors.metrics = server::listen_for_metrics(config.metrics).await?;
+        Ok(doors)
+    }
+
+    /// Opens the socket that Docker calls. Where nobody asked for Docker, one
+    /// that cannot be opened is told and no more.
+    fn listen_for_docker(&mut self, at: &DockerAt) -> Result<Option<(DockerAt, UnixListener)>> {
+        match docker::listen(&at.plugin) {
+            Ok(listener) => {
+                self.own.push(at.plugin.clone());
+                Ok(Some((at.clone(), listener)))
+            }
+            Err(error) if at.asked => Err(error),
+            Err(error) => {
+                warn!("Docker cannot use Margay on this host: {error:#}");
+                Ok(None)
+            }
+        }
     }
 
     /// Serves Docker and keeps in step with it.
@@ -81,24 +99,5 @@ impl Doors {
     /// Removes what nobody else keeps.
     pub fn close(self) {
         self.own.into_iter().for_each(|path| drop(std::fs::remove_file(path)));
-    }
-}
-
-/// The socket that Docker calls. Where nobody asked for Docker, one that cannot
-/// be opened is told and no more.
-fn plugin(at: &DockerAt, handed: &mut Sockets, own: &mut Vec<PathBuf>) -> Result<Option<UnixListener>> {
-    if let Some(listener) = handed.take(&at.plugin)? {
-        return Ok(Some(listener));
-    }
-    match docker::listen(&at.plugin) {
-        Ok(listener) => {
-            own.push(at.plugin.clone());
-            Ok(Some(listener))
-        }
-        Err(error) if at.asked => Err(error),
-        Err(error) => {
-            warn!("Docker cannot use Margay on this host: {error:#}");
-            Ok(None)
-        }
     }
 }

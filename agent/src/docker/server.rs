@@ -100,8 +100,10 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
     if body.is_empty() {
         return Err(Malformed("the request is empty: the first attempt was cut off; try again".into()).into());
     }
-    serde_json::from_slice(body)
-        .map_err(|error| Malformed(format!("the request does not parse: {error}")).into())
+    let strange = |error: serde_json::Error| Malformed(format!("the request does not parse: {error}"));
+    // An object and nothing else: a list would pass for one by its order.
+    let fields: wire::Options = serde_json::from_slice(body).map_err(strange)?;
+    Ok(serde_json::from_value(fields.into()).map_err(strange)?)
 }
 
 impl Docker {

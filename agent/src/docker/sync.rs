@@ -42,12 +42,17 @@ struct Cluster {
 /// runs. A host without Docker is fine.
 pub async fn keep_in_step(docker: Arc<Docker>, socket: PathBuf, mut rounds: watch::Receiver<u64>) {
     let mut settling = Settling::default();
+    let mut last: Option<String> = None;
     loop {
         match Engine::connect(&socket).await {
             Ok(engine) => {
-                info!("docker answers at {}", socket.display());
-                docker.follow(&engine, &mut rounds, &mut settling).await;
-                info!("docker went away from {}", socket.display());
+                debug!("docker answers at {}", socket.display());
+                let ended = docker.follow(&engine, &mut rounds, &mut settling).await;
+                let reason = ended.err().map(|error| format!("{error:#}"));
+                if let Some(reason) = reason.as_ref().filter(|reason| last.as_ref() != Some(reason)) {
+                    info!("docker: {reason}");
+                }
+                last = reason;
             }
             Err(error) => {
                 debug!("docker: {error:#}");
@@ -73,18 +78,17 @@ impl Docker {
     }
 
     /// Acts on what happens, until Docker goes away.
-    async fn follow(&self, engine: &Engine, rounds: &mut watch::Receiver<u64>, settling: &mut Settling) {
+    async fn follow(
+        &self,
+        engine: &Engine,
+        rounds: &mut watch::Receiver<u64>,
+        settling: &mut Settling,
+    ) -> Result<()> {
         let mut events = std::pin::pin!(engine.events());
         let mut seen = None;
         loop {
-            let wait = match self.step(engine, settling).await {
-                Ok(true) => SOON,
-                Ok(false) => HOUSEKEEPING.min(self.patience / 2),
-                Err(error) => {
-                    warn!("docker: {error:#}");
-                    SOON
-                }
-            };
+            let soon = self.step(engine, settling).await?;
+            let wait = if soon { SOON } else { HOUSEKEEPING.min(self.patience / 2) };
             let reason = async {
                 loop {
                     tokio::select! {
@@ -102,7 +106,7 @@ impl Docker {
                 }
             };
             if let Ok(None) = timeout(wait, reason).await {
-                return;
+                bail!("it went away");
             }
             sleep(PAUSE).await;
             // What happened meanwhile is seen by the same look.

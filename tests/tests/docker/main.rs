@@ -1,8 +1,14 @@
 //! Real Docker Engines, one for each host.
 
+mod containers;
+mod load;
 mod networks;
+mod protocol;
+mod registry;
+mod restart;
 
 use margay_tests::{
+    engine::IMAGE,
     eventually::eventually,
     host::Host,
     lab::{Lab, Plan},
@@ -41,5 +47,62 @@ pub fn vanishes(host: &Host, network: &str) {
     eventually(&format!("network {network} gone from {}'s docker", host.name), || {
         let listed = host.docker("network ls --format {{.Name}}");
         if listed.lines().any(|name| name == network) { Err(listed) } else { Ok(()) }
+    });
+}
+
+/// Starts a container that sleeps.
+#[track_caller]
+pub fn run(host: &Host, name: &str, flags: &str) {
+    host.docker(&format!("run -d --stop-signal KILL --name {name} {flags} {IMAGE} sleep 1000"));
+}
+
+/// A container's address on a network.
+#[track_caller]
+pub fn address(host: &Host, container: &str, network: &str) -> String {
+    let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+    let said = host.engine().docker(&["inspect", "-f", &format, container]);
+    assert!(said.ok() && !said.out.trim().is_empty(), "{said:?}");
+    said.out.trim().into()
+}
+
+/// Whether a container reaches an address.
+pub fn reaches(host: &Host, container: &str, addr: &str) -> bool {
+    host.try_docker(&format!("exec {container} ping -c 1 -W 1 {addr}")).ok()
+}
+
+/// What is wrong on a host, in words.
+pub fn problems(host: &Host) -> String {
+    let status = host.json(&["status"]);
+    let list = status["problems"].as_array().expect("a list");
+    list.iter().map(|p| format!("{} ({})\n", p["problem"], p["mend"])).collect()
+}
+
+/// Waits until a host's status tells of something.
+#[track_caller]
+pub fn tells(host: &Host, what: &str) {
+    eventually(&format!("{}'s status tells: {what}", host.name), || {
+        let problems = problems(host);
+        if problems.contains(what) { Ok(()) } else { Err(problems) }
+    });
+}
+
+/// Waits until nothing is wrong on a host and every network of the cluster is
+/// in its Docker.
+#[track_caller]
+pub fn settled(host: &Host) {
+    eventually(&format!("{} is settled", host.name), || {
+        let networks = host.json(&["network", "ls"]);
+        let named = networks.as_array().expect("a list").iter().all(|network| network["unnamed"] == false);
+        let mut names: Vec<String> = networks
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|n| n["name"].as_str().unwrap_or("").into())
+            .collect();
+        names.sort();
+        let listed = host.docker("network ls --filter driver=margay --format {{.Name}}");
+        let mut listed: Vec<String> = listed.lines().map(str::to_owned).collect();
+        listed.sort();
+        if named && names == listed { Ok(()) } else { Err((networks, listed, problems(host))) }
     });
 }

@@ -1,26 +1,246 @@
-//! Networks: created once, there on every host.
+//! Networks: created once, there on every host; removed once, gone from all.
 
-use margay_tests::engine::IMAGE;
+use std::thread::scope;
 
-use crate::{appears, lab, vanishes};
+use margay_tests::{engine::IMAGE, eventually::eventually};
+use serde_json::Value;
+
+use crate::{address, appears, lab, problems, reaches, run, settled, tells, vanishes};
+
+const CREATE: &str = "network create -d margay --ipam-driver margay";
+
+fn inspect(host: &margay_tests::host::Host, network: &str) -> Value {
+    let value: Value =
+        serde_json::from_str(&host.docker(&format!("network inspect {network}"))).expect("JSON");
+    value[0].clone()
+}
 
 #[test]
 fn a_network_that_one_host_creates_is_everywhere() {
     let lab = lab(3);
-    lab.h(1).docker("network create -d margay --ipam-driver margay blue");
+    lab.h(1).docker(&format!("{CREATE} blue"));
     for host in &lab.hosts {
         appears(host, "blue");
+        run(host, &format!("c-{}", host.name), "--network blue");
     }
     for host in &lab.hosts {
-        host.docker(&format!("run -d --network blue --name c-{} {IMAGE} sleep 600", host.name));
+        for other in &lab.hosts {
+            let addr = address(other, &format!("c-{}", other.name), "blue");
+            assert!(reaches(host, &format!("c-{}", host.name), &addr), "{} to {}", host.name, other.name);
+        }
     }
-    let addr = lab.h(3).docker("inspect -f {{.NetworkSettings.Networks.blue.IPAddress}} c-h3");
-    lab.h(1).docker(&format!("exec c-h1 ping -c 2 -W 1 {addr}"));
+    // Names in the listings of either side.
+    let found = lab.h(2).json(&["endpoint", "ls"]);
+    assert!(found[0]["name"] == "c-h2" && found[0]["network"] == "blue", "{found}");
+    let refused = lab.h(1).refused(&["network", "rm", "blue"]);
     for host in &lab.hosts {
-        host.docker(&format!("rm -f c-{}", host.name));
+        assert!(refused.contains(&format!("1 on node {} (c-{})", host.name, host.name)), "{refused}");
     }
-    lab.h(2).docker("network rm blue");
+    lab.h(3).docker_refuses("network rm blue");
+    // Docker forgets what it has no container on; the others still do.
+    lab.h(3).docker("rm -f c-h3");
+    lab.h(3).docker("network rm blue");
+    tells(lab.h(3), "docker network rm has no effect: network blue has endpoints: 1 on node h1 (c-h1)");
+    appears(lab.h(3), "blue");
+    lab.h(3).docker("network prune -f");
+    appears(lab.h(3), "blue");
+    run(lab.h(3), "again", "--network blue");
+    assert!(reaches(lab.h(3), "again", &address(lab.h(1), "c-h1", "blue")));
+    lab.h(3).docker("rm -f again");
+    lab.h(1).docker("rm -f c-h1");
+    lab.h(2).docker("rm -f c-h2");
+    lab.h(2).ok(&["network", "rm", "blue"]);
     for host in &lab.hosts {
         vanishes(host, "blue");
     }
+}
+
+#[test]
+fn what_docker_creates_with_it_shows_on_every_host() {
+    let lab = lab(2);
+    lab.h(1).docker(&format!(
+        "{CREATE} --subnet 10.65.0.0/16 --ip-range 10.65.5.0/24 --gateway 10.65.0.9 --aux-address nas=10.65.5.3 \
+         --ipv6 --subnet fd00:65::/64 --label team=a -o com.docker.network.driver.mtu=1400 \
+         -o com.docker.network.container_iface_prefix=net wide"
+    ));
+    appears(lab.h(2), "wide");
+    let (one, two) = (inspect(lab.h(1), "wide"), inspect(lab.h(2), "wide"));
+    assert_eq!(one["Labels"], two["Labels"]);
+    assert_eq!(two["Labels"]["team"], "a");
+    assert_eq!(two["Options"]["com.docker.network.driver.mtu"], "1400");
+    let v4 = &two["IPAM"]["Config"][0];
+    assert!(
+        v4["Subnet"] == "10.65.0.0/16" && v4["IPRange"] == "10.65.5.0/24" && v4["Gateway"] == "10.65.0.9"
+    );
+    assert_eq!(v4["AuxiliaryAddresses"]["nas"], "10.65.5.3");
+    assert!(two["EnableIPv6"] == true && two["IPAM"]["Config"][1]["Subnet"] == "fd00:65::/64", "{two}");
+    for host in &lab.hosts {
+        run(host, "c1", "--network wide");
+        let addr = address(host, "c1", "wide");
+        assert!(addr.starts_with("10.65.5.") && addr != "10.65.5.3", "{addr}");
+        let links = host.docker("exec c1 ip addr");
+        assert!(
+            links.contains("net0@") && links.contains("mtu 1400") && links.contains("fd00:65:"),
+            "{links}"
+        );
+        let routes = host.docker("exec c1 ip route");
+        assert!(
+            routes.contains("default via 10.65.0.9") && routes.contains("10.65.0.0/16 via 10.65.0.9"),
+            "{routes}"
+        );
+    }
+    assert!(reaches(lab.h(1), "c1", &address(lab.h(2), "c1", "wide")));
+    let v6 = lab.h(2).docker("inspect -f {{.NetworkSettings.Networks.wide.GlobalIPv6Address}} c1");
+    assert!(reaches(lab.h(1), "c1", &v6), "{v6}");
+    // Another gets neither what is somebody else's nor what is taken.
+    for (ip, reason) in [("10.65.5.3", "kept for nas"), (&*address(lab.h(2), "c1", "wide"), "is taken by")] {
+        let refused = lab.h(1).docker_refuses(&format!("run --rm --network wide --ip {ip} {IMAGE} true"));
+        assert!(refused.contains(reason), "{refused}");
+    }
+    // What a command creates is Docker's, too.
+    lab.h(2).ok(&["network", "create", "fast", "--subnet", "10.66.0.0/24", "--mtu", "1300", "--routable"]);
+    lab.hosts.iter().for_each(|host| appears(host, "fast"));
+    run(lab.h(1), "f1", "--network fast");
+    assert!(lab.h(1).docker("exec f1 ip link show eth0").contains("mtu 1300"));
+    lab.hosts.iter().for_each(|host| assert_eq!(problems(host), ""));
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_leaves_nothing() {
+    let lab = lab(1);
+    let h1 = lab.h(1);
+    h1.ok(&["network", "create", "taken", "--subnet", "10.7.0.0/16"]);
+    appears(h1, "taken");
+    for (flags, reason) in [
+        ("-d margay x", "--ipam-driver margay"),
+        ("-d margay --ipam-driver margay -o mtu=big x", "mtu=big: use a number"),
+        ("-d margay --ipam-driver margay -o margay.netwrk=y x", "there is no option margay.netwrk"),
+        ("-d margay --ipam-driver margay --subnet 10.7.1.0/24 x", "overlaps 10.7.0.0/16 of network taken"),
+        ("-d margay --ipam-driver margay --subnet 10.8.0.0/31 x", "too small"),
+        ("-d margay --ipam-driver margay --subnet 192.0.2.0/24 x", "the address of node h1"),
+        (
+            "-d margay --ipam-driver margay --subnet 10.8.0.0/24 --subnet 10.9.0.0/24 x",
+            "one subnet of each family",
+        ),
+        ("-d margay --ipam-driver margay --internal -o margay.routable=true x", "internal or routable"),
+        ("-d margay --ipam-driver margay --ipam-opt margay.net=y x", "there is no IPAM option margay.net"),
+    ] {
+        let refused = h1.docker_refuses(&format!("network create {flags}"));
+        assert!(refused.contains(reason), "{flags}: {refused}");
+    }
+    let left = h1.json(&["network", "ls"]);
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    let dump = h1.ok(&["store", "export"]);
+    assert!(!dump.contains("reservations"), "{dump}");
+    // Publishing is refused while it cannot be done.
+    let refused = h1.docker_refuses(&format!("run --rm --network taken -p 8080:80 {IMAGE} true"));
+    assert!(refused.contains("does not publish ports yet"), "{refused}");
+    assert_eq!(h1.json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn the_same_create_on_every_host_is_one_network() {
+    let lab = lab(3);
+    scope(|scope| {
+        for host in &lab.hosts {
+            // A host whose agent was faster than its user is told that it exists.
+            scope.spawn(move || {
+                let said = host.try_docker(&format!("{CREATE} red"));
+                assert!(said.ok() || said.err.contains("already exists"), "{said:?}");
+            });
+        }
+    });
+    lab.hosts.iter().for_each(settled);
+    let subnet = inspect(lab.h(1), "red")["IPAM"]["Config"][0]["Subnet"].clone();
+    for host in &lab.hosts {
+        assert_eq!(inspect(host, "red")["IPAM"]["Config"][0]["Subnet"], subnet);
+        run(host, "c1", "--network red");
+    }
+    assert!(reaches(lab.h(1), "c1", &address(lab.h(3), "c1", "red")));
+    lab.hosts.iter().for_each(|host| assert_eq!(problems(host), ""));
+    // Named in the call, both ways, they meet in the call.
+    for more in
+        ["--ipam-opt margay.network=green -o margay.network=green green-here", "--subnet 10.70.0.0/16 grey"]
+    {
+        let name = more.split(' ').next_back().expect("a name");
+        scope(|scope| {
+            for host in &lab.hosts {
+                scope.spawn(move || {
+                    let said = host.try_docker(&format!("{CREATE} {more}"));
+                    assert!(said.ok() || said.err.contains("already exists"), "{said:?}");
+                });
+            }
+        });
+        lab.hosts.iter().for_each(|host| appears(host, name));
+    }
+    let subnets: Vec<Value> = lab
+        .hosts
+        .iter()
+        .map(|host| inspect(host, "green-here")["IPAM"]["Config"][0]["Subnet"].clone())
+        .collect();
+    assert!(subnets[0] == subnets[1] && subnets[1] == subnets[2], "{subnets:?}");
+    let names = lab.h(1).json(&["network", "ls"]);
+    let mut names: Vec<&str> =
+        names.as_array().expect("a list").iter().filter_map(|n| n["name"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["green", "grey", "red"]);
+}
+
+#[test]
+fn of_two_creates_that_differ_one_wins() {
+    let lab = lab(2);
+    scope(|scope| {
+        for (host, subnet) in lab.hosts.iter().zip(["10.71.0.0/16", "10.72.0.0/16"]) {
+            scope.spawn(move || host.docker(&format!("{CREATE} --subnet {subnet} red")));
+        }
+    });
+    lab.hosts.iter().for_each(settled);
+    let subnets: Vec<Value> =
+        lab.hosts.iter().map(|host| inspect(host, "red")["IPAM"]["Config"][0]["Subnet"].clone()).collect();
+    assert_eq!(subnets[0], subnets[1]);
+    let told: Vec<String> = lab.hosts.iter().map(problems).filter(|told| !told.is_empty()).collect();
+    assert!(told.len() == 1 && told[0].contains("network red was taken off this host's Docker"), "{told:?}");
+    // By name it is refused in the call.
+    let refused =
+        lab.h(2).docker_refuses(&format!("{CREATE} --subnet 10.73.0.0/16 -o margay.network=red other"));
+    assert!(refused.contains("network red exists with other options"), "{refused}");
+    // The subnet under another name is not that network.
+    let subnet = subnets[0].as_str().expect("a subnet");
+    lab.h(2).docker(&format!("{CREATE} --subnet {subnet} pink"));
+    vanishes(lab.h(2), "pink");
+    tells(lab.h(2), &format!("network pink was taken off this host's Docker: {subnet} is network red's"));
+    appears(lab.h(2), "red");
+}
+
+#[test]
+fn hosts_that_were_down_catch_up_and_others_networks_are_left_alone() {
+    let mut lab = lab(2);
+    lab.h(2).docker("network create own");
+    lab.host(2).engine_mut().stop();
+    lab.h(1).docker(&format!("{CREATE} blue"));
+    lab.h(1).docker(&format!("{CREATE} own"));
+    lab.host(2).engine_mut().run();
+    appears(lab.h(2), "blue");
+    tells(lab.h(2), "this host's Docker has a network own of driver bridge");
+    assert_eq!(lab.h(2).docker("network ls --filter name=own --format {{.Driver}}"), "bridge");
+    // What happens while an agent is down is seen when it is back.
+    lab.host(2).kill();
+    lab.h(1).docker("network rm blue");
+    lab.h(1).docker(&format!("{CREATE} late"));
+    eventually("blue is gone from the cluster", || {
+        let networks = lab.h(1).json(&["network", "ls"]).to_string();
+        if networks.contains("blue") { Err(networks) } else { Ok(()) }
+    });
+    lab.host(2).up();
+    vanishes(lab.h(2), "blue");
+    appears(lab.h(2), "late");
+    lab.h(2).docker("network rm own");
+    eventually("own is Margay's", || {
+        let driver = lab.h(2).docker("network ls --filter name=own --format {{.Driver}}");
+        if driver == "margay" { Ok(()) } else { Err(driver) }
+    });
+    eventually("nothing is wrong", || {
+        let told = problems(lab.h(2));
+        if told.is_empty() { Ok(()) } else { Err(told) }
+    });
 }

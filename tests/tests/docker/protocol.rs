@@ -1,0 +1,265 @@
+//! The plugin protocol's corners, by direct calls.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use margay_tests::{
+    host::Host,
+    lab::{Lab, Plan},
+};
+use serde_json::{Value, json};
+
+/// What dockerd 20.10 and a plugin said to each other, each kind of exchange
+/// once: call, headers, request, answer.
+const EXCHANGES: &str = include_str!("exchanges.json");
+
+/// Calls the plugin as dockerd does: no content type, an empty Host.
+pub fn call(host: &Host, path: &str, body: &str) -> (u16, Value) {
+    let mut stream = UnixStream::connect(host.plugin()).expect("the plugin listens");
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {length}\r\n\
+         Accept: application/vnd.docker.plugins.v1.2+json\r\nConnection: close\r\n\r\n{body}"
+    )
+    .expect("a socket");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).unwrap_or_else(|_| json!(body)))
+}
+
+/// A call that has to succeed.
+#[track_caller]
+fn ok(host: &Host, path: &str, body: &Value) -> Value {
+    let (status, answer) = call(host, path, &body.to_string());
+    assert_eq!(status, 200, "{path} {body}: {answer}");
+    answer
+}
+
+/// A call that has to be refused: its reason, in both fields.
+#[track_caller]
+fn refused(host: &Host, path: &str, body: &str) -> String {
+    let (status, answer) = call(host, path, body);
+    assert!(status >= 400, "{path} {body}: {status} {answer}");
+    assert_eq!(answer["Err"], answer["Error"], "the two drivers read different fields");
+    answer["Err"].as_str().expect("a reason").into()
+}
+
+/// A host without Docker: what calls is this test.
+fn alone() -> Lab {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    lab.host(1).up();
+    lab
+}
+
+#[test]
+fn a_captured_dockerd_is_answered_as_it_expects() {
+    let lab = alone();
+    let exchanges: Vec<Value> = serde_json::from_str(EXCHANGES).expect("JSON");
+    let mut seen = std::collections::BTreeSet::new();
+    for exchange in &exchanges {
+        let path = exchange["path"].as_str().expect("a path");
+        let request = match &exchange["request"] {
+            Value::String(text) => text.clone(),
+            value => value.to_string(),
+        };
+        // The plugin of the capture named its space and its pools otherwise.
+        let request = request.replace("XLocal", "margay").replace("pool-", "");
+        let (status, answer) = call(lab.h(1), path, &request);
+        seen.insert((path.to_owned(), status));
+        if request.is_empty() && path.contains("CreateEndpoint") {
+            assert_eq!(status, 400, "a repetition after a broken connection");
+            continue;
+        }
+        let ports = path.contains("ProgramExternal") && request.contains("HostPort");
+        // Of an endpoint whose making is not among the exchanges.
+        let strange = answer["Err"].as_str().is_some_and(|told| told.contains("create it first"));
+        // The capture hands out of one subnet for all networks, also what is
+        // auxiliary.
+        let foreign = request.contains("10.65.0.11/32") || request.contains("10.65.0.9/32\",\"AddressIPv6");
+        assert_eq!(status != 200, ports || foreign || strange, "{path} {request}: {answer}");
+        if status == 200 {
+            let keys = |value: &Value| value.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>());
+            for key in keys(&exchange["answer"]).unwrap_or_default() {
+                assert!(!answer[&key].is_null(), "{path}: {key} in {answer}");
+            }
+        }
+    }
+    let answered = seen.iter().filter(|(_, status)| *status == 200).count();
+    assert!(answered >= 17, "{seen:?}");
+}
+
+#[test]
+fn strange_requests_are_refused_and_change_nothing() {
+    let lab = alone();
+    let h1 = lab.h(1);
+    h1.ok(&["network", "create", "blue", "--subnet", "10.65.0.0/16"]);
+    let before = h1.json(&["network", "ls"]);
+    for (path, body, reason) in [
+        ("/NetworkDriver.CreateNetwork", "", "the request is empty"),
+        ("/NetworkDriver.CreateNetwork", "{", "does not parse"),
+        ("/NetworkDriver.CreateNetwork", "[]", "does not parse"),
+        ("/NetworkDriver.CreateNetwork", "{}", "no id of a network"),
+        ("/NetworkDriver.CreateNetwork", r#"{"NetworkID":7}"#, "does not parse"),
+        (
+            "/NetworkDriver.CreateNetwork",
+            r#"{"NetworkID":"0123456789abcdef","IPv4Data":null}"#,
+            "a network needs a subnet",
+        ),
+        (
+            "/NetworkDriver.CreateNetwork",
+            r#"{"NetworkID":"0123456789abcdef","IPv4Data":[{"AddressSpace":"LocalDefault","Pool":"10.66.0.0/16"}]}"#,
+            "--ipam-driver margay",
+        ),
+        (
+            "/NetworkDriver.CreateNetwork",
+            r#"{"NetworkID":"0123456789abcdef","IPv4Data":[{"AddressSpace":"margay","Pool":"10.66/16"}]}"#,
+            "is no subnet like",
+        ),
+        ("/NetworkDriver.CreateEndpoint", r#"{"EndpointID":"e1"}"#, "needs an address"),
+        (
+            "/NetworkDriver.CreateEndpoint",
+            r#"{"EndpointID":"","Interface":{"Address":"10.65.0.5/32"}}"#,
+            "needs an id",
+        ),
+        (
+            "/NetworkDriver.CreateEndpoint",
+            r#"{"EndpointID":"e1","Interface":{"Address":"10.99.0.5/32"}}"#,
+            "no network has",
+        ),
+        (
+            "/NetworkDriver.CreateEndpoint",
+            r#"{"EndpointID":"e1","Interface":{"Address":"10.65.0.5/32","MacAddress":"01:00:00:00:00:01"}}"#,
+            "unicast",
+        ),
+        ("/NetworkDriver.Join", r#"{"EndpointID":"nobody"}"#, "create it first"),
+        ("/IpamDriver.RequestAddress", r#"{"PoolID":"10.99.0.0/16","Address":""}"#, "no network with subnet"),
+        ("/IpamDriver.RequestAddress", r#"{"PoolID":"blue","Address":""}"#, "is no subnet like"),
+        (
+            "/IpamDriver.RequestAddress",
+            r#"{"PoolID":"10.65.0.0/16","Address":"10.66.0.1"}"#,
+            "is not of subnet",
+        ),
+        ("/IpamDriver.RequestAddress", r#"{"PoolID":"10.65.0.0/16","Address":"x"}"#, "is no address"),
+        ("/IpamDriver.RequestPool", r#"{"Pool":"","SubPool":"10.1.0.0/24"}"#, "needs the --subnet"),
+        ("/IpamDriver.RequestPool", r#"{"Pool":"10.1.0.0/16","SubPool":"10.2.0.0/24"}"#, "is not within"),
+        ("/NetworkDriver.Fly", "{}", "there is no call"),
+    ] {
+        let told = refused(h1, path, body);
+        assert!(told.contains(reason), "{path} {body}: {told}");
+    }
+    assert_eq!(h1.json(&["network", "ls"]), before);
+    assert_eq!(h1.json(&["endpoint", "ls"]), json!([]));
+    // A request that breaks off is nothing, and its repetition is empty.
+    let mut stream = UnixStream::connect(h1.plugin()).expect("the plugin listens");
+    write!(
+        stream,
+        "POST /NetworkDriver.CreateNetwork HTTP/1.1\r\nHost: \r\nContent-Length: 500\r\n\r\n{{\"Netw"
+    )
+    .expect("a socket");
+    drop(stream);
+    assert!(refused(h1, "/NetworkDriver.CreateNetwork", "").contains("try again"));
+    assert_eq!(call(h1, "/NetworkDriver.Fly", "{}").0, 404, "which Docker takes for not implemented");
+}
+
+#[test]
+fn calls_may_come_twice_and_out_of_order() {
+    let lab = alone();
+    let h1 = lab.h(1);
+    let net = "a".repeat(64);
+    let pool = json!({"AddressSpace": "margay", "Pool": "10.65.0.0/16", "SubPool": null, "Options": null, "V6": false, "New": 1});
+    let id = ok(h1, "/IpamDriver.RequestPool", &pool)["PoolID"].clone();
+    assert_eq!(ok(h1, "/IpamDriver.RequestPool", &pool)["PoolID"], id, "the same again");
+    let gateway =
+        json!({"PoolID": id, "Address": "", "Options": {"RequestAddressType": "com.docker.network.gateway"}});
+    for _ in 0..3 {
+        assert_eq!(ok(h1, "/IpamDriver.RequestAddress", &gateway)["Address"], "10.65.0.1/32");
+    }
+    let create = json!({
+        "NetworkID": net, "Options": {"com.docker.network.generic": null, "new": [1]},
+        "IPv4Data": [{"AddressSpace": "margay", "Pool": "10.65.0.0/16", "Gateway": "10.65.0.1/32"}], "IPv6Data": null,
+    });
+    ok(h1, "/NetworkDriver.CreateNetwork", &create);
+    ok(h1, "/NetworkDriver.CreateNetwork", &create);
+    assert_eq!(h1.json(&["network", "ls"]).as_array().map(Vec::len), Some(1));
+    // Giving the gateway up is nothing: other hosts have it, too.
+    ok(h1, "/IpamDriver.ReleaseAddress", &json!({"PoolID": id, "Address": "10.65.0.1"}));
+    let address = json!({"PoolID": id, "Address": "", "Options": null});
+    let given = ok(h1, "/IpamDriver.RequestAddress", &address)["Address"].clone();
+    let endpoint = json!({"NetworkID": net, "EndpointID": "e1"});
+    // Leave without Join, Revoke without Program, DeleteEndpoint of nobody.
+    for path in
+        ["Leave", "RevokeExternalConnectivity", "DeleteEndpoint", "DeleteEndpoint", "EndpointOperInfo"]
+    {
+        ok(h1, &format!("/NetworkDriver.{path}"), &endpoint);
+    }
+    let made = json!({"NetworkID": net, "EndpointID": "e1", "Interface": {"Address": given, "AddressIPv6": null, "MacAddress": ""}});
+    let mac = ok(h1, "/NetworkDriver.CreateEndpoint", &made)["Interface"]["MacAddress"].clone();
+    assert_eq!(ok(h1, "/NetworkDriver.CreateEndpoint", &made)["Interface"]["MacAddress"], mac);
+    let other = json!({"NetworkID": net, "EndpointID": "e1", "Interface": {"Address": "10.65.0.77/32"}});
+    assert!(refused(h1, "/NetworkDriver.CreateEndpoint", &other.to_string()).contains("is there already"));
+    let join = json!({"NetworkID": net, "EndpointID": "e1", "SandboxKey": "/nowhere", "Options": null});
+    let first = ok(h1, "/NetworkDriver.Join", &join);
+    assert_eq!(ok(h1, "/NetworkDriver.Join", &join), first);
+    let link = first["InterfaceName"]["SrcName"].as_str().expect("a name").to_owned();
+    assert!(h1.namespace.run(&format!("ip link show {link}")).ok(), "it waits to be moved");
+    assert_eq!(
+        first["StaticRoutes"][0],
+        json!({"Destination": "10.65.0.1/32", "RouteType": 1, "NextHop": ""})
+    );
+    // Given up while an endpoint still has it: that goes, too.
+    let plain = given.as_str().and_then(|text| text.split('/').next()).expect("an address");
+    ok(h1, "/IpamDriver.ReleaseAddress", &json!({"PoolID": id, "Address": plain}));
+    assert!(!h1.namespace.run(&format!("ip link show {link}")).ok());
+    assert_eq!(h1.json(&["endpoint", "ls"]), json!([]));
+    for path in ["Leave", "DeleteEndpoint", "DeleteEndpoint"] {
+        ok(h1, &format!("/NetworkDriver.{path}"), &endpoint);
+    }
+    ok(h1, "/IpamDriver.ReleaseAddress", &json!({"PoolID": id, "Address": plain}));
+    // Docker releases before it deletes, and deletes what nobody knows.
+    ok(h1, "/IpamDriver.ReleasePool", &json!({"PoolID": id}));
+    ok(h1, "/NetworkDriver.DeleteNetwork", &json!({"NetworkID": net}));
+    ok(h1, "/NetworkDriver.DeleteNetwork", &json!({"NetworkID": net}));
+    // Of a pool of our choice each is another, until they are given up.
+    let any = json!({"AddressSpace": "margay", "Pool": "", "V6": false});
+    let pools: Vec<Value> =
+        (0..3).map(|_| ok(h1, "/IpamDriver.RequestPool", &any)["PoolID"].clone()).collect();
+    assert!(pools[0] != pools[1] && pools[1] != pools[2], "{pools:?}");
+    for pool in &pools {
+        ok(h1, "/IpamDriver.ReleasePool", &json!({"PoolID": pool}));
+    }
+    assert!(!h1.ok(&["store", "export"]).contains("reservations/"));
+    // One that asks for ever is told so.
+    let mut told = String::new();
+    for _ in 0..100 {
+        let (status, answer) = call(h1, "/IpamDriver.RequestPool", &any.to_string());
+        if status != 200 {
+            told = answer["Error"].as_str().unwrap_or_default().into();
+            break;
+        }
+    }
+    assert!(told.contains("64 subnets of the pools were refused"), "{told}");
+}
+
+#[test]
+fn the_handshake_needs_no_store() {
+    let mut lab = alone();
+    lab.host(1).stop();
+    lab.kill_etcd();
+    lab.host(1).start();
+    for path in [
+        "/Plugin.Activate",
+        "/NetworkDriver.GetCapabilities",
+        "/IpamDriver.GetCapabilities",
+        "/IpamDriver.GetDefaultAddressSpaces",
+    ] {
+        let (status, answer) = call(lab.h(1), path, "");
+        assert_eq!(status, 200, "{path}: {answer}");
+    }
+    let told = refused(lab.h(1), "/IpamDriver.RequestPool", r#"{"AddressSpace":"margay","Pool":""}"#);
+    assert!(told.contains("the store is away"), "{told}");
+}

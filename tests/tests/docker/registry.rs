@@ -1,0 +1,1 @@
+//! Services that register their own address.

@@ -1,0 +1,202 @@
+//! Agent and dockerd come and go, each without the other.
+
+use std::{fs, os::fd::AsRawFd, os::unix::net::UnixListener};
+
+use margay_tests::{
+    eventually::eventually,
+    host::{Host, margay},
+    lab::Lab,
+    process::Process,
+};
+use nix::sys::signal::Signal;
+
+use crate::{address, appears, lab, problems, protocol::call, reaches, run, with};
+
+const CREATE: &str = "network create -d margay --ipam-driver margay";
+
+fn two_containers(lab: &Lab) -> String {
+    lab.h(1).docker(&format!("{CREATE} --subnet 10.65.0.0/16 blue"));
+    appears(lab.h(2), "blue");
+    run(lab.h(1), "c1", "--network blue");
+    run(lab.h(2), "c2", "--network blue");
+    address(lab.h(2), "c2", "blue")
+}
+
+/// Waits until the store has exactly these addresses of a host's containers.
+#[track_caller]
+fn holds(host: &Host, wanted: &[&str]) {
+    eventually("the store has what containers have", || {
+        let dump: serde_json::Value = serde_json::from_str(&host.ok(&["store", "export"])).expect("JSON");
+        let mut held = Vec::new();
+        for (key, value) in dump["entries"].as_object().into_iter().flatten() {
+            if key.contains("/ipam/") {
+                held.extend(
+                    value["addresses"].as_object().into_iter().flatten().map(|(addr, _)| addr.clone()),
+                );
+            }
+        }
+        if held == wanted { Ok(()) } else { Err(held) }
+    });
+}
+
+#[test]
+fn the_agent_may_die_under_running_containers() {
+    let mut lab = lab(2);
+    let peer = two_containers(&lab);
+    let mut command = lab.h(1).engine().command();
+    command.args(["exec", "c1", "ping", "-i", "0.05", "-c", "100", &peer]);
+    let mut flow = Process::start(command, &lab.h(1).dir().join("flow.log"), true);
+    for _ in 0..3 {
+        lab.host(1).kill();
+        lab.host(1).up();
+    }
+    assert!(flow.wait().success() && flow.log().contains(" 0% packet loss"), "{}", flow.log());
+    run(lab.h(1), "new", "--network blue");
+    assert!(reaches(lab.h(1), "new", &peer));
+    lab.h(1).docker("rm -f c1 new");
+    holds(lab.h(1), &[&peer]);
+}
+
+#[test]
+fn what_docker_forgot_meanwhile_is_settled() {
+    let mut lab = lab(2);
+    let peer = two_containers(&lab);
+    run(lab.h(1), "stays", "--network blue");
+    let stays = address(lab.h(1), "stays", "blue");
+    // Docker waits for the agent for a while and then forgets the endpoint.
+    lab.host(1).kill();
+    lab.h(1).docker("rm -f c1");
+    lab.host(1).up();
+    let mut wanted = [&*peer, &*stays];
+    wanted.sort_unstable();
+    holds(lab.h(1), &wanted);
+    assert!(reaches(lab.h(1), "stays", &peer));
+    // The other way: the agent has forgotten everything.
+    lab.host(1).kill();
+    let state = lab.h(1).dir().join("state");
+    fs::remove_dir_all(state.join("endpoints")).expect("a folder");
+    fs::remove_dir_all(state.join("docker")).expect("a folder");
+    lab.host(1).up();
+    eventually("the container is connected anew", || {
+        let listed = lab.h(1).json(&["endpoint", "ls"]);
+        if listed[0]["name"] == "stays" { Ok(()) } else { Err((listed, problems(lab.h(1)))) }
+    });
+    assert_eq!(address(lab.h(1), "stays", "blue"), stays, "with the address that it had");
+    assert!(reaches(lab.h(1), "stays", &peer));
+    assert_eq!(problems(lab.h(1)), "");
+    holds(lab.h(1), &wanted);
+}
+
+#[test]
+fn dockerd_may_restart_and_die() {
+    let mut lab = lab(2);
+    let peer = two_containers(&lab);
+    lab.host(1).engine_mut().stop();
+    holds(lab.h(1), &[&peer]);
+    lab.host(1).engine_mut().run();
+    lab.h(1).docker("start c1");
+    assert!(reaches(lab.h(1), "c1", &peer));
+    // Killed, it ends what lives when it comes back.
+    lab.host(1).engine_mut().kill();
+    lab.host(1).engine_mut().run();
+    holds(lab.h(1), &[&peer]);
+    lab.h(1).docker("start c1");
+    assert!(reaches(lab.h(1), "c1", &peer));
+    assert_eq!(lab.h(1).json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn with_live_restore_containers_outlive_dockerd_and_agent() {
+    let mut lab = with(2, &["--live-restore"]);
+    let peer = two_containers(&lab);
+    let own = address(lab.h(1), "c1", "blue");
+    let peer_addr: std::net::IpAddr = own.parse().expect("an address");
+    lab.host(1).engine_mut().kill();
+    lab.host(1).kill();
+    assert!(lab.h(1).namespace.pings(peer_addr, 3), "alone");
+    lab.host(1).up();
+    lab.host(1).engine_mut().run();
+    assert_eq!(lab.h(1).docker("inspect -f {{.State.Running}} c1"), "true");
+    assert!(reaches(lab.h(1), "c1", &peer));
+    run(lab.h(1), "new", "--network blue");
+    assert!(reaches(lab.h(1), "new", &peer));
+    lab.h(1).docker("rm -f c1 new");
+    holds(lab.h(1), &[&peer]);
+}
+
+#[test]
+fn what_is_asked_for_and_not_used_is_taken_back() {
+    let lab = lab(1);
+    let h1 = lab.h(1);
+    h1.docker(&format!("{CREATE} --subnet 10.65.0.0/16 blue"));
+    let pool = r#"{"PoolID":"10.65.0.0/16","Address":"10.65.9.9"}"#;
+    assert_eq!(call(h1, "/IpamDriver.RequestAddress", pool).0, 200);
+    holds(h1, &["10.65.9.9"]);
+    holds(h1, &[]);
+    // The same for subnets.
+    let (status, answer) = call(h1, "/IpamDriver.RequestPool", r#"{"AddressSpace":"margay","Pool":""}"#);
+    assert_eq!(status, 200, "{answer}");
+    eventually("the subnet is given up", || {
+        let dump = h1.ok(&["store", "export"]);
+        if dump.contains("reservations/") { Err(dump) } else { Ok(()) }
+    });
+}
+
+/// Starts the agent as a service manager does: with sockets that stay.
+fn start_with(host: &Host, sockets: &[&UnixListener]) -> Process {
+    let mut script = String::new();
+    for (i, socket) in sockets.iter().enumerate() {
+        // Away from the numbers that they are to get.
+        script += &format!("exec {}<&{}; ", 50 + i, socket.as_raw_fd());
+    }
+    for i in 0..sockets.len() {
+        script += &format!("exec {}<&{}; ", 3 + i, 50 + i);
+    }
+    script += &format!("LISTEN_PID=$$ LISTEN_FDS={} exec \"$@\"", sockets.len());
+    for socket in sockets {
+        nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
+            .expect("our own");
+    }
+    let mut command = host.namespace.command("bash");
+    command.args(["-c", &script, "agent"]).arg(margay()).args(host.own_flags());
+    Process::start(command, &host.dir().join("agent.log"), true)
+}
+
+#[test]
+fn handed_over_sockets_stay_open_while_the_agent_restarts() {
+    let mut lab = lab(1);
+    lab.h(1).docker(&format!("{CREATE} --subnet 10.65.0.0/16 blue"));
+    lab.host(1).stop();
+    assert!(!lab.h(1).plugin().exists() && !lab.h(1).socket().exists(), "its own sockets go with it");
+    let plugin = UnixListener::bind(lab.h(1).plugin()).expect("a socket");
+    let api = UnixListener::bind(lab.h(1).socket()).expect("a socket");
+    let mut agent = start_with(lab.h(1), &[&plugin, &api]);
+    lab.h(1).settled();
+    run(lab.h(1), "c1", "--network blue");
+    agent.signal(Signal::SIGTERM);
+    assert!(agent.wait().success(), "{}", agent.log());
+    assert!(lab.h(1).plugin().exists() && lab.h(1).socket().exists(), "they are not the agent's to remove");
+    // Asked while nobody listens, answered by the next agent.
+    let mut command = lab.h(1).engine().command();
+    command.args([
+        "run",
+        "-d",
+        "--name",
+        "waits",
+        "--network",
+        "blue",
+        margay_tests::engine::IMAGE,
+        "sleep",
+        "1000",
+    ]);
+    let mut waiting = Process::start(command, &lab.h(1).dir().join("waiting.log"), true);
+    let _agent = start_with(lab.h(1), &[&plugin, &api]);
+    assert!(waiting.wait().success(), "{}", waiting.log());
+    assert!(reaches(lab.h(1), "waits", &address(lab.h(1), "c1", "blue")));
+    // One that nobody serves is a mistake of whoever wrote the unit.
+    let stray = UnixListener::bind(lab.h(1).dir().join("stray.sock")).expect("a socket");
+    let mut refused = start_with(lab.h(1), &[&stray]);
+    assert!(!refused.wait().success());
+    assert!(refused.log().contains("stray.sock was handed over"), "{}", refused.log());
+    lab.host(1).engine = None;
+}
