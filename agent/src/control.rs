@@ -120,6 +120,14 @@ impl Control {
         self.ask(|reply| Request::Release(id, reply)).await?
     }
 
+    /// The same without waiting for it: told when it is done.
+    pub async fn begin_release(&self, id: String) -> Result<oneshot::Receiver<Result<()>>> {
+        let (send, receive) = oneshot::channel();
+        let sent = self.requests.send(Request::Release(id, send)).await;
+        sent.map_err(|_| anyhow!("the agent is ending"))?;
+        Ok(receive)
+    }
+
     /// See [`Request::Revision`].
     pub async fn revision(&self, revision: i64) -> Result<()> {
         self.ask(|reply| Request::Revision(revision, reply)).await?

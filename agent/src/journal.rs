@@ -59,10 +59,15 @@ pub struct Journal {
     dir: PathBuf,
     /// The endpoints, as the files have them: nobody else writes these.
     endpoints: Arc<Mutex<BTreeMap<String, Endpoint>>>,
+    /// Held while an endpoint is written, so that its file and what is in memory
+    /// are one; several, so that many attaches do not wait for one disk.
+    turns: Arc<[Mutex<()>; TURNS]>,
     /// Held while a network is written: many attaches do that at once.
     networks: Arc<Mutex<()>>,
 }
 
+/// Endpoints that may be written at a time.
+const TURNS: usize = 16;
 /// Folders and files below the state folder.
 const ENDPOINTS: &str = "endpoints";
 const NETWORKS: &str = "networks";
@@ -81,11 +86,29 @@ impl Journal {
                 remove(path)?;
             }
         }
-        let journal = Self { dir: dir.to_owned(), endpoints: Arc::default(), networks: Arc::default() };
-        let endpoints: Vec<Endpoint> = journal.all(ENDPOINTS)?;
-        let endpoints = endpoints.into_iter().map(|endpoint| (endpoint.id.clone(), endpoint)).collect();
-        *journal.held() = endpoints;
+        let journal = Self {
+            dir: dir.to_owned(),
+            endpoints: Arc::default(),
+            turns: Arc::default(),
+            networks: Arc::default(),
+        };
+        for path in entries(&dir.join(ENDPOINTS))? {
+            let Some(bytes) = read(&path)?.filter(|_| path.extension().is_some_and(|e| e == "json")) else {
+                continue;
+            };
+            // Without it a living container would be taken for gone, and its
+            // address given to another.
+            let endpoint: Endpoint = model::decode(&bytes).with_context(|| {
+                format!("{}: remove it if that container is gone, else restore it", path.display())
+            })?;
+            journal.held().insert(endpoint.id.clone(), endpoint);
+        }
         Ok(journal)
+    }
+
+    fn turn(&self, id: &str) -> MutexGuard<'_, ()> {
+        let number = id.bytes().map(usize::from).sum::<usize>() % TURNS;
+        self.turns[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<String, Endpoint>> {
@@ -103,25 +126,32 @@ impl Journal {
         Ok(instance)
     }
 
-    /// All endpoints by id. A file that does not parse is left and told.
+    /// All endpoints by id.
     pub fn endpoints(&self) -> BTreeMap<String, Endpoint> {
         self.held().clone()
     }
 
     /// Writes an endpoint; it is there whole or not at all.
     pub fn put(&self, endpoint: &Endpoint) -> Result<()> {
+        let _turn = self.turn(&endpoint.id);
         write(&self.entry(ENDPOINTS, &endpoint.id), &model::encode(endpoint))?;
         self.held().insert(endpoint.id.clone(), endpoint.clone());
         Ok(())
     }
 
-    /// Whether an endpoint is there.
-    pub fn has(&self, id: &str) -> bool {
-        self.held().contains_key(id)
+    /// Changes an endpoint, if it is there, and gives what became of it.
+    pub fn alter(&self, id: &str, change: impl FnOnce(&mut Endpoint)) -> Result<Option<Endpoint>> {
+        let _turn = self.turn(id);
+        let Some(mut endpoint) = self.held().get(id).cloned() else { return Ok(None) };
+        change(&mut endpoint);
+        write(&self.entry(ENDPOINTS, id), &model::encode(&endpoint))?;
+        self.held().insert(id.to_owned(), endpoint.clone());
+        Ok(Some(endpoint))
     }
 
     /// Forgets an endpoint.
     pub fn remove(&self, id: &str) -> Result<()> {
+        let _turn = self.turn(id);
         remove(&self.entry(ENDPOINTS, id))?;
         self.held().remove(id);
         Ok(())
@@ -289,8 +319,9 @@ mod tests {
         journal.put_last_good(&values).expect("a disk");
         assert_eq!(journal.last_good().expect("there"), values);
         fs::write(dir.path().join("endpoints/x.json"), "{").expect("a disk");
-        let journal = Journal::open(dir.path()).expect("readable");
-        assert!(journal.endpoints().is_empty());
+        let error =
+            format!("{:#}", Journal::open(dir.path()).expect_err("an endpoint that is not to be lost"));
+        assert!(error.contains("endpoints/x.json") && error.contains("remove it if"), "{error}");
         fs::write(dir.path().join(CLUSTER), "{").expect("a disk");
         let error = format!("{:#}", journal.known().expect_err("broken"));
         assert!(error.contains("cluster.json") && error.contains("remove it"), "{error}");

@@ -133,13 +133,18 @@ impl Membership {
 
     async fn step(&self, progress: &mut Progress) -> Result<(), Trouble> {
         let look = self.look().await?;
-        self.remember_last_good(progress).await?;
+        // Before the first reading nothing is known to be readable again.
+        if look.trust != Trust::Unseen {
+            self.remember_last_good(progress).await?;
+        }
         if let Some(reason) = look.away {
             return Err(Away(reason).into());
         }
         match &look.trust {
             Trust::Unseen => return Ok(()),
             Trust::Other { .. } => {
+                // What comes and goes meanwhile is told to the right one.
+                progress.restored = false;
                 self.control.joining(None).await;
                 self.workloads.open();
                 return Ok(());
@@ -160,10 +165,10 @@ impl Membership {
             progress.restored = false;
         }
         if !progress.restored || self.workloads.is_dirty() {
-            self.restore(look.trust != Trust::Whole).await?;
-            progress.restored = true;
+            progress.restored = false;
+            progress.restored = self.restore(look.trust != Trust::Whole).await?;
         }
-        if awaited {
+        if awaited && progress.restored {
             self.arrive(&look.own.name).await?;
         }
         if let Some(node) = node {

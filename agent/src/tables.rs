@@ -19,6 +19,11 @@ pub const HOST_INTERFACE: &str = "margay0";
 /// Prefix of the names of the host side of every endpoint's veth.
 pub const VETH_PREFIX: &str = "mgy";
 
+/// The host side of an endpoint's veth.
+pub fn host_interface(endpoint: &str) -> String {
+    format!("{VETH_PREFIX}{}", endpoint.get(..12).unwrap_or(endpoint))
+}
+
 /// An interface that is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interface {

@@ -36,7 +36,7 @@ use crate::{
     },
     model::{Unknown, block::Holder, endpoint::Endpoint, network::Network},
     network::Networks,
-    tables::VETH_PREFIX,
+    tables::host_interface,
 };
 
 pub use staged::Create;
@@ -143,7 +143,7 @@ impl Workloads {
         let holder =
             Holder { endpoint: id.clone(), name: request.name.clone(), node: None, unknown: Unknown::new() };
         let wanted = ipam::Request { holder, wanted: request.addresses.clone() };
-        let addresses = self.allocate(&network, &wanted).await?;
+        let (addresses, stashed) = self.allocate(&network, &wanted).await?;
         let mtu = self.mtu(&network).await?;
         let endpoint = Endpoint {
             name: request.name,
@@ -154,14 +154,16 @@ impl Workloads {
             netns: netns.path.clone(),
             sandbox: netns.inode,
             ifname: request.ifname,
-            host_interface: format!("{VETH_PREFIX}{}", &id[..12]),
+            host_interface: host_interface(&id),
             mtu,
             ready: false,
             docker: None,
             lost: None,
             id,
         };
-        match self.bring_up(&endpoint, &network, &netns).await {
+        let brought_up = self.bring_up(&endpoint, &network, &netns).await;
+        self.tell_store(stashed);
+        match brought_up {
             Ok(endpoint) => {
                 let addresses = list(&endpoint.addresses);
                 info!(
@@ -240,18 +242,24 @@ impl Workloads {
         }
     }
 
-    /// Addresses from the store, or from the stash while it cannot be asked.
-    async fn allocate(&self, network: &Network, request: &ipam::Request) -> Result<Vec<IpAddr>> {
-        if let Some(why) = self.control.look(State::refusal).await? {
+    /// Addresses from the store, or from the stash while it cannot be asked,
+    /// and which of both.
+    async fn allocate(&self, network: &Network, request: &ipam::Request) -> Result<(Vec<IpAddr>, bool)> {
+        let why = match self.control.look(State::refusal).await? {
+            Some(why) => why,
+            None => match self.ipam.allocate(network, request).await {
+                Err(ipam::Refusal::Away(away)) => away.to_string(),
+                result => return Ok((result?, false)),
+            },
+        };
+        Ok((self.ipam.allocate_from_stash(network, request, &why).await?, true))
+    }
+
+    /// Has membership tell the store of an address out of the stash, now that
+    /// it stands in the journal, or is no endpoint's any more.
+    fn tell_store(&self, stashed: bool) {
+        if stashed {
             self.dirty.store(true, Ordering::Relaxed);
-            return Ok(self.ipam.allocate_from_stash(network, request, &why).await?);
-        }
-        match self.ipam.allocate(network, request).await {
-            Err(ipam::Refusal::Away(away)) => {
-                self.dirty.store(true, Ordering::Relaxed);
-                Ok(self.ipam.allocate_from_stash(network, request, &away.to_string()).await?)
-            }
-            result => Ok(result?),
         }
     }
 

@@ -49,7 +49,7 @@ impl Process {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         // One that has ended needs no signal any more.
-        drop(kill(Pid::from_raw(self.child.id() as i32), signal));
+        let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
     }
 
     /// Whether it has ended, and how.

@@ -16,6 +16,9 @@ pub struct Options {
     /// One host by itself: no etcd, no configuration
     #[arg(long, conflicts_with = "down")]
     single: bool,
+    /// Three hosts, each with its own Docker Engine
+    #[arg(long, conflicts_with_all = ["down", "single", "keep"])]
+    docker: bool,
     /// Leave everything up and say what to try next
     #[arg(long, conflicts_with = "down")]
     keep: bool,
@@ -34,6 +37,9 @@ pub fn run(options: &Options) -> Result<()> {
     let mut demo = Command::new(run::target().join("debug/margay-demo"));
     if options.single {
         demo.arg("--single");
+    }
+    if options.docker {
+        demo.arg("--docker");
     }
     if options.keep {
         demo.arg("--keep");

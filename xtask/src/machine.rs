@@ -3,11 +3,11 @@
 //! remains: the kernel ends its processes with the first of them and drops its
 //! namespaces with the last.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::run::is_root;
+use crate::run::{self, is_root};
 
 /// What makes the machine, before it becomes the command that it is given.
 const PREPARE: &str = "
@@ -25,8 +25,31 @@ ip link set lo up
 exec \"$@\"
 ";
 
+/// Runs a command in a private machine, to its end.
+pub fn run_private(inner: &Command) -> Result<()> {
+    let ran = run::check(&mut private(inner)?);
+    // Control groups belong to the whole machine; those of a run that was
+    // killed are empty by now.
+    let mut sweep = Command::new("find");
+    sweep.args([
+        "/sys/fs/cgroup",
+        "-depth",
+        "-type",
+        "d",
+        "-path",
+        "*/margay-*",
+        "-exec",
+        "rmdir",
+        "{}",
+        ";",
+    ]);
+    // One that goes while we look is fine.
+    drop(sweep.stderr(Stdio::null()).status());
+    ran
+}
+
 /// The command that runs `inner` in a private machine.
-pub fn private(inner: &Command) -> Result<Command> {
+fn private(inner: &Command) -> Result<Command> {
     if !is_root() {
         bail!("this needs root: sudo -E cargo xtask ... (the unit tests do not: cargo xtask test unit)");
     }

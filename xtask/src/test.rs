@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<()> {
     if suites == [Suite::Unit] {
         return run::check(&mut { tests });
     }
-    run::check(&mut machine::private(&tests)?)
+    machine::run_private(&tests)
 }
 
 /// The command that runs the tests: nextest where it is installed, else

@@ -18,7 +18,7 @@ use crate::{
     },
     reconcile::{Change, Retry},
     store::Feed,
-    tables::{Interface, Key, Tables, VETH_PREFIX},
+    tables::{Interface, Key, Tables, VETH_PREFIX, host_interface},
 };
 
 /// How the store stands.
@@ -226,6 +226,8 @@ impl State {
 
     /// Notes that an endpoint's entries may go, whatever the store says.
     pub fn release(&mut self, id: &str) {
+        // An attach that failed early has announced its interface and no more.
+        self.coming.remove(&host_interface(id));
         let Some(endpoint) = self.facts.endpoints.remove(id) else { return };
         self.coming.remove(&endpoint.host_interface);
         let index = self.facts.interfaces.get(&endpoint.host_interface);

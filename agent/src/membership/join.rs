@@ -13,7 +13,7 @@ use crate::{
         pool::Pool,
         snapshot::Snapshot,
     },
-    store::{Commit, Condition, Listing, Op, Txn},
+    store::{Away, Commit, Condition, Listing, Op, Txn},
     workload::new_id,
 };
 
@@ -38,7 +38,10 @@ impl Membership {
         for _ in 0..ATTEMPTS {
             let listing = self.store.list(&prefixes).await?;
             let (txn, node) = self.registration(look, &listing, &addresses)?;
-            if let Commit::Done(_) = self.store.commit(txn).await? {
+            if let Commit::Done(revision) = self.store.commit(txn).await? {
+                // Until the loop has seen it, the store would seem to have lost it.
+                let seen = self.control.revision(revision).await;
+                seen.map_err(|error| Away(format!("{error:#}")))?;
                 return Ok(node);
             }
         }

@@ -17,12 +17,14 @@ use crate::{
         network::Network,
         snapshot::Snapshot,
     },
+    store::Away,
 };
 
 impl Membership {
     /// Makes the store say what this node's endpoints have. `lossy` says that
-    /// their networks may have been lost, too.
-    pub(super) async fn restore(&self, lossy: bool) -> Result<(), Trouble> {
+    /// their networks may have been lost, too. Whether it does now: what cannot
+    /// be read is in the way.
+    pub(super) async fn restore(&self, lossy: bool) -> Result<bool, Trouble> {
         self.workloads.clean();
         self.workloads.ipam.forget().await;
         let mut by_network: BTreeMap<u32, Vec<Endpoint>> = BTreeMap::new();
@@ -32,16 +34,20 @@ impl Membership {
         let members = self.journal.networks()?;
         if lossy {
             for member in by_network.keys().filter_map(|id| members.get(id)) {
-                self.workloads.networks.put_back(&member.network).await?;
+                let put_back = self.workloads.networks.put_back(&member.network).await;
+                put_back
+                    .map_err(|error| error.downcast::<Away>().map_or_else(Trouble::Refused, Trouble::Away))?;
             }
         }
         let listing = self.store.list(&[format!("{ROOT}networks/")]).await?;
         let mut snapshot = Snapshot::default();
         snapshot.replace(&listing.entries);
         let used: Vec<u32> = by_network.keys().copied().collect();
+        let mut whole = true;
         for (id, endpoints) in by_network {
             // What cannot be read is not gone.
             if snapshot.unreadable.contains_key(&Key::Network(id).to_string()) {
+                whole = false;
                 continue;
             }
             let known = members.get(&id).map(|member| &member.network);
@@ -58,7 +64,7 @@ impl Membership {
         for id in own.await?.into_iter().chain(used).collect::<BTreeSet<u32>>() {
             self.workloads.ipam.sweep(id).await?;
         }
-        Ok(())
+        Ok(whole)
     }
 
     async fn restore_network(
@@ -74,20 +80,18 @@ impl Membership {
                 endpoints.iter().map(gone).collect()
             }
         };
-        for mut endpoint in endpoints {
+        for endpoint in endpoints {
             let reason = lost.get(&endpoint.id).cloned();
             if reason != endpoint.lost {
                 match &reason {
                     Some(reason) => warn!("endpoint {} is served no longer: {reason}", endpoint.id),
                     None => info!("endpoint {} is served again", endpoint.id),
                 }
-                endpoint.lost = reason;
                 // One that was detached meanwhile does not come back.
-                if !self.journal.has(&endpoint.id) {
-                    continue;
+                let altered = self.journal.alter(&endpoint.id, |endpoint| endpoint.lost = reason);
+                if let Some(endpoint) = altered.context("journal")? {
+                    self.control.update(endpoint).await;
                 }
-                self.journal.put(&endpoint).context("journal")?;
-                self.control.update(endpoint).await;
             }
         }
         if let Some(network) = network {

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,7 @@ use crate::{
         endpoint::{DockerEndpoint, Endpoint},
         network::{Network, Subnet},
     },
-    tables::VETH_PREFIX,
+    tables::host_interface,
 };
 
 /// What the side of a veth is called that goes into the container, before it
@@ -41,6 +41,8 @@ struct Lease {
     network: u32,
     /// Who has the address in the store; the endpoint's id to be.
     holder: String,
+    /// Whether the store does not know of it yet.
+    stashed: bool,
     since: Instant,
 }
 
@@ -76,9 +78,10 @@ impl Workloads {
             holder: Holder { endpoint: holder.clone(), name: None, node: None, unknown: Unknown::new() },
             wanted: wanted.into_iter().collect(),
         };
-        let addresses = self.allocate(&narrow, &request).await?;
+        let (addresses, stashed) = self.allocate(&narrow, &request).await?;
         let addr = *addresses.first().context("no address")?;
-        self.leases.lock().insert(addr, Lease { network: network.id, holder, since: Instant::now() });
+        let lease = Lease { network: network.id, holder, stashed, since: Instant::now() };
+        self.leases.lock().insert(addr, lease);
         Ok(addr)
     }
 
@@ -111,11 +114,12 @@ impl Workloads {
         }
     }
 
-    /// Makes an endpoint of addresses that were given before; nothing is in the
-    /// kernel yet. The same again finds the first.
-    pub async fn create(&self, request: Create) -> Result<Endpoint> {
-        let turn = self.turn(0, &request.docker.id).await;
-        let _turn = turn.lock().await;
+    /// Makes an endpoint of addresses that were given before, and begins to make
+    /// its interface: most of that is waiting for the kernel, and the runtime
+    /// has other things to do until it asks for it. The same again finds the
+    /// first.
+    pub async fn create(self: &Arc<Self>, request: Create) -> Result<Endpoint> {
+        let turn = self.turn(0, &request.docker.id).await.lock_owned().await;
         self.joined().await?;
         if let Some(found) = self.by_docker(&request.docker.id) {
             let same = found.addresses == request.addresses && request.mac.is_none_or(|mac| mac == found.mac);
@@ -140,7 +144,7 @@ impl Workloads {
             netns: PathBuf::new(),
             sandbox: 0,
             ifname: String::new(),
-            host_interface: format!("{VETH_PREFIX}{}", &id[..12]),
+            host_interface: host_interface(&id),
             mtu: self.mtu(&network).await?,
             ready: false,
             docker: Some(request.docker),
@@ -149,13 +153,32 @@ impl Workloads {
             id,
         };
         self.note(&endpoint, &network).await?;
-        let mut leases = self.leases.lock();
-        endpoint.addresses.iter().for_each(|addr| drop(leases.remove(addr)));
+        let used = endpoint.addresses.iter().filter_map(|addr| self.leases.lock().remove(addr));
+        self.tell_store(used.collect::<Vec<_>>().iter().any(|lease| lease.stashed));
+        let (workloads, begun) = (Arc::clone(self), endpoint.clone());
+        tokio::spawn(async move {
+            // Whoever plugs it in has to wait for its turn, and tries again.
+            let _turn = turn;
+            if let Err(error) = workloads.make_interface(&begun).await {
+                warn!("endpoint {}: {error:#}", begun.id);
+            }
+        });
         Ok(endpoint)
     }
 
-    /// Makes an endpoint's veth, its inner side on the host for the runtime to
-    /// move, and serves it. The same again finds it there.
+    /// Makes an endpoint's veth, its inner side on the host, and serves it; all
+    /// or nothing.
+    async fn make_interface(&self, endpoint: &Endpoint) -> Result<()> {
+        let opened = self.open_host_side(endpoint, &inside_name(endpoint), None).await;
+        if opened.is_err() {
+            self.control.release(endpoint.id.clone()).await?;
+            link::remove(&self.netlink, &endpoint.host_interface).await?;
+        }
+        opened
+    }
+
+    /// Has an endpoint's interface ready for the runtime to move into the
+    /// container, and served. The same again finds it there.
     pub async fn plug(&self, docker: &str, netns: PathBuf) -> Result<(Endpoint, Network)> {
         let turn = self.turn(0, docker).await;
         let _turn = turn.lock().await;
@@ -163,17 +186,11 @@ impl Workloads {
         let endpoint = found.ok_or_else(|| anyhow!("there is no endpoint {docker}; create it first"))?;
         let first = endpoint.addresses.first().context("an endpoint without an address")?;
         let network = self.network_with(*first).await?;
-        if link::index(&self.netlink, &endpoint.host_interface).await?.is_some() {
-            return Ok((endpoint, network));
+        if link::index(&self.netlink, &endpoint.host_interface).await?.is_none() {
+            self.make_interface(&endpoint).await?;
         }
         let endpoint = Endpoint { netns, ready: true, ..endpoint };
-        let plugged = self.open_host_side(&endpoint, &inside_name(&endpoint), None).await;
-        if let Err(error) = plugged.and_then(|()| self.journal.put(&endpoint)) {
-            if let Err(undo) = self.unplug(&endpoint).await {
-                warn!("endpoint {} is undone in part: {undo:#}", endpoint.id);
-            }
-            return Err(error);
-        }
+        self.journal.put(&endpoint)?;
         let addresses = list(&endpoint.addresses);
         info!(endpoint = endpoint.id, network = network.name, addresses, "plugged in");
         Ok((endpoint, network))
@@ -185,11 +202,25 @@ impl Workloads {
         let turn = self.turn(0, docker).await;
         let _turn = turn.lock().await;
         let Some(endpoint) = self.by_docker(docker) else { return Ok(()) };
-        self.unplug(&endpoint).await?;
+        // From here on it is served no longer; the rest is waiting for the
+        // kernel, and what fails of it is tried again by the loop.
+        let released = self.control.begin_release(endpoint.id.clone()).await?;
         self.journal.remove(&endpoint.id)?;
-        let lease = Lease { network: endpoint.network, holder: endpoint.id.clone(), since: Instant::now() };
+        let lease = Lease {
+            network: endpoint.network,
+            holder: endpoint.id.clone(),
+            stashed: false,
+            since: Instant::now(),
+        };
         let mut leases = self.leases.lock();
         leases.extend(endpoint.addresses.iter().map(|addr| (*addr, lease.clone())));
+        let (netlink, host) = (self.netlink.clone(), endpoint.host_interface);
+        tokio::spawn(async move {
+            drop(released.await);
+            if let Err(error) = link::remove(&netlink, &host).await {
+                warn!("{error:#}");
+            }
+        });
         info!(endpoint = endpoint.id, name = endpoint.name, network = endpoint.network_name, "removed");
         Ok(())
     }
@@ -220,11 +251,6 @@ impl Workloads {
     pub fn by_docker(&self, id: &str) -> Option<Endpoint> {
         let endpoints = self.journal.endpoints();
         endpoints.into_values().find(|e| e.docker.as_ref().is_some_and(|docker| docker.id == id))
-    }
-
-    async fn unplug(&self, endpoint: &Endpoint) -> Result<()> {
-        self.control.release(endpoint.id.clone()).await?;
-        link::remove(&self.netlink, &endpoint.host_interface).await
     }
 
     /// Who has the addresses in the store. What a restart of the agent has

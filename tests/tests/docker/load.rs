@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, thread::scope};
 use margay_tests::eventually::eventually;
 use serde_json::Value;
 
-use crate::{address, appears, lab, problems, run};
+use crate::{address, appears, containers::no_endpoints, lab, problems, run};
 
 /// Containers in all, over three hosts, each host's started a few at a time.
 const CONTAINERS: usize = 100;
@@ -45,9 +45,7 @@ fn a_hundred_containers_come_and_go_at_once() {
         }
     });
     for host in &lab.hosts {
-        assert_eq!(host.json(&["endpoint", "ls"]), Value::Array(vec![]), "{}", host.name);
-        let links = host.namespace.sh("ip -o link");
-        assert!(!links.contains("mgy") && !links.contains("mgp"), "{links}");
+        no_endpoints(host);
         assert_eq!(host.docker("ps -aq"), "");
         assert_eq!(problems(host), "");
     }

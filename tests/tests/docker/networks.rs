@@ -244,3 +244,24 @@ fn hosts_that_were_down_catch_up_and_others_networks_are_left_alone() {
         if told.is_empty() { Ok(()) } else { Err(told) }
     });
 }
+
+#[test]
+fn a_subnet_that_docker_does_not_like_is_followed_by_another() {
+    let lab = lab(1);
+    let h1 = lab.h(1);
+    // Docker refuses what overlaps a route of the host's links, and asks again.
+    h1.namespace.sh("ip route add 10.192.0.0/19 dev up0");
+    h1.docker(&format!("{CREATE} blue"));
+    let subnet = inspect(h1, "blue")["IPAM"]["Config"][0]["Subnet"].clone();
+    assert_eq!(subnet, "10.192.32.0/20", "the first two of the pool lie in that route");
+    settled(h1);
+    // What it refused is free again.
+    let dump = h1.ok(&["store", "export"]);
+    assert!(!dump.contains("reservations/"), "{dump}");
+    // With all of the pool in the way it is told, and not asked for ever.
+    h1.namespace.sh("ip route add 10.192.0.0/10 dev up0");
+    let refused = h1.docker_refuses(&format!("{CREATE} red"));
+    assert!(refused.contains("64 subnets of the pools were refused on this host"), "{refused}");
+    let dump = h1.ok(&["store", "export"]);
+    assert!(!dump.contains("reservations/"), "{dump}");
+}

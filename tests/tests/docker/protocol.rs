@@ -6,6 +6,7 @@ use std::{
 };
 
 use margay_tests::{
+    eventually::eventually,
     host::Host,
     lab::{Lab, Plan},
 };
@@ -214,7 +215,10 @@ fn calls_may_come_twice_and_out_of_order() {
     // Given up while an endpoint still has it: that goes, too.
     let plain = given.as_str().and_then(|text| text.split('/').next()).expect("an address");
     ok(h1, "/IpamDriver.ReleaseAddress", &json!({"PoolID": id, "Address": plain}));
-    assert!(!h1.namespace.run(&format!("ip link show {link}")).ok());
+    eventually("the interface is gone", || {
+        let said = h1.namespace.run(&format!("ip link show {link}"));
+        if said.ok() { Err(said) } else { Ok(()) }
+    });
     assert_eq!(h1.json(&["endpoint", "ls"]), json!([]));
     for path in ["Leave", "DeleteEndpoint", "DeleteEndpoint"] {
         ok(h1, &format!("/NetworkDriver.{path}"), &endpoint);

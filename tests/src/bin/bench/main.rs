@@ -3,6 +3,7 @@
 //! rounds, since single rounds differ by a fifth.
 
 mod control;
+mod docker;
 
 use std::{
     net::IpAddr,
@@ -47,6 +48,8 @@ enum Part {
     Routes,
     /// A single host
     Single,
+    /// What Docker spends on us
+    Docker,
 }
 
 fn main() {
@@ -54,13 +57,14 @@ fn main() {
     let wanted = |part: Part| options.parts.is_empty() || options.parts.contains(&part);
     let uname = margay_tests::process::sh("uname -r");
     println!("kernel {}, {} CPUs", uname.trim(), std::thread::available_parallelism().map_or(1, usize::from));
-    let parts: [(Part, fn()); 6] = [
+    let parts: [(Part, fn()); 7] = [
         (Part::Packets, programs),
         (Part::Cluster, cluster),
         (Part::Attach, control::many_at_once),
         (Part::Single, control::single_host),
         (Part::Routes, control::many_routes),
         (Part::Churn, control::churn),
+        (Part::Docker, docker::docker),
     ];
     parts.iter().filter(|(part, _)| wanted(*part)).for_each(|(_, run)| run());
 }

@@ -1,6 +1,7 @@
 //! The demo: three hosts, two networks, real packets, and the proof of each
 //! claim while it is made.
 
+mod docker;
 mod single;
 
 use std::{
@@ -33,6 +34,9 @@ struct Options {
     /// One host by itself, without etcd
     #[arg(long)]
     single: bool,
+    /// Three hosts, each with its own Docker Engine
+    #[arg(long)]
+    docker: bool,
     /// Leave everything up
     #[arg(long)]
     keep: bool,
@@ -60,8 +64,10 @@ fn main() -> ExitCode {
     }
     // SAFETY: the handler only stores to an atomic.
     unsafe { signal(Signal::SIGINT, SigHandler::Handler(interrupt)) }.expect("a handler");
-    let shown = std::panic::catch_unwind(|| {
-        if options.single { single::show(options.keep) } else { show(options.keep) }
+    let shown = std::panic::catch_unwind(|| match options {
+        Options { docker: true, .. } => docker::show(),
+        Options { single: true, keep, .. } => single::show(keep),
+        Options { keep, .. } => show(keep),
     });
     if !(options.keep && shown.is_ok()) {
         take_down();
