@@ -24,7 +24,7 @@ use crate::{
         self, Netlink,
         attach::TcMode,
         datapath::{self, Datapath},
-        facts,
+        facts::{self, Look},
         host::Host,
         link,
         pins::Pins,
@@ -152,16 +152,16 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
             name
         }
     };
-    let uplink = facts::uplink(netlink, &name).await?;
-    let addresses = facts::node_addresses(netlink, &uplink, &config.addresses).await?;
     let endpoints = journal.endpoints();
     let expected = endpoints.values().map(|endpoint| &endpoint.host_interface);
-    let interfaces = facts::own_interfaces(netlink, expected).await?;
+    let Look { interfaces, occupied, uplink, .. } = facts::look(netlink, &name, expected).await?;
+    let uplink = uplink?;
+    let addresses = facts::node_addresses(netlink, &uplink, &config.addresses).await?;
     Ok(LocalFacts {
         node: config.node.clone(),
         addresses,
         uplink,
-        occupied: facts::occupied(netlink, &interfaces).await?,
+        occupied,
         world: match config.masquerade {
             true => world::read(netlink, &name, &Originals::of(&config.state_dir)).await?,
             false => World::default(),

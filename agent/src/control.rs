@@ -236,6 +236,9 @@ impl<K: Kernel> Loop<K> {
                     return Ok(());
                 }
             }
+            if self.state.facts_stale {
+                self.look_at_host().await;
+            }
             if self.has_business() {
                 self.reconcile().await;
             }
@@ -293,7 +296,8 @@ impl<K: Kernel> Loop<K> {
                 self.revisions.push((revision, reply));
                 return true;
             }
-            Event::Link => self.look_at_host().await,
+            // One look serves all that came at once.
+            Event::Link => self.state.facts_stale = true,
             Event::World(news) => {
                 let dirty = self.state.hear(*news);
                 self.dirty.add(dirty);
@@ -353,30 +357,22 @@ impl<K: Kernel> Loop<K> {
         let facts = &self.state.facts;
         let expected = facts.endpoints.values().map(|endpoint| &endpoint.host_interface);
         let expected = expected.chain(facts.interfaces.keys());
-        match facts::own_interfaces(&self.netlink, expected).await {
-            Ok(interfaces) => {
-                let dirty = self.state.has_interfaces(interfaces);
-                self.dirty.add(dirty);
-            }
+        let look = match facts::look(&self.netlink, &facts.uplink.name, expected).await {
+            Ok(look) => look,
             Err(error) => {
                 warn!("interfaces: {error:#}");
                 // Nothing may be concluded from what was known before.
                 self.state.facts_stale = true;
                 self.read_due = Instant::now() + Duration::from_millis(100);
+                return;
             }
-        }
-        match facts::down_interfaces(&self.netlink).await {
-            Ok(names) => {
-                let dirty = self.state.has_down(&names);
-                self.dirty.add(dirty);
-            }
-            Err(error) => warn!("interfaces: {error:#}"),
-        }
-        match facts::occupied(&self.netlink, &self.state.facts.interfaces).await {
-            Ok(occupied) => self.state.facts.occupied = occupied,
-            Err(error) => warn!("addresses: {error:#}"),
-        }
-        match facts::uplink(&self.netlink, &self.state.facts.uplink.name).await {
+        };
+        let dirty = self.state.has_interfaces(look.interfaces);
+        self.dirty.add(dirty);
+        let dirty = self.state.has_down(&look.down);
+        self.dirty.add(dirty);
+        self.state.facts.occupied = look.occupied;
+        match look.uplink {
             Ok(uplink) => {
                 let was_lost = self.state.uplink_problem.take().is_some();
                 if was_lost {
@@ -421,9 +417,6 @@ impl<K: Kernel> Loop<K> {
 
     /// Makes the kernel hold what it should.
     async fn reconcile(&mut self) {
-        if self.state.facts_stale {
-            self.look_at_host().await;
-        }
         let dirty = std::mem::take(&mut self.dirty);
         let actual = match self.state.actual.take() {
             Some(actual) if dirty == Dirty::Nothing => {

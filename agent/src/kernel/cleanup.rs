@@ -44,9 +44,9 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
             done.push(format!("program on {interface}"));
         }
     }
-    for name in facts::own_interfaces(netlink, std::iter::empty()).await?.into_keys() {
-        link::remove(netlink, &name).await?;
-        done.push(format!("interface {name}"));
+    for found in link::list(netlink).await?.into_iter().filter(|link| facts::is_own(&link.name)) {
+        link::remove(netlink, &found.name).await?;
+        done.push(format!("interface {}", found.name));
     }
     link::remove(netlink, HOST_INTERFACE).await?;
     if root.exists() {

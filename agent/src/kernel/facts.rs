@@ -9,15 +9,52 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 
-use super::link;
+use super::link::{self, Link};
 use crate::{
     desired::Uplink,
     tables::{HOST_INTERFACE, VETH_PREFIX},
 };
 
+/// One look at the host.
+#[derive(Debug)]
+pub struct Look {
+    /// The interfaces that are ours, by name.
+    pub interfaces: BTreeMap<String, u32>,
+    /// Those of them that somebody has set down.
+    pub down: BTreeSet<String>,
+    /// The prefixes on this host's links, ours and the loopback's apart.
+    pub occupied: Vec<IpNet>,
+    /// The uplink, or what is wrong with it.
+    pub uplink: Result<Uplink>,
+}
+
+/// Looks at the host: one listing of interfaces and one of addresses, however
+/// many containers it has. Interfaces that are expected and not listed are
+/// asked for singly: the kernel leaves some out while others come and go.
+pub async fn look(
+    netlink: &Handle,
+    uplink: &str,
+    expected: impl Iterator<Item = &String> + Send,
+) -> Result<Look> {
+    let links = link::list(netlink).await.context("list interfaces")?;
+    let own = || links.iter().filter(|link| is_own(&link.name));
+    let down = own().filter(|link| !link.up).map(|link| link.name.clone()).collect();
+    let mut interfaces: BTreeMap<String, u32> = own().map(|link| (link.name.clone(), link.index)).collect();
+    for name in expected {
+        if !interfaces.contains_key(name)
+            && let Some(index) = link::index(netlink, name).await?
+        {
+            interfaces.insert(name.clone(), index);
+        }
+    }
+    let addresses = link::all_addresses(netlink).await.context("list addresses")?;
+    let occupied = occupied(&addresses, &interfaces);
+    Ok(Look { occupied, uplink: uplink_of(&links, &addresses, uplink), interfaces, down })
+}
+
 /// The uplink as it is now, or what is wrong with it.
-pub async fn uplink(netlink: &Handle, name: &str) -> Result<Uplink> {
-    let Some(found) = link::find(netlink, name).await? else {
+fn uplink_of(links: &[Link], addresses: &[(u32, IpNet)], name: &str) -> Result<Uplink> {
+    let Some(found) = links.iter().find(|link| link.name == name) else {
         bail!("uplink {name} is not there; name the interface towards the other nodes with --uplink");
     };
     if !found.ethernet {
@@ -26,7 +63,8 @@ pub async fn uplink(netlink: &Handle, name: &str) -> Result<Uplink> {
     if !found.up {
         bail!("uplink {name} is down: ip link set {name} up");
     }
-    let addresses = link::addresses(netlink, found.index).await?;
+    let addresses = addresses.iter().filter(|(index, _)| *index == found.index);
+    let addresses: Vec<IpNet> = addresses.map(|(_, net)| *net).collect();
     let on_link = addresses.iter().map(IpNet::trunc).filter(|net| !is_link_local(net)).collect();
     Ok(Uplink {
         name: name.into(),
@@ -62,14 +100,12 @@ pub async fn find_uplink(netlink: &Handle) -> Result<(String, &'static str)> {
     }
 }
 
-/// The prefixes on this host's links, ours and the loopback's apart.
-pub async fn occupied(netlink: &Handle, own: &BTreeMap<String, u32>) -> Result<Vec<IpNet>> {
-    let found = link::all_addresses(netlink).await?;
-    let others = found.into_iter().filter(|(index, net)| {
+fn occupied(found: &[(u32, IpNet)], own: &BTreeMap<String, u32>) -> Vec<IpNet> {
+    let others = found.iter().filter(|(index, net)| {
         !own.values().any(|own| own == index) && !net.addr().is_loopback() && !is_link_local(net)
     });
     let prefixes: BTreeSet<IpNet> = others.map(|(_, net)| net.trunc()).collect();
-    Ok(prefixes.into_iter().collect())
+    prefixes.into_iter().collect()
 }
 
 /// Checks that the node's addresses are on the uplink, or takes them from it.
@@ -100,33 +136,6 @@ pub async fn node_addresses(netlink: &Handle, uplink: &Uplink, given: &[IpAddr])
         bail!("uplink {} has no address; name the node's with --node-ip", uplink.name);
     }
     Ok(found)
-}
-
-/// The interfaces that are ours, by name. Those that are expected are asked for
-/// singly where the listing lacks them: the kernel leaves some out while others
-/// come and go.
-pub async fn own_interfaces(
-    netlink: &Handle,
-    expected: impl Iterator<Item = &String> + Send,
-) -> Result<BTreeMap<String, u32>> {
-    let links = link::list(netlink).await.context("list interfaces")?;
-    let own = links.into_iter().filter(|link| is_own(&link.name));
-    let mut own: BTreeMap<String, u32> = own.map(|link| (link.name, link.index)).collect();
-    for name in expected {
-        if !own.contains_key(name)
-            && let Some(index) = link::index(netlink, name).await?
-        {
-            own.insert(name.clone(), index);
-        }
-    }
-    Ok(own)
-}
-
-/// Our interfaces that somebody has set down.
-pub async fn down_interfaces(netlink: &Handle) -> Result<BTreeSet<String>> {
-    let links = link::list(netlink).await.context("list interfaces")?;
-    let down = links.into_iter().filter(|link| is_own(&link.name) && !link.up);
-    Ok(down.map(|link| link.name).collect())
 }
 
 /// Whether a name is one that we give.

@@ -228,7 +228,12 @@ fn calls_may_come_twice_and_out_of_order() {
     ok(h1, "/IpamDriver.ReleasePool", &json!({"PoolID": id}));
     ok(h1, "/NetworkDriver.DeleteNetwork", &json!({"NetworkID": net}));
     ok(h1, "/NetworkDriver.DeleteNetwork", &json!({"NetworkID": net}));
-    // Of a pool of our choice each is another, until they are given up.
+}
+
+#[test]
+fn every_subnet_that_is_asked_for_is_another() {
+    let lab = alone();
+    let h1 = lab.h(1);
     let any = json!({"AddressSpace": "margay", "Pool": "", "V6": false});
     let pools: Vec<Value> =
         (0..3).map(|_| ok(h1, "/IpamDriver.RequestPool", &any)["PoolID"].clone()).collect();
