@@ -288,8 +288,10 @@ async fn detach(
         (None, Some(netns)) => Which::Interface(netns, request.ifname.unwrap_or_else(|| "eth0".into())),
         _ => return Err(anyhow!("name the endpoint by its id, or by namespace and interface").into()),
     };
+    // Of a network that Docker has no more, only an operator can remove it.
+    let book = agent.workloads.journal.docker_networks()?;
     if let Some(endpoint) = agent.workloads.find(&which)?
-        && endpoint.docker.is_some()
+        && endpoint.docker.as_ref().is_some_and(|docker| book.contains_key(&docker.network))
     {
         let container = endpoint.name.as_ref().unwrap_or(&endpoint.id);
         let network = &endpoint.network_name;

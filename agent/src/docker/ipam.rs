@@ -51,10 +51,11 @@ pub(super) async fn request_pool(docker: &Docker, request: &RequestPool) -> Resu
 /// Gives up a subnet that no network came to have.
 pub(super) async fn release_pool(docker: &Docker, request: &OfPool) -> Result<Value> {
     let pool: PoolId = request.pool_id.parse()?;
-    docker.making.end(pool.cidr);
-    // Docker asks only once; what cannot be given up now is swept later.
+    // Docker asks only once; what cannot be given up now is swept later, since
+    // it is not ended.
     let node = docker.node().await?;
     docker.workloads.networks.unreserve(&node, Some(pool.cidr), u64::MAX).await?;
+    docker.making.end(pool.cidr);
     Ok(json!({}))
 }
 

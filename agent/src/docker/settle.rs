@@ -11,12 +11,13 @@ use tracing::{info, warn};
 use super::{
     Docker,
     engine::{Engine, Place},
+    plan::Seen,
 };
 use crate::{model::endpoint::Endpoint, report::Trouble};
 
 /// For how long Docker may know of an endpoint that we do not: it is just
 /// going.
-const GOING: Duration = Duration::from_secs(3);
+const GOING: Duration = Duration::from_secs(10);
 /// Who finds these troubles.
 const BY: &str = "docker endpoints";
 
@@ -27,13 +28,20 @@ pub struct Settling {
     stale: BTreeMap<String, Instant>,
     /// Endpoints that we do not know.
     missing: BTreeMap<String, Instant>,
+    /// Whether what an earlier agent kept for Docker was given up.
+    pub(super) swept: bool,
 }
 
 impl Docker {
     /// Learns the containers' names, removes endpoints that Docker does not
     /// know, and has Docker make those anew that we do not know. Whether to
     /// look again soon.
-    pub(super) async fn settle(&self, engine: &Engine, settling: &mut Settling) -> Result<bool> {
+    pub(super) async fn settle(
+        &self,
+        engine: &Engine,
+        docker: &[Seen],
+        settling: &mut Settling,
+    ) -> Result<bool> {
         // Read before Docker is asked: what comes later is not missed.
         let before = self.endpoints();
         let places = engine.places().await?;
@@ -51,8 +59,17 @@ impl Docker {
                 _ => {}
             }
         }
-        let stale = before.keys().filter(|id| !places.iter().any(|place| place.endpoint == **id));
-        for id in due(&mut settling.stale, stale.cloned().collect(), self.patience) {
+        // Of a network that this Docker does not have it may well be another
+        // Docker's endpoint: then this one's word is nothing.
+        let known = |endpoint: &Endpoint| {
+            let network = endpoint.docker.as_ref().map(|docker| &docker.network);
+            docker.iter().any(|seen| network == Some(&seen.id))
+        };
+        let stale = before
+            .iter()
+            .filter(|(id, endpoint)| known(endpoint) && !places.iter().any(|place| place.endpoint == **id));
+        let stale = stale.map(|(id, _)| id.clone()).collect();
+        for id in due(&mut settling.stale, stale, self.patience) {
             self.bury(&before[&id]).await?;
         }
         let after = self.endpoints();

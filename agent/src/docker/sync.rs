@@ -129,19 +129,24 @@ impl Docker {
             refusal: state.refusal(),
         };
         let cluster = self.workloads.control.look(of).await?;
+        let docker = engine.networks().await?;
         let mut soon = false;
         if cluster.refusal.is_none() {
-            soon = self.networks_in_step(engine, &cluster.networks).await?;
+            soon = self.networks_in_step(engine, &docker, &cluster.networks).await?;
         }
-        soon |= self.settle(engine, settling).await?;
-        self.sweep().await;
+        soon |= self.settle(engine, &docker, settling).await?;
+        self.sweep(settling).await;
         Ok(soon)
     }
 
-    async fn networks_in_step(&self, engine: &Engine, cluster: &BTreeMap<u32, Network>) -> Result<bool> {
-        let docker = engine.networks().await?;
+    async fn networks_in_step(
+        &self,
+        engine: &Engine,
+        docker: &[Seen],
+        cluster: &BTreeMap<u32, Network>,
+    ) -> Result<bool> {
         let (book, making) = (self.networks.entries(), self.making.within(MAKING));
-        let view = View { docker: &docker, book: &book, cluster, making: &making, now: now() };
+        let view = View { docker, book: &book, cluster, making: &making, now: now() };
         let (steps, mut soon) = plan(&view);
         let mut troubles = Vec::new();
         for step in steps {
@@ -174,11 +179,10 @@ impl Docker {
                 Ok(())
             }
             Step::Forget { docker, network } => {
-                self.networks.forget(docker)?;
                 if view.cluster.get(network).is_some_and(|network| network.unnamed) {
                     self.workloads.networks.remove_id(*network).await?;
                 }
-                Ok(())
+                self.networks.forget(docker).map(drop)
             }
             Step::Remove { docker, network } => self.remove(view, docker, *network).await,
             Step::Make { network } => {
@@ -208,10 +212,14 @@ impl Docker {
         };
         let ours = move |state: &crate::control::State| state.snapshot.networks.get(&network).cloned();
         let Some(ours) = self.workloads.control.look(ours).await? else { return Ok(()) };
-        self.take_off(engine, &seen.id).await.with_context(|| {
+        let entry = self.take_off(engine, &seen.id).await.with_context(|| {
             format!("network {name} of this host is another than the cluster's, and cannot be taken off")
         })?;
-        networks.remove_id(network).await?;
+        if let Err(error) = networks.remove_id(network).await {
+            // As if its user had removed it: that is tried again.
+            entry.map_or(Ok(()), |entry| self.networks.put(DockerNetwork { removed: true, ..entry }))?;
+            return Err(error);
+        }
         if ours.gives_way_to(&other) {
             info!(network = name, "was created elsewhere, too; that one's subnet is taken");
         } else {
@@ -229,13 +237,13 @@ impl Docker {
 
     /// Removes one of Docker's networks. The book forgets it first, so that
     /// Docker's call is not taken for a user's wish.
-    async fn take_off(&self, engine: &Engine, id: &str) -> Result<()> {
+    async fn take_off(&self, engine: &Engine, id: &str) -> Result<Option<DockerNetwork>> {
         let entry = self.networks.forget(id)?;
         let removed = engine.remove(id).await;
-        if let (Err(_), Some(entry)) = (&removed, entry) {
-            self.networks.put(entry)?;
+        if let (Err(_), Some(entry)) = (&removed, &entry) {
+            self.networks.put(entry.clone())?;
         }
-        removed
+        removed.map(|()| entry)
     }
 
     /// Finds out which network of the cluster Docker's is, after the book was
@@ -270,11 +278,13 @@ impl Docker {
         self.networks.forget(docker).map(drop)
     }
 
-    /// Takes back what Docker asked for and did not use.
-    async fn sweep(&self) {
+    /// Takes back what Docker asked for and did not use, and, the first time,
+    /// what it asked an earlier agent for.
+    async fn sweep(&self, settling: &mut Settling) {
         self.workloads.end_stale_leases(self.patience).await;
-        if self.making.forget(self.patience) {
-            let before = now().saturating_sub(self.patience.as_secs());
+        let first = !std::mem::replace(&mut settling.swept, true);
+        if self.making.forget(self.patience) || first {
+            let before = if first { u64::MAX } else { now().saturating_sub(self.patience.as_secs()) };
             let swept = async { self.workloads.networks.unreserve(&self.node().await?, None, before).await };
             if let Err(error) = swept.await {
                 warn!("subnets that were asked for and not used: {error:#}");

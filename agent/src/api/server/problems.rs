@@ -23,7 +23,14 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
             let name = endpoint.name.as_ref().unwrap_or(&endpoint.id);
             let what =
                 format!("endpoint {name} of network {} is not served: {reason}", endpoint.network_name);
-            add(&mut problems, what, &format!("margay endpoint detach {}, and attach it anew", endpoint.id));
+            let mend = match &endpoint.docker {
+                Some(_) => format!(
+                    "docker network disconnect {0} {name}, and connect it again",
+                    endpoint.network_name
+                ),
+                None => format!("margay endpoint detach {}, and attach it anew", endpoint.id),
+            };
+            add(&mut problems, what, &mend);
         }
     }
     for (key, reason) in &state.snapshot.unreadable {
