@@ -37,7 +37,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts one that finds the plugin at a socket, and gives it the image.
+    /// Starts one that finds the plugin at a socket, or, without one, where
+    /// Docker looks, and gives it the image.
     pub fn start(
         namespace: &Namespace,
         dir: &Path,
@@ -49,7 +50,7 @@ impl Engine {
         if let Some(plugin) = plugin {
             fs::write(dir.join("margay.spec"), format!("unix://{}\n", plugin.display())).expect("a disk");
         }
-        let mounts = mounts(dir, bound);
+        let mounts = mounts(dir, plugin.is_some(), bound);
         let mut engine = Self {
             mounts,
             namespace: namespace.path(),
@@ -220,10 +221,10 @@ impl Drop for Engine {
 
 /// Mounts of its own: where Docker looks for plugins is fixed, and each engine
 /// has others.
-fn mounts(dir: &Path, bound: bool) -> Process {
+fn mounts(dir: &Path, own: bool, bound: bool) -> Process {
     let ready = dir.join("mounted");
     let script = format!(
-        "mkdir -p /run/docker /etc/docker && mount -t tmpfs none /run/docker && \
+        "mkdir -p /run/docker /etc/docker && ({own} && mount -t tmpfs none /run/docker || true) && \
          mount -t tmpfs none /etc/docker && mkdir /etc/docker/plugins && \
          (cp {0}/*.spec /etc/docker/plugins/ 2>/dev/null || true) && touch {1} && exec sleep infinity",
         dir.display(),

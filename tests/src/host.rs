@@ -33,6 +33,9 @@ pub struct Host {
     pub(crate) bpffs: PathBuf,
     /// Whether its agent finds everything out by itself.
     pub bare: bool,
+    /// Whether its Docker and its agent meet where Docker looks by itself: one
+    /// host of a machine at most.
+    pub usual: bool,
     /// Whether its agent masquerades.
     pub masquerade: bool,
     /// Where its agent finds the store.
@@ -70,6 +73,7 @@ impl Host {
             bpffs,
             store,
             bare: false,
+            usual: false,
             masquerade: false,
             engine: None,
             agent: None,
@@ -90,7 +94,8 @@ impl Host {
     /// Starts this host's Docker Engine.
     pub fn start_docker(&mut self, flags: &[&str]) {
         let (dir, plugin) = (self.dir.join("docker"), self.plugin());
-        self.engine = Some(Engine::start(&self.namespace, &dir, Some(&plugin), flags, self.bound));
+        let plugin = (!self.usual).then_some(plugin);
+        self.engine = Some(Engine::start(&self.namespace, &dir, plugin.as_deref(), flags, self.bound));
     }
 
     /// This host's Docker Engine.
@@ -138,7 +143,10 @@ impl Host {
         flags.extend(["--run-dir".into(), path(self.dir.join("run"))]);
         flags.extend(["--bpffs".into(), path(self.bpffs.clone())]);
         let (plugin, api) = (path(self.plugin()), path(self.dir.join("docker/docker.sock")));
-        flags.extend(["--docker-plugin".into(), plugin, "--docker-socket".into(), api]);
+        if !self.usual {
+            flags.extend(["--docker-plugin".into(), plugin]);
+        }
+        flags.extend(["--docker-socket".into(), api]);
         if !self.masquerade {
             flags.extend(["--masquerade".into(), "off".into()]);
         }

@@ -95,3 +95,90 @@ async fn a_network_without_a_subnet_takes_one_that_nobody_uses() {
     let unknown = networks.remove_pool("10.8.0.0/18".parse().expect("a literal")).await;
     assert!(unknown.expect_err("gone").to_string().contains("margay pool ls"));
 }
+
+/// A request of a runtime that has not told the name.
+fn unnamed(id: &str, cidr: &str) -> NetworkRequest {
+    NetworkRequest { unnamed: true, ..request(&format!("docker-{id}"), cidr) }
+}
+
+async fn with_pool() -> Networks {
+    let (_, networks) = networks();
+    networks.add_pool("10.8.0.0/18".parse().expect("a literal"), Some(20)).await.expect("new");
+    networks
+}
+
+#[tokio::test]
+async fn a_subnet_that_is_kept_is_nobody_elses() {
+    let networks = with_pool().await;
+    let (a, b) = (networks.reserve("h1", true, None, 10).await, networks.reserve("h2", true, None, 20).await);
+    let (a, b) = (a.expect("room"), b.expect("room"));
+    assert_ne!(a, b);
+    let refused = networks.create(request("blue", "10.8.0.0/24")).await.expect_err("kept").to_string();
+    assert!(refused.contains("where node h1 is creating a network"), "{refused}");
+    let (free, _) =
+        networks.create(NetworkRequest { name: "c".into(), ..Default::default() }).await.expect("room");
+    assert!(![a, b].contains(&free.subnets[0].cidr));
+    // Given up by age and by place, and by whose it is.
+    networks.unreserve("h1", None, 5).await.expect("memory");
+    assert_ne!(networks.reserve("h1", true, None, 30).await.expect("room"), a, "too young to be given up");
+    networks.unreserve("h1", Some(a), u64::MAX).await.expect("memory");
+    assert_eq!(networks.reserve("h3", true, None, 40).await.expect("room"), a);
+    assert!(
+        networks.reserve("h3", false, None, 40).await.expect_err("no IPv6").to_string().contains("IPv6 pool")
+    );
+}
+
+#[tokio::test]
+async fn runtimes_that_name_the_network_meet() {
+    let networks = with_pool().await;
+    let first = networks.reserve("h1", true, Some("blue"), 1).await.expect("room");
+    assert_eq!(networks.reserve("h2", true, Some("blue"), 1).await.expect("the same"), first);
+    let (network, _) = networks.establish(&unnamed("a", &first.to_string())).await.expect("new");
+    assert_eq!((&*network.name, network.unnamed, network.pooled), ("blue", false, true));
+    let (again, _) = networks.establish(&unnamed("b", &first.to_string())).await.expect("the same");
+    assert_eq!(again, network);
+    assert_eq!(networks.reserve("h3", true, Some("blue"), 1).await.expect("its own"), first);
+}
+
+#[tokio::test]
+async fn the_first_to_tell_a_name_has_it() {
+    let networks = with_pool().await;
+    let mut made = Vec::new();
+    for node in ["h1", "h2"] {
+        let cidr = networks.reserve(node, true, None, 1).await.expect("room");
+        made.push(networks.establish(&unnamed(node, &cidr.to_string())).await.expect("new").0);
+    }
+    let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
+    assert!(matches!(networks.name(made[0].id, "red", &labels).await.expect("free"), Naming::Done(_)));
+    let Naming::Taken(red) = networks.name(made[1].id, "red", &labels).await.expect("asked") else {
+        panic!("one name, two networks")
+    };
+    assert_eq!((red.id, &red.docker.labels), (made[0].id, &labels));
+    assert!(made[1].gives_way_to(&red), "nobody chose its subnet");
+    let chosen = networks.establish(&unnamed("c", "10.9.0.0/24")).await.expect("new").0;
+    assert!(!chosen.gives_way_to(&red), "somebody chose its subnet");
+    assert_eq!(networks.name(red.id, "pink", &labels).await.expect("asked"), Naming::Named("red".into()));
+    assert!(networks.name(chosen.id, "a b", &labels).await.is_err());
+    networks.remove_id(chosen.id).await.expect("unused");
+    assert_eq!(networks.name(chosen.id, "blue", &labels).await.expect("asked"), Naming::Gone);
+}
+
+#[tokio::test]
+async fn a_subnet_is_one_networks_whoever_asks() {
+    let networks = with_pool().await;
+    networks.create(request("blue", "10.1.0.0/16")).await.expect("new");
+    let (same, _) = networks.establish(&unnamed("a", "10.1.0.0/16")).await.expect("the same");
+    assert_eq!(same.name, "blue");
+    let other = NetworkRequest { name: "red".into(), unnamed: false, ..unnamed("a", "10.1.0.0/16") };
+    let refused = networks.establish(&other).await.expect_err("another name").to_string();
+    assert!(refused.contains("is network blue's"), "{refused}");
+    let internal = NetworkRequest { internal: true, ..unnamed("a", "10.1.0.0/16") };
+    let refused = networks.establish(&internal).await.expect_err("other options").to_string();
+    assert!(refused.contains("exists with other options"), "{refused}");
+    // A name with a subnet of the user's choice does not give way, one of the pool does.
+    let named = |cidr: &str| NetworkRequest { unnamed: false, ..request("blue", cidr) };
+    assert!(networks.establish(&named("10.2.0.0/16")).await.is_err());
+    let cidr = networks.reserve("h1", true, None, 1).await.expect("room");
+    let (made, _) = networks.establish(&named(&cidr.to_string())).await.expect("for a while");
+    assert!(made.unnamed && made.name.starts_with("blue-"), "{}", made.name);
+}

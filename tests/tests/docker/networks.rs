@@ -1,8 +1,13 @@
 //! Networks: created once, there on every host; removed once, gone from all.
 
-use std::thread::scope;
+use std::{os::unix::fs::PermissionsExt, path::Path, thread::scope};
 
-use margay_tests::{engine::IMAGE, eventually::eventually};
+use margay_tests::{
+    engine::IMAGE,
+    eventually::eventually,
+    host::margay,
+    lab::{Lab, Plan},
+};
 use serde_json::Value;
 
 use crate::{address, appears, lab, problems, reaches, run, settled, tells, vanishes};
@@ -243,6 +248,27 @@ fn hosts_that_were_down_catch_up_and_others_networks_are_left_alone() {
         let told = problems(lab.h(2));
         if told.is_empty() { Ok(()) } else { Err(told) }
     });
+}
+
+#[test]
+fn docker_finds_the_agent_where_it_looks() {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    lab.host(1).usual = true;
+    lab.host(1).up();
+    lab.host(1).start_docker(&[]);
+    let socket = std::fs::metadata("/run/docker/plugins/margay.sock").expect("the usual place");
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600, "root's alone");
+    lab.h(1).docker(&format!("{CREATE} blue"));
+    run(lab.h(1), "c1", "--network blue");
+    assert_eq!(lab.h(1).json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(1));
+    lab.h(1).docker("rm -f c1");
+    lab.host(1).stop();
+    assert!(!Path::new("/run/docker/plugins/margay.sock").exists());
+    // Somewhere it cannot be: whoever asked for it is told.
+    lab.host(1).flags.extend(["--docker-plugin".into(), "/proc/no/margay.sock".into()]);
+    let said = lab.h(1).namespace.command(margay()).args(lab.h(1).own_flags()).output().expect("it runs");
+    let told = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.status.success() && told.contains("--docker-plugin /proc/no/margay.sock"), "{told}");
 }
 
 #[test]

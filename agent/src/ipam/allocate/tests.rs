@@ -249,3 +249,77 @@ async fn empty_blocks_go_back_and_used_ones_stay() {
     assert_eq!(keys, ["/margay/v1/routes/1/10.0.2.0-26"]);
     assert_eq!(ipam.stash(1).await.len(), 16, "of the block that stays");
 }
+
+/// The network with a range that nobody has to ask for, and an address that is
+/// somebody else's.
+fn narrowed(network: &Network, range: &str, aux: &str) -> Network {
+    let mut network = network.clone();
+    network.subnets[0].range = Some(range.parse().expect("a literal"));
+    network.subnets[0].aux.insert("nas".into(), aux.parse().expect("a literal"));
+    network
+}
+
+#[tokio::test]
+async fn what_nobody_asks_for_comes_from_the_range() {
+    for (cidr, range, aux) in [
+        // Smaller than a block, larger than one, and far into IPv6.
+        ("10.0.0.0/16", "10.0.5.16/29", "10.0.5.17"),
+        ("10.0.0.0/16", "10.0.5.0/25", "10.0.5.1"),
+        ("fd00::/64", "fd00::8000:0:0/126", "fd00::8000:0:1"),
+    ] {
+        let (store, network) = cluster(cidr).await;
+        let network = narrowed(&network, range, aux);
+        let range: IpNet = range.parse().expect("a literal");
+        let nodes = [node(&store, "h1"), node(&store, "h2")];
+        let mut given = BTreeSet::new();
+        for round in 0..140 {
+            let asked = nodes[round % 2].allocate(&network, &request(&round.to_string(), &[])).await;
+            match asked {
+                Ok(addresses) => assert!(range.contains(&addresses[0]) && given.insert(addresses[0])),
+                Err(refusal) => assert!(refusal.to_string().contains(&range.to_string()), "{refusal}"),
+            }
+        }
+        assert!(!given.contains(&aux.parse().expect("a literal")), "{aux} is somebody else's");
+        let all = 1usize << (if range.addr().is_ipv4() { 32 } else { 128 } - range.prefix_len());
+        assert!(given.len() >= all - 2 - all / 4, "{} of {all} in {range}", given.len());
+        // What is asked for may lie anywhere.
+        let first = network.subnets[0].cidr.network();
+        let elsewhere = crate::model::network::offset(first, 0x300).to_string();
+        assert!(nodes[0].allocate(&network, &request("x", &[&elsewhere])).await.is_ok());
+        let refused = nodes[0].allocate(&network, &request("y", &[aux])).await.expect_err("somebody else's");
+        assert!(refused.to_string().contains("kept for nas"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn addresses_are_handed_over_and_given_back_one_by_one() {
+    let (store, network) = cluster("10.0.0.0/24").await;
+    let h1 = node(&store, "h1");
+    let a = h1.allocate(&network, &request("a", &[])).await.expect("room")[0];
+    let b = h1.allocate(&network, &request("b", &[])).await.expect("room")[0];
+    let to = Holder { name: Some("web".into()), ..holder("a") };
+    h1.hand_over(1, &["a".into(), "b".into()], &to).await.expect("memory");
+    h1.sweep(1).await.expect("memory");
+    let holders = |store: Arc<Embedded>| async move {
+        let listing = store.list(&[ipam_of(1)]).await.expect("memory");
+        let mut found = BTreeMap::new();
+        for entry in listing.entries {
+            let Event::Put { value, .. } = entry else { continue };
+            let allocations: Allocations = model::decode(&value).expect("ours");
+            found.extend(allocations.addresses.into_iter().map(|(addr, h)| (addr, (h.endpoint, h.name))));
+        }
+        found
+    };
+    let web = || ("a".to_owned(), Some("web".to_owned()));
+    assert_eq!(holders(Arc::clone(&store)).await, BTreeMap::from([(a, web()), (b, web())]));
+    h1.release_one(1, "a", a).await.expect("memory");
+    assert_eq!(holders(Arc::clone(&store)).await, BTreeMap::from([(b, web())]));
+    h1.release_one(1, "z", b).await.expect("memory");
+    assert_eq!(holders(Arc::clone(&store)).await.len(), 1, "another's is not given back");
+    // Handed over while the store was away: what nobody of us has is ours.
+    let c = h1.allocate(&network, &request("c", &[])).await.expect("room")[0];
+    let h1 = node(&store, "h1");
+    let lost = h1.restore(&network, &[Held { lost: true, ..held("d", vec![c]) }]).await.expect("memory");
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(holders(store).await[&c].0, "d");
+}
