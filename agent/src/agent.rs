@@ -73,7 +73,7 @@ pub async fn run(config: Config) -> Result<()> {
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let ipam =
         Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash);
-    let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready);
+    let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
     let begun: Vec<String> = begun.map(|endpoint| endpoint.id.clone()).collect();
     let state = State {
         snapshot: remembered(&journal, &members)?,
@@ -222,6 +222,12 @@ async fn undo_begun(workloads: Arc<Workloads>, begun: Vec<String>) {
 /// Detaches endpoints whose interface vanished with their container.
 async fn bury(workloads: Arc<Workloads>, mut vanishing: mpsc::Receiver<String>) {
     while let Some(id) = vanishing.recv().await {
+        // Docker has yet to ask for its interface, or has forgotten it: that is
+        // settled with Docker.
+        let found = workloads.journal.endpoints().remove(&id);
+        if found.is_some_and(|endpoint| endpoint.docker.is_some() && !endpoint.ready) {
+            continue;
+        }
         // Nobody else would come back to it, so this does until it is done.
         while let Err(error) = workloads.detach(&Which::Id(id.clone())).await {
             warn!("endpoint {id} is gone, but not all of it yet: {error:#}");

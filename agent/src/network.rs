@@ -82,18 +82,26 @@ impl Networks {
                 request.subnets = pool::take(&reading, request.ipv6)?;
                 request.pooled = true;
             }
-            if let Some(done) = self.add(reading, request).await? {
+            if let Some(done) = self.add(reading, request, |_, _| false).await? {
                 return Ok(done);
             }
         }
         bail!("others create and remove networks at every attempt; try again");
     }
 
-    /// Adds a network that is not there; `None` if the race is lost.
-    async fn add(&self, reading: Reading, request: NetworkRequest) -> Result<Option<(Network, i64)>> {
-        let Reading { snapshot, reserved, guard, unchanged } = reading;
+    /// Adds a network that is not there, on subnets that are kept for it, as
+    /// `own` knows; `None` if the race is lost.
+    async fn add(
+        &self,
+        reading: Reading,
+        request: NetworkRequest,
+        own: impl Fn(&IpNet, &Reservation) -> bool,
+    ) -> Result<Option<(Network, i64)>> {
+        let Reading { snapshot, mut reserved, guard, unchanged } = reading;
         let next = guard.next_network;
         let network = request.into_network(next)?;
+        let kept: Vec<IpNet> =
+            reserved.extract_if(.., |cidr, by| own(cidr, by)).map(|(cidr, _)| cidr).collect();
         check_overlap(&network, &snapshot, &reserved)?;
         if next > ID_MAX {
             bail!("all {ID_MAX} network ids are used up; ids are never given twice");
@@ -106,8 +114,7 @@ impl Networks {
                 Op::Put(Key::Network(next), model::encode(&network)),
             ],
         };
-        let kept = network.subnets.iter().filter(|subnet| reserved.contains_key(&subnet.cidr));
-        txn.ops.extend(kept.map(|subnet| Op::Delete(Key::Reservation(subnet.cidr))));
+        txn.ops.extend(kept.into_iter().map(|cidr| Op::Delete(Key::Reservation(cidr))));
         match self.store.commit(txn).await? {
             Commit::Done(revision) => Ok(Some((network, revision))),
             _ => Ok(None),
@@ -230,8 +237,7 @@ fn check_overlap(
 ) -> Result<()> {
     for subnet in &network.subnets {
         let cidr = subnet.cidr;
-        let others = reserved.iter().filter(|(kept, _)| **kept != cidr);
-        if let Some((kept, by)) = others.into_iter().find(|(kept, _)| overlap(**kept, cidr)) {
+        if let Some((kept, by)) = reserved.iter().find(|(kept, _)| overlap(**kept, cidr)) {
             bail!("subnet {cidr} overlaps {kept}, where node {} is creating a network", by.node);
         }
         for other in snapshot.networks.values() {

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -94,6 +94,8 @@ pub struct Workloads {
     open: watch::Sender<bool>,
     /// Whether the store may say more than this node's endpoints have.
     dirty: AtomicBool,
+    /// How often the store turned out to have lost something.
+    losses: AtomicU64,
     /// Addresses that a runtime asked for and no endpoint has.
     leases: staged::Leases,
     /// One at a time for each interface of each namespace.
@@ -111,6 +113,7 @@ impl Workloads {
             journal,
             open: watch::Sender::new(false),
             dirty: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
             leases: staged::Leases::default(),
             busy: Mutex::default(),
         }
@@ -208,6 +211,16 @@ impl Workloads {
     /// Whether addresses may be taken in the store that no endpoint has.
     pub fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::Relaxed)
+    }
+
+    /// How often the store turned out to have lost something since the start.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    /// The store has lost something: what hangs on it is not gone.
+    pub fn lost(&self) {
+        self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// They are about to be looked for.

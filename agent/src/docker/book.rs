@@ -16,13 +16,15 @@ use crate::journal::{DockerNetwork, Journal};
 pub struct Book {
     journal: Journal,
     entries: Mutex<BTreeMap<String, DockerNetwork>>,
+    /// Those that we take off Docker although the cluster's network stays.
+    leaving: Mutex<BTreeSet<String>>,
 }
 
 impl Book {
     /// Reads it from the journal.
     pub fn open(journal: Journal) -> Result<Self> {
         let entries = Mutex::new(journal.docker_networks()?);
-        Ok(Self { journal, entries })
+        Ok(Self { journal, entries, leaving: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, DockerNetwork>> {
@@ -42,9 +44,18 @@ impl Book {
         Ok(())
     }
 
+    /// Notes that a network is taken off Docker by us, however long that takes,
+    /// and whoever does it in the end.
+    pub fn leaves(&self, id: &str) {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+    }
+
     /// Notes that Docker has removed a network. One that nobody knows is fine:
     /// we removed it ourselves.
     pub fn removed(&self, id: &str) -> Result<()> {
+        if self.leaving.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
+            return self.forget(id).map(drop);
+        }
         let found = self.lock().get(id).cloned();
         found.map_or(Ok(()), |entry| self.put(DockerNetwork { removed: true, ..entry }))
     }
@@ -62,16 +73,30 @@ impl Book {
 /// Subnets that Docker has asked for, until it made a network of them or gave
 /// them up.
 #[derive(Debug, Default)]
-pub struct Making(Mutex<BTreeMap<IpNet, (PoolId, Instant)>>);
+pub struct Making(Mutex<BTreeMap<IpNet, Asked>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    pool: PoolId,
+    /// Whether it is of our choice, and kept in the store.
+    kept: bool,
+    since: Instant,
+}
 
 impl Making {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpNet, (PoolId, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpNet, Asked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Docker asked for it.
-    pub fn begin(&self, pool: PoolId) {
-        self.lock().insert(pool.cidr, (pool, Instant::now()));
+    /// Docker asked for it, or, with `kept`, for one of our choice. Whether that
+    /// is news.
+    pub fn begin(&self, pool: PoolId, kept: bool) -> bool {
+        self.lock().insert(pool.cidr, Asked { pool, kept, since: Instant::now() }).is_none()
+    }
+
+    /// Whether it is one of our choice.
+    pub fn is_kept(&self, cidr: IpNet) -> bool {
+        self.lock().get(&cidr).is_some_and(|asked| asked.kept)
     }
 
     /// Docker has made a network of it, or given it up.
@@ -82,19 +107,22 @@ impl Making {
     /// The part of a subnet that addresses are to come from: Docker tells it to
     /// the IPAM driver only.
     pub fn range_of(&self, cidr: IpNet) -> Option<IpNet> {
-        self.lock().get(&cidr)?.0.range
+        self.lock().get(&cidr)?.pool.range
     }
 
     /// Those that were asked for within a time.
     pub fn within(&self, time: Duration) -> BTreeSet<IpNet> {
-        self.lock().iter().filter(|(_, (_, since))| since.elapsed() < time).map(|(cidr, _)| *cidr).collect()
+        let asked = self.lock();
+        asked.iter().filter(|(_, asked)| asked.since.elapsed() < time).map(|(cidr, _)| *cidr).collect()
     }
 
-    /// Forgets those that were asked for longer ago. Whether there were any.
-    pub fn forget(&self, time: Duration) -> bool {
-        let mut making = self.lock();
-        let before = making.len();
-        making.retain(|_, (_, since)| since.elapsed() < time);
-        making.len() < before
+    /// Whether any were asked for longer ago.
+    pub fn is_stale(&self, time: Duration) -> bool {
+        self.lock().values().any(|asked| asked.since.elapsed() >= time)
+    }
+
+    /// Forgets those that were asked for longer ago.
+    pub fn forget(&self, time: Duration) {
+        self.lock().retain(|_, asked| asked.since.elapsed() < time);
     }
 }

@@ -31,7 +31,8 @@ const PORTMAP: &str = "com.docker.network.portmap";
 
 /// Makes a network of the cluster, or joins the one that it is.
 pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> Result<Value> {
-    if request.network_id.len() < 12 || !request.network_id.is_ascii() {
+    let plain = request.network_id.bytes().all(|b| b.is_ascii_alphanumeric());
+    if request.network_id.len() < 12 || !plain {
         bail!("{:?} is no id of a network", request.network_id);
     }
     docker.agreed().await?;
@@ -45,7 +46,15 @@ pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> R
         add_subnet(docker, data, &mut wanted)?;
     }
     let asked = (!wanted.unnamed).then(|| wanted.name.clone());
-    let (network, revision) = docker.workloads.networks.establish(&wanted).await?;
+    // What a user has removed must not be found.
+    docker.finish_removals().await;
+    let (node, ordered) = (docker.node().await?, *docker.ordered());
+    // Another's create may come in between; ours says what it is by its name.
+    let ordered = match ordered {
+        Some(id) => docker.named(id).await?.filter(|name| asked.as_ref() == Some(name)).map(|_| id),
+        None => None,
+    };
+    let (network, revision) = docker.workloads.networks.establish(&node, &wanted, ordered).await?;
     docker.workloads.control.revision(revision).await?;
     // A name that came with the subnet counts as asked for.
     let wanted_name = asked.or_else(|| (network.pooled && !network.unnamed).then(|| network.name.clone()));
@@ -83,7 +92,14 @@ fn add_subnet(docker: &Docker, data: &IpamData, wanted: &mut NetworkRequest) -> 
 /// Notes that a network is to go. Docker forgets it whatever is answered; the
 /// others follow unless somebody is still on it.
 pub(super) async fn delete_network(docker: &Docker, request: &OfNetwork) -> Result<Value> {
-    docker.networks.removed(&request.network_id)?;
+    // Docker takes back what it could not make for us.
+    let ordered = *docker.ordered();
+    let entry = docker.networks.entries().remove(&request.network_id);
+    if ordered.is_some() && entry.is_some_and(|entry| ordered == Some(entry.network)) {
+        docker.networks.forget(&request.network_id)?;
+    } else {
+        docker.networks.removed(&request.network_id)?;
+    }
     docker.asked();
     Ok(json!({}))
 }

@@ -1,14 +1,14 @@
 //! This host's Docker, by its API. Never asked from within a call of the
 //! plugin: Docker holds locks while it waits for us.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use anyhow::{Context, Result};
 use bollard::{
     API_DEFAULT_VERSION, Docker,
     models::{
-        ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, EventMessage, Ipam, IpamConfig,
-        NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
+        ContainerSummaryStateEnum, EndpointSettings, EventMessage, Ipam, IpamConfig, NetworkConnectRequest,
+        NetworkCreateRequest, NetworkDisconnectRequest,
     },
     query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions},
 };
@@ -46,6 +46,16 @@ pub struct Place {
     pub endpoint: String,
 }
 
+/// A container that was taken off a network to be put there again.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// Where it was.
+    pub place: Place,
+    /// The addresses that it had.
+    pub addresses: Vec<IpAddr>,
+    endpoint: EndpointSettings,
+}
+
 impl Engine {
     /// Connects, in the version of the API that both sides know.
     pub async fn connect(socket: &Path) -> Result<Self> {
@@ -67,7 +77,7 @@ impl Engine {
     /// All networks.
     pub async fn networks(&self) -> Result<Vec<Seen>> {
         let found = self.docker.list_networks(None::<ListNetworksOptions>).await?;
-        found
+        Ok(found
             .into_iter()
             .map(|network| {
                 let options = network.options.unwrap_or_default();
@@ -77,17 +87,21 @@ impl Engine {
                     driver: network.driver.unwrap_or_default(),
                     labels: network.labels.unwrap_or_default().into_iter().collect(),
                     request: NetworkRequest { unnamed: true, ..NetworkRequest::default() },
+                    fault: None,
                 };
                 if seen.driver == DRIVER {
                     let options = options::from_docker(options, network.internal.unwrap_or_default());
-                    options::apply(&options, &mut seen.request)?;
-                    for config in network.ipam.and_then(|ipam| ipam.config).unwrap_or_default() {
-                        add_subnet(&config, &mut seen.request)?;
+                    let configs = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+                    let mut read = options::apply(&options, &mut seen.request);
+                    for config in configs {
+                        read = read.and_then(|()| add_subnet(&config, &mut seen.request));
                     }
+                    // One that an older or newer agent made says nothing of others.
+                    seen.fault = read.err().map(|error| format!("{error:#}"));
                 }
-                Ok(seen)
+                seen
             })
-            .collect()
+            .collect())
     }
 
     /// Every container's place on every network.
@@ -142,9 +156,8 @@ impl Engine {
         }
     }
 
-    /// Takes a container off a network and puts it there again, with the
-    /// addresses and aliases that it has.
-    pub async fn reconnect(&self, place: &Place) -> Result<()> {
+    /// Takes a container off a network, to be put there again as it was.
+    pub async fn disconnect(&self, place: &Place) -> Result<Cut> {
         let inspect = self.docker.inspect_container(&place.container, None::<InspectContainerOptions>);
         let networks = inspect.await?.network_settings.and_then(|settings| settings.networks);
         let mut networks = networks.unwrap_or_default().into_values();
@@ -152,21 +165,26 @@ impl Engine {
         let settings = settings.context("the container is not on it any more")?;
         let disconnect = NetworkDisconnectRequest { container: place.container.clone(), force: Some(true) };
         self.docker.disconnect_network(&place.network, disconnect).await?;
-        let full = |addr: Option<String>| addr.filter(|addr| !addr.is_empty());
-        let ipam = EndpointIpamConfig {
-            ipv4_address: full(settings.ip_address),
-            ipv6_address: full(settings.global_ipv6_address),
-            link_local_ips: None,
-        };
+        let had = [settings.ip_address, settings.global_ipv6_address];
+        // Only what a user asked for is asked for again: Docker pins it, and
+        // takes it on networks with a subnet of the user's choice alone.
         let endpoint = EndpointSettings {
-            ipam_config: Some(ipam),
+            ipam_config: settings.ipam_config,
             aliases: settings.aliases,
             driver_opts: settings.driver_opts,
             ..EndpointSettings::default()
         };
-        let connect =
-            NetworkConnectRequest { container: place.container.clone(), endpoint_config: Some(endpoint) };
-        Ok(self.docker.connect_network(&place.network, connect).await?)
+        let addresses = had.into_iter().flatten().filter_map(|addr| addr.parse().ok()).collect();
+        Ok(Cut { place: place.clone(), addresses, endpoint })
+    }
+
+    /// Puts a container back on a network.
+    pub async fn connect_again(&self, cut: &Cut) -> Result<()> {
+        let connect = NetworkConnectRequest {
+            container: cut.place.container.clone(),
+            endpoint_config: Some(cut.endpoint.clone()),
+        };
+        Ok(self.docker.connect_network(&cut.place.network, connect).await?)
     }
 }
 
@@ -175,7 +193,7 @@ fn add_subnet(config: &IpamConfig, request: &mut NetworkRequest) -> Result<()> {
     request.subnets.push(cidr(subnet)?);
     request.gateways.extend(address(config.gateway.as_deref().unwrap_or_default())?);
     if let Some(range) = config.ip_range.as_deref().filter(|text| !text.is_empty()) {
-        request.ranges.push(cidr(range)?);
+        request.ranges.push(cidr(range)?.trunc());
     }
     let aux: BTreeMap<_, _> = config.auxiliary_addresses.clone().unwrap_or_default().into_iter().collect();
     for (name, addr) in aux {

@@ -43,7 +43,16 @@ pub(super) async fn request_pool(docker: &Docker, request: &RequestPool) -> Resu
         bail!("--ip-range {} is not within --subnet {subnet}", request.sub_pool);
     }
     let pool = PoolId { cidr: subnet, range };
-    docker.making.begin(pool);
+    // What Docker does not like it asks for again, at once and for ever.
+    if !docker.making.begin(pool, request.pool.is_empty())
+        && let Some(name) = named.filter(|_| request.pool.is_empty())
+    {
+        docker.making.end(subnet);
+        bail!(
+            "Docker does not take {subnet}, the subnet of network {name}: this host has a route or a \
+             nameserver in it; remove that, or name the subnet with --subnet"
+        );
+    }
     let answer = Pool { pool_id: pool.to_string(), pool: subnet.to_string(), data: Options::new() };
     Ok(serde_json::to_value(answer)?)
 }
@@ -53,8 +62,10 @@ pub(super) async fn release_pool(docker: &Docker, request: &OfPool) -> Result<Va
     let pool: PoolId = request.pool_id.parse()?;
     // Docker asks only once; what cannot be given up now is swept later, since
     // it is not ended.
-    let node = docker.node().await?;
-    docker.workloads.networks.unreserve(&node, Some(pool.cidr), u64::MAX).await?;
+    if docker.making.is_kept(pool.cidr) {
+        let node = docker.node().await?;
+        docker.workloads.networks.unreserve(&node, Some(pool.cidr), u64::MAX).await?;
+    }
     docker.making.end(pool.cidr);
     Ok(json!({}))
 }
@@ -75,9 +86,26 @@ pub(super) async fn request_address(docker: &Docker, request: &OfPool) -> Result
         (None, Some(addr)) => addr,
         (None, None) => bail!("there is no network with subnet {}", pool.cidr),
         (Some((_, subnet)), Some(addr)) if subnet.aux.values().any(|aux| *aux == addr) => addr,
-        (Some((network, subnet)), wanted) => docker.workloads.lease(network, subnet, wanted).await?,
+        (Some((network, subnet)), wanted) => lease(docker, network, subnet, wanted).await?,
     };
     Ok(json!({"Address": format!("{addr}/{}", max_len(addr)), "Data": {}}))
+}
+
+/// The address that is asked for, the one that the container had before it was
+/// connected anew, or any.
+async fn lease(
+    docker: &Docker,
+    network: &Network,
+    subnet: &Subnet,
+    wanted: Option<IpAddr>,
+) -> Result<IpAddr> {
+    let wish = docker.wishes().remove(&subnet.cidr).filter(|_| wanted.is_none());
+    if wish.is_some()
+        && let Ok(addr) = docker.workloads.lease(network, subnet, wish).await
+    {
+        return Ok(addr);
+    }
+    docker.workloads.lease(network, subnet, wanted).await
 }
 
 /// Takes an address back. Gateways and what nobody had are fine.

@@ -17,15 +17,21 @@ mod settle;
 mod sync;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Result;
+use ipnet::IpNet;
 use tokio::sync::Notify;
 
 pub use server::{listen, serve};
 pub use sync::keep_in_step;
 
-use crate::{metrics::Calls, report::Report, workload::Workloads};
+use crate::{control::now, metrics::Calls, report::Report, workload::Workloads};
 use book::{Book, Making};
 
 /// What the plugin stands on.
@@ -39,6 +45,13 @@ pub struct Docker {
     pub calls: Calls,
     /// What operators are told.
     report: Arc<Report>,
+    /// The network that Docker makes now because we asked it to.
+    ordered: Mutex<Option<u32>>,
+    /// Addresses that are to be given again, by subnet: to containers that are
+    /// connected anew.
+    wishes: Mutex<BTreeMap<IpNet, IpAddr>>,
+    /// When the agent started, in seconds since 1970.
+    started: u64,
     /// Told when a call has changed something.
     wake: Notify,
     /// How long what Docker asked for may go unused.
@@ -50,7 +63,16 @@ impl Docker {
     pub fn new(workloads: Arc<Workloads>, report: Arc<Report>, patience: Duration) -> Result<Self> {
         let networks = Book::open(workloads.journal.clone())?;
         let (making, calls, wake) = (Making::default(), Calls::default(), Notify::new());
-        Ok(Self { workloads, networks, making, calls, report, wake, patience })
+        let (ordered, wishes, started) = (Mutex::default(), Mutex::default(), now());
+        Ok(Self { workloads, networks, making, calls, report, ordered, wishes, started, wake, patience })
+    }
+
+    fn ordered(&self) -> MutexGuard<'_, Option<u32>> {
+        self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, BTreeMap<IpNet, IpAddr>> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the next look at Docker come soon.

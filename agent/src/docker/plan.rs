@@ -28,6 +28,8 @@ pub struct Seen {
     pub labels: BTreeMap<String, String>,
     /// What it would be created with.
     pub request: NetworkRequest,
+    /// Why that cannot be told.
+    pub fault: Option<String>,
 }
 
 /// What a plan rests on.
@@ -66,7 +68,10 @@ pub enum Step {
 
 /// Everything that is to be done now, and whether to look again soon.
 pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
-    let mut steps = Vec::new();
+    // First what is to go: its name and subnet may be wanted again.
+    let removed = view.book.values().filter(|entry| entry.removed);
+    let remove = |entry: &DockerNetwork| Step::Remove { docker: entry.id.clone(), network: entry.network };
+    let mut steps: Vec<Step> = removed.map(remove).collect();
     let ours = || view.docker.iter().filter(|seen| seen.driver == DRIVER);
     for seen in ours() {
         steps.extend(known(view, seen));
@@ -75,9 +80,7 @@ pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
     let mut coming = !view.making.is_empty();
     for entry in view.book.values() {
         let (docker, network) = (entry.id.clone(), entry.network);
-        if entry.removed {
-            steps.push(Step::Remove { docker, network });
-        } else if !ours().any(|seen| seen.id == entry.id) {
+        if !entry.removed && !ours().any(|seen| seen.id == entry.id) {
             if entry.since + SETTLING < view.now {
                 steps.push(Step::Forget { docker, network });
             } else {

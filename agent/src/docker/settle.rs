@@ -10,10 +10,10 @@ use tracing::{info, warn};
 
 use super::{
     Docker,
-    engine::{Engine, Place},
+    engine::{Cut, Engine, Place},
     plan::Seen,
 };
-use crate::{model::endpoint::Endpoint, report::Trouble};
+use crate::{control::State, model::endpoint::Endpoint, report::Trouble};
 
 /// For how long Docker may know of an endpoint that we do not: it is just
 /// going.
@@ -30,6 +30,10 @@ pub struct Settling {
     missing: BTreeMap<String, Instant>,
     /// Whether what an earlier agent kept for Docker was given up.
     pub(super) swept: bool,
+    /// The losses of the store that the book knows of.
+    pub(super) losses: u64,
+    /// Containers that are off their network and to be put there again.
+    cut: Vec<Cut>,
 }
 
 impl Docker {
@@ -40,6 +44,7 @@ impl Docker {
         &self,
         engine: &Engine,
         docker: &[Seen],
+        may_connect: bool,
         settling: &mut Settling,
     ) -> Result<bool> {
         // Read before Docker is asked: what comes later is not missed.
@@ -75,18 +80,49 @@ impl Docker {
         let after = self.endpoints();
         let missing = ours.values().filter(|place| place.running && !after.contains_key(&place.endpoint));
         let missing: Vec<String> = missing.map(|place| place.endpoint.clone()).collect();
-        let mut troubles = Vec::new();
+        // With a store that has no addresses to give, nobody is better off.
+        let missing = if may_connect { missing } else { Vec::new() };
         for id in due(&mut settling.missing, missing, GOING) {
             let place = ours[&*id];
             info!(container = place.name, "docker knows endpoint {id} and we do not: connecting anew");
-            if let Err(error) = engine.reconnect(place).await {
-                let what = format!("container {} has lost its network: {error:#}", place.name);
-                warn!("{what}");
-                troubles.push(Trouble::new(what, "docker network disconnect and connect it, or restart it"));
+            match engine.disconnect(place).await {
+                Ok(cut) => settling.cut.push(cut),
+                Err(error) => warn!("container {}: {error:#}", place.name),
+            }
+        }
+        // Those that have ended or were connected by somebody else are done.
+        settling.cut.retain(|cut| {
+            let mut own = places.iter().filter(|place| place.container == cut.place.container);
+            let on_it =
+                |place: &Place| place.network == cut.place.network && place.endpoint != cut.place.endpoint;
+            own.clone().any(|place| place.running) && !own.any(on_it)
+        });
+        let mut troubles = Vec::new();
+        for cut in std::mem::take(&mut settling.cut) {
+            if let Err(error) = self.connect(engine, &cut).await {
+                let what = format!("container {} has lost its network: {error:#}", cut.place.name);
+                troubles.push(Trouble::new(what, "it is tried again by itself; else restart the container"));
+                settling.cut.push(cut);
             }
         }
         self.report.stands(BY, troubles);
         Ok(!settling.missing.is_empty())
+    }
+
+    /// Connects a container that was taken off, with the addresses that it had.
+    async fn connect(&self, engine: &Engine, cut: &Cut) -> Result<()> {
+        for addr in cut.addresses.iter().copied() {
+            let of = move |state: &State| {
+                let networks = state.snapshot.networks.values();
+                networks.flat_map(|network| &network.subnets).map(|s| s.cidr).find(|c| c.contains(&addr))
+            };
+            if let Some(cidr) = self.workloads.control.look(of).await? {
+                self.wishes().insert(cidr, addr);
+            }
+        }
+        let connected = engine.connect_again(cut).await;
+        self.wishes().clear();
+        connected
     }
 
     /// Removes an endpoint that Docker has forgotten, with its addresses.

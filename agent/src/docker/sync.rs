@@ -124,37 +124,59 @@ impl Docker {
 
     /// One look at Docker and what follows from it. Whether to look again soon.
     async fn step(&self, engine: &Engine, settling: &mut Settling) -> Result<bool> {
+        // In this order: what Docker has is in the book, and what is in the book
+        // is in the cluster, or was removed.
+        let docker = engine.networks().await?;
+        let making = self.making.within(MAKING);
+        let book = self.networks.entries();
         let of = |state: &crate::control::State| Cluster {
             networks: state.snapshot.networks.clone(),
             refusal: state.refusal(),
         };
         let cluster = self.workloads.control.look(of).await?;
-        let docker = engine.networks().await?;
         let mut soon = false;
-        if cluster.refusal.is_none() {
-            soon = self.networks_in_step(engine, &docker, &cluster.networks).await?;
+        let agreed = cluster.refusal.is_none();
+        if agreed && self.workloads.losses() != settling.losses {
+            settling.losses = self.workloads.losses();
+            self.forget_lost(&book, &cluster.networks)?;
+            soon = true;
+        } else if agreed {
+            let view = View {
+                docker: &docker,
+                book: &book,
+                cluster: &cluster.networks,
+                making: &making,
+                now: now(),
+            };
+            soon = self.networks_in_step(engine, &view).await?;
         }
-        soon |= self.settle(engine, &docker, settling).await?;
+        soon |= self.settle(engine, &docker, agreed, settling).await?;
         self.sweep(settling).await;
         Ok(soon)
     }
 
-    async fn networks_in_step(
+    /// What a store lost is not what somebody removed: it is found anew by what
+    /// Docker knows of it, on whatever host is the first.
+    fn forget_lost(
         &self,
-        engine: &Engine,
-        docker: &[Seen],
+        book: &BTreeMap<String, DockerNetwork>,
         cluster: &BTreeMap<u32, Network>,
-    ) -> Result<bool> {
-        let (book, making) = (self.networks.entries(), self.making.within(MAKING));
-        let view = View { docker, book: &book, cluster, making: &making, now: now() };
-        let (steps, mut soon) = plan(&view);
+    ) -> Result<()> {
+        for entry in book.values().filter(|entry| !entry.removed && !cluster.contains_key(&entry.network)) {
+            self.networks.forget(&entry.id)?;
+        }
+        Ok(())
+    }
+
+    async fn networks_in_step(&self, engine: &Engine, view: &View<'_>) -> Result<bool> {
+        let (steps, mut soon) = plan(view);
         let mut troubles = Vec::new();
         for step in steps {
             debug!("docker: {step:?}");
-            match self.take(engine, &view, &step).await {
+            match self.take(engine, view, &step).await {
                 Ok(()) => soon |= !matches!(step, Step::Blocked { .. }),
                 Err(error) => {
-                    let trouble = trouble(&step, cluster, &error);
+                    let trouble = trouble(&step, view.cluster, &error);
                     if !self.report.troubles().contains(&trouble) {
                         warn!("docker: {}", trouble.what);
                     }
@@ -172,6 +194,9 @@ impl Docker {
             Step::Name { docker, network, name } => self.name(engine, seen(docker)?, *network, name).await,
             Step::Adopt { docker } => self.adopt(seen(docker)?).await,
             Step::Drop { docker, name, why } => {
+                if why.is_some() {
+                    self.networks.leaves(docker);
+                }
                 self.take_off(engine, docker).await?;
                 if let Some(why) = why {
                     self.lost(name, why);
@@ -184,10 +209,13 @@ impl Docker {
                 }
                 self.networks.forget(docker).map(drop)
             }
-            Step::Remove { docker, network } => self.remove(view, docker, *network).await,
+            Step::Remove { docker, network } => self.remove(view.book, docker, *network).await,
             Step::Make { network } => {
                 let network = view.cluster.get(network).context("it is gone")?;
-                engine.create(network).await?;
+                *self.ordered() = Some(network.id);
+                let created = engine.create(network).await;
+                *self.ordered() = None;
+                created?;
                 info!(network = network.name, "docker knows it now");
                 Ok(())
             }
@@ -255,16 +283,37 @@ impl Docker {
         if let Some(name) = &wanted {
             request.name.clone_from(name);
         }
-        let (network, revision) = self.workloads.networks.establish(&request).await?;
+        if let Some(fault) = &seen.fault {
+            bail!("{fault}");
+        }
+        let node = self.node().await?;
+        let (network, revision) = self.workloads.networks.establish(&node, &request, None).await?;
         self.workloads.control.revision(revision).await?;
         let entry =
             DockerNetwork { id: seen.id.clone(), network: network.id, wanted, since: now(), removed: false };
         self.networks.put(entry)
     }
 
+    /// Carries out what a user has removed, as far as that is possible now.
+    pub(super) async fn finish_removals(&self) {
+        let book = self.networks.entries();
+        for entry in book.values().filter(|entry| entry.removed) {
+            if let Err(error) = self.remove(&book, &entry.id, entry.network).await {
+                debug!("network {}: {error:#}", entry.network);
+            }
+        }
+    }
+
+    /// The name of a network of the cluster.
+    pub(super) async fn named(&self, id: u32) -> Result<Option<String>> {
+        let of =
+            move |state: &crate::control::State| state.snapshot.networks.get(&id).map(|n| n.name.clone());
+        self.workloads.control.look(of).await
+    }
+
     /// Removes everywhere what a user removed here, unless it is used.
-    async fn remove(&self, view: &View<'_>, docker: &str, network: u32) -> Result<()> {
-        let others = view.book.values().any(|e| e.network == network && e.id != docker && !e.removed);
+    async fn remove(&self, book: &BTreeMap<String, DockerNetwork>, docker: &str, network: u32) -> Result<()> {
+        let others = book.values().any(|e| e.network == network && e.id != docker && !e.removed);
         if !others && let Err(refusal) = self.workloads.networks.remove_id(network).await {
             if refusal.is::<crate::store::Away>() {
                 return Err(refusal);
@@ -282,12 +331,17 @@ impl Docker {
     /// what it asked an earlier agent for.
     async fn sweep(&self, settling: &mut Settling) {
         self.workloads.end_stale_leases(self.patience).await;
-        let first = !std::mem::replace(&mut settling.swept, true);
-        if self.making.forget(self.patience) || first {
-            let before = if first { u64::MAX } else { now().saturating_sub(self.patience.as_secs()) };
+        if self.making.is_stale(self.patience) || !settling.swept {
+            // What an earlier agent kept is older than this one.
+            let stale = now().saturating_sub(self.patience.as_secs());
+            let before = if settling.swept { stale } else { stale.max(self.started.saturating_sub(1)) };
             let swept = async { self.workloads.networks.unreserve(&self.node().await?, None, before).await };
-            if let Err(error) = swept.await {
-                warn!("subnets that were asked for and not used: {error:#}");
+            match swept.await {
+                Ok(()) => {
+                    self.making.forget(self.patience);
+                    settling.swept = true;
+                }
+                Err(error) => debug!("subnets that were asked for and not used: {error:#}"),
             }
         }
     }

@@ -95,6 +95,22 @@ impl State {
         self.mine.values().any(|addresses| addresses.contains(&addr))
     }
 
+    /// An endpoint has an address no longer.
+    pub fn drop_one(&mut self, endpoint: &str, addr: IpAddr) {
+        let Some(addresses) = self.mine.get_mut(endpoint) else { return };
+        addresses.retain(|own| *own != addr);
+        if addresses.is_empty() {
+            self.mine.remove(endpoint);
+        }
+    }
+
+    /// One endpoint has what several had.
+    pub fn adopt(&mut self, from: &[String], to: &str) {
+        let taken = from.iter().filter_map(|holder| self.mine.remove(holder));
+        let addresses = taken.flatten().collect();
+        self.mine.insert(to.to_owned(), addresses);
+    }
+
     /// Takes over what is kept back for this node.
     pub fn note_stash(&mut self, network: u32, node: &str) {
         let Some(view) = self.views.get(&network) else { return };

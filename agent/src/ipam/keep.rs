@@ -51,13 +51,18 @@ impl Ipam {
     /// Takes one address of an endpoint back. What it does not hold is fine.
     pub async fn release_one(&self, network: u32, endpoint: &str, addr: IpAddr) -> Result<(), Away> {
         let mut state = self.state.lock().await;
-        if let Some(addresses) = state.mine.get_mut(endpoint) {
-            addresses.retain(|own| *own != addr);
-            if addresses.is_empty() {
-                state.mine.remove(endpoint);
-            }
-        }
+        state.drop_one(endpoint, addr);
         self.retain(&mut state, network, |own, holder| *own != addr || holder.endpoint != endpoint).await
+    }
+
+    /// The same on this node alone, while the store is not asked.
+    pub async fn forget_one(&self, endpoint: &str, addr: IpAddr) {
+        self.state.lock().await.drop_one(endpoint, addr);
+    }
+
+    /// Makes the addresses of several holders those of one, on this node alone.
+    pub async fn adopt(&self, from: &[String], to: &str) {
+        self.state.lock().await.adopt(from, to);
     }
 
     /// Makes the addresses of several holders of this node those of one, also
@@ -65,11 +70,7 @@ impl Ipam {
     /// [`Self::restore`] tells the store.
     pub async fn hand_over(&self, network: u32, from: &[String], to: &Holder) -> Result<(), Away> {
         let mut state = self.state.lock().await;
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for holder in from {
-            addresses.extend(state.mine.remove(holder).unwrap_or_default());
-        }
-        state.mine.insert(to.endpoint.clone(), addresses);
+        state.adopt(from, &to.endpoint);
         for _ in 0..ATTEMPTS {
             let view = match state.views.remove(&network) {
                 Some(view) => view,

@@ -33,6 +33,7 @@ impl Membership {
         }
         let members = self.journal.networks()?;
         if lossy {
+            self.workloads.lost();
             for member in by_network.keys().filter_map(|id| members.get(id)) {
                 let put_back = self.workloads.networks.put_back(&member.network).await;
                 put_back

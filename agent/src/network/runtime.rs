@@ -108,20 +108,30 @@ impl Networks {
         Ok(())
     }
 
-    /// The network of a runtime's request: the one that has these subnets, if
-    /// its options are the same, or a new one. One whose name is taken by a
-    /// network that it can give way to begins without a name.
-    pub async fn establish(&self, request: &NetworkRequest) -> Result<(Network, i64)> {
+    /// The network of a request of `node`'s runtime: the one that has these
+    /// subnets, if its options are the same, or a new one. One whose name is
+    /// taken by a network that it can give way to begins without a name. With
+    /// `only` it is that network or none: nobody wants a new one.
+    pub async fn establish(
+        &self,
+        node: &str,
+        request: &NetworkRequest,
+        only: Option<u32>,
+    ) -> Result<(Network, i64)> {
         for _ in 0..ATTEMPTS {
             let reading = self.read().await?;
             let mut request = request.clone();
             let kept = request.subnets.iter().filter_map(|cidr| reading.reserved.get(cidr));
-            let kept: Vec<&Reservation> = kept.collect();
-            request.pooled = !kept.is_empty();
+            let kept: Vec<&Reservation> = kept.filter(|by| by.node == node || by.network.is_some()).collect();
+            request.pooled = !kept.is_empty() && kept.len() == request.subnets.len();
             if let Some(name) = kept.iter().find_map(|by| by.network.clone()).filter(|_| request.unnamed) {
                 (request.name, request.unnamed) = (name, false);
             }
-            if let Some(found) = with_subnet(&reading.snapshot, &request.subnets) {
+            let found = with_subnet(&reading.snapshot, &request.subnets);
+            if only.is_some() && only != found.map(|found| found.id) {
+                bail!("network {} was removed meanwhile", request.name);
+            }
+            if let Some(found) = found {
                 if !request.unnamed && !found.unnamed && found.name != request.name {
                     bail!("subnet {} is network {}'s", found.subnets[0].cidr, found.name);
                 }
@@ -137,7 +147,11 @@ impl Networks {
                 request.name = format!("{}-{}", request.name, reading.guard.next_network);
                 request.unnamed = true;
             }
-            if let Some(done) = self.add(reading, request).await? {
+            let own = request.subnets.clone();
+            let own = |cidr: &IpNet, by: &Reservation| {
+                own.contains(cidr) && (by.node == node || by.network.is_some())
+            };
+            if let Some(done) = self.add(reading, request, own).await? {
                 return Ok(done);
             }
         }

@@ -133,9 +133,10 @@ async fn runtimes_that_name_the_network_meet() {
     let networks = with_pool().await;
     let first = networks.reserve("h1", true, Some("blue"), 1).await.expect("room");
     assert_eq!(networks.reserve("h2", true, Some("blue"), 1).await.expect("the same"), first);
-    let (network, _) = networks.establish(&unnamed("a", &first.to_string())).await.expect("new");
+    let (network, _) = networks.establish("h1", &unnamed("a", &first.to_string()), None).await.expect("new");
     assert_eq!((&*network.name, network.unnamed, network.pooled), ("blue", false, true));
-    let (again, _) = networks.establish(&unnamed("b", &first.to_string())).await.expect("the same");
+    let (again, _) =
+        networks.establish("h1", &unnamed("b", &first.to_string()), None).await.expect("the same");
     assert_eq!(again, network);
     assert_eq!(networks.reserve("h3", true, Some("blue"), 1).await.expect("its own"), first);
 }
@@ -146,7 +147,7 @@ async fn the_first_to_tell_a_name_has_it() {
     let mut made = Vec::new();
     for node in ["h1", "h2"] {
         let cidr = networks.reserve(node, true, None, 1).await.expect("room");
-        made.push(networks.establish(&unnamed(node, &cidr.to_string())).await.expect("new").0);
+        made.push(networks.establish(node, &unnamed(node, &cidr.to_string()), None).await.expect("new").0);
     }
     let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
     assert!(matches!(networks.name(made[0].id, "red", &labels).await.expect("free"), Naming::Done(_)));
@@ -155,7 +156,7 @@ async fn the_first_to_tell_a_name_has_it() {
     };
     assert_eq!((red.id, &red.docker.labels), (made[0].id, &labels));
     assert!(made[1].gives_way_to(&red), "nobody chose its subnet");
-    let chosen = networks.establish(&unnamed("c", "10.9.0.0/24")).await.expect("new").0;
+    let chosen = networks.establish("h1", &unnamed("c", "10.9.0.0/24"), None).await.expect("new").0;
     assert!(!chosen.gives_way_to(&red), "somebody chose its subnet");
     assert_eq!(networks.name(red.id, "pink", &labels).await.expect("asked"), Naming::Named("red".into()));
     assert!(networks.name(chosen.id, "a b", &labels).await.is_err());
@@ -167,18 +168,18 @@ async fn the_first_to_tell_a_name_has_it() {
 async fn a_subnet_is_one_networks_whoever_asks() {
     let networks = with_pool().await;
     networks.create(request("blue", "10.1.0.0/16")).await.expect("new");
-    let (same, _) = networks.establish(&unnamed("a", "10.1.0.0/16")).await.expect("the same");
+    let (same, _) = networks.establish("h1", &unnamed("a", "10.1.0.0/16"), None).await.expect("the same");
     assert_eq!(same.name, "blue");
     let other = NetworkRequest { name: "red".into(), unnamed: false, ..unnamed("a", "10.1.0.0/16") };
-    let refused = networks.establish(&other).await.expect_err("another name").to_string();
+    let refused = networks.establish("h1", &other, None).await.expect_err("another name").to_string();
     assert!(refused.contains("is network blue's"), "{refused}");
     let internal = NetworkRequest { internal: true, ..unnamed("a", "10.1.0.0/16") };
-    let refused = networks.establish(&internal).await.expect_err("other options").to_string();
+    let refused = networks.establish("h1", &internal, None).await.expect_err("other options").to_string();
     assert!(refused.contains("exists with other options"), "{refused}");
     // A name with a subnet of the user's choice does not give way, one of the pool does.
     let named = |cidr: &str| NetworkRequest { unnamed: false, ..request("blue", cidr) };
-    assert!(networks.establish(&named("10.2.0.0/16")).await.is_err());
+    assert!(networks.establish("h1", &named("10.2.0.0/16"), None).await.is_err());
     let cidr = networks.reserve("h1", true, None, 1).await.expect("room");
-    let (made, _) = networks.establish(&named(&cidr.to_string())).await.expect("for a while");
+    let (made, _) = networks.establish("h1", &named(&cidr.to_string()), None).await.expect("for a while");
     assert!(made.unnamed && made.name.starts_with("blue-"), "{}", made.name);
 }

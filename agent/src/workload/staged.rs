@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{Workloads, list, mac_for, new_id};
 use crate::{
+    control::State,
     ipam,
     kernel::link,
     model::{
@@ -93,9 +94,25 @@ impl Workloads {
         if let Some((docker, _)) = of_runtime.find(|(_, addresses)| addresses.contains(&addr)) {
             self.delete(&docker.id).await?;
         }
-        let Some(lease) = self.leases.lock().remove(&addr) else { return Ok(()) };
-        if let Err(away) = self.ipam.release_one(lease.network, &lease.holder, addr).await {
-            // Membership takes it back once the store answers.
+        let lease = self.leases.lock().remove(&addr);
+        if let Some(lease) = lease {
+            self.give_back(addr, &lease).await?;
+        }
+        Ok(())
+    }
+
+    async fn give_back(&self, addr: IpAddr, lease: &Lease) -> Result<()> {
+        self.ipam.forget_one(&lease.holder, addr).await;
+        // A store that is known to be away is not waited for: membership takes
+        // the address back once it answers.
+        let away = match self.control.look(State::refusal).await? {
+            Some(reason) => Some(reason),
+            None => {
+                let released = self.ipam.release_one(lease.network, &lease.holder, addr).await;
+                released.err().map(|away| away.to_string())
+            }
+        };
+        if let Some(away) = away {
             self.dirty.store(true, Ordering::Relaxed);
             debug!("address {addr}: {away}");
         }
@@ -107,8 +124,15 @@ impl Workloads {
         let stale = |(addr, lease): (&IpAddr, &Lease)| (lease.since.elapsed() >= patience).then_some(*addr);
         let stale: Vec<IpAddr> = self.leases.lock().iter().filter_map(stale).collect();
         for addr in stale {
+            // An endpoint may have it by now.
+            let still = |lease: &Lease| lease.since.elapsed() >= patience;
+            let lease = {
+                let mut leases = self.leases.lock();
+                if leases.get(&addr).is_some_and(still) { leases.remove(&addr) } else { None }
+            };
+            let Some(lease) = lease else { continue };
             info!("address {addr} was asked for and not used, so it is taken back");
-            if let Err(error) = self.end_lease(addr).await {
+            if let Err(error) = self.give_back(addr, &lease).await {
                 warn!("address {addr}: {error:#}");
             }
         }
@@ -131,10 +155,7 @@ impl Workloads {
         let id = holders[0].clone();
         if holders.len() > 1 {
             let to = Holder { endpoint: id.clone(), name: None, node: None, unknown: Unknown::new() };
-            if let Err(away) = self.ipam.hand_over(network.id, &holders, &to).await {
-                self.dirty.store(true, Ordering::Relaxed);
-                debug!("addresses of endpoint {id}: {away}");
-            }
+            self.hand_over(network.id, &holders, &to).await?;
         }
         let endpoint = Endpoint {
             name: None,
@@ -240,9 +261,27 @@ impl Workloads {
         }
         let id = endpoint.id;
         let to = Holder { endpoint: id.clone(), name: endpoint.name, node: None, unknown: Unknown::new() };
-        // The name in the store is for people; it comes with the next change.
-        if let Err(away) = self.ipam.hand_over(endpoint.network, &[id], &to).await {
-            debug!("the name of {name}: {away}");
+        // The turn is over: what is left is the name in the store, for people.
+        drop(_turn);
+        if self.control.look(State::refusal).await?.is_none() {
+            self.hand_over(endpoint.network, &[id], &to).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes addresses of several holders one's; the store hears of it when it
+    /// answers.
+    async fn hand_over(&self, network: u32, from: &[String], to: &Holder) -> Result<()> {
+        let away = match self.control.look(State::refusal).await? {
+            Some(reason) => {
+                self.ipam.adopt(from, &to.endpoint).await;
+                Some(reason)
+            }
+            None => self.ipam.hand_over(network, from, to).await.err().map(|away| away.to_string()),
+        };
+        if let Some(away) = away {
+            self.dirty.store(true, Ordering::Relaxed);
+            debug!("addresses of endpoint {}: {away}", to.endpoint);
         }
         Ok(())
     }
@@ -264,7 +303,11 @@ impl Workloads {
             if !self.leases.lock().contains_key(addr) {
                 self.lease(network, subnet, Some(*addr)).await?;
             }
-            holders.extend(self.leases.lock().get(addr).map(|lease| lease.holder.clone()));
+            // Used from now on, so not to be taken back for its age.
+            holders.extend(self.leases.lock().get_mut(addr).map(|lease| {
+                lease.since = Instant::now();
+                lease.holder.clone()
+            }));
         }
         holders.dedup();
         if holders.is_empty() { Err(anyhow!("the addresses were taken back just now")) } else { Ok(holders) }
@@ -272,7 +315,7 @@ impl Workloads {
 
     /// The network whose subnet has an address.
     async fn network_with(&self, addr: IpAddr) -> Result<Network> {
-        let with = move |state: &crate::control::State| {
+        let with = move |state: &State| {
             state.snapshot.networks.values().find(|network| network.subnet_of(addr).is_some()).cloned()
         };
         self.control.look(with).await?.ok_or_else(|| anyhow!("no network has a subnet with {addr}"))

@@ -102,6 +102,17 @@ fn what_docker_creates_with_it_shows_on_every_host() {
         let refused = lab.h(1).docker_refuses(&format!("run --rm --network wide --ip {ip} {IMAGE} true"));
         assert!(refused.contains(reason), "{refused}");
     }
+    // Both families from the pools.
+    lab.h(1).ok(&["pool", "add", "fd00:77::/48"]);
+    lab.h(1).docker(&format!("{CREATE} --ipv6 six"));
+    appears(lab.h(2), "six");
+    let subnets = inspect(lab.h(2), "six")["IPAM"]["Config"].to_string();
+    assert!(subnets.contains("10.192.0.0/20") && subnets.contains("fd00:77::/64"), "{subnets}");
+    // Removed and created at once, with other options: that is another network.
+    lab.h(1).docker("network rm six");
+    lab.h(1).docker(&format!("{CREATE} --internal six"));
+    lab.hosts.iter().for_each(settled);
+    assert_eq!(inspect(lab.h(2), "six")["Internal"], true);
     // What a command creates is Docker's, too.
     lab.h(2).ok(&["network", "create", "fast", "--subnet", "10.66.0.0/24", "--mtu", "1300", "--routable"]);
     lab.hosts.iter().for_each(|host| appears(host, "fast"));
@@ -284,6 +295,11 @@ fn a_subnet_that_docker_does_not_like_is_followed_by_another() {
     // What it refused is free again.
     let dump = h1.ok(&["store", "export"]);
     assert!(!dump.contains("reservations/"), "{dump}");
+    // The same of a network that is named, whose subnet cannot be another.
+    h1.ok(&["network", "create", "there", "--subnet", "10.193.0.0/20"]);
+    h1.namespace.sh("ip route add 10.193.0.0/16 dev up0");
+    let refused = h1.docker_refuses(&format!("{CREATE} --ipam-opt margay.network=there other"));
+    assert!(refused.contains("Docker does not take 10.193.0.0/20"), "{refused}");
     // With all of the pool in the way it is told, and not asked for ever.
     h1.namespace.sh("ip route add 10.192.0.0/10 dev up0");
     let refused = h1.docker_refuses(&format!("{CREATE} red"));

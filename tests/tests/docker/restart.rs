@@ -15,7 +15,11 @@ use crate::{address, appears, lab, problems, protocol::call, reaches, run, with}
 const CREATE: &str = "network create -d margay --ipam-driver margay";
 
 fn two_containers(lab: &Lab) -> String {
-    lab.h(1).docker(&format!("{CREATE} --subnet 10.65.0.0/16 blue"));
+    two_containers_on(lab, "--subnet 10.65.0.0/16")
+}
+
+fn two_containers_on(lab: &Lab, flags: &str) -> String {
+    lab.h(1).docker(&format!("{CREATE} {flags} blue"));
     appears(lab.h(2), "blue");
     run(lab.h(1), "c1", "--network blue");
     run(lab.h(2), "c2", "--network blue");
@@ -60,7 +64,7 @@ fn the_agent_may_die_under_running_containers() {
 #[test]
 fn what_docker_forgot_meanwhile_is_settled() {
     let mut lab = lab(2);
-    let peer = two_containers(&lab);
+    let peer = two_containers_on(&lab, "");
     run(lab.h(1), "stays", "--network blue");
     let stays = address(lab.h(1), "stays", "blue");
     // Docker waits for the agent for a while and then forgets the endpoint.
@@ -85,6 +89,29 @@ fn what_docker_forgot_meanwhile_is_settled() {
     assert!(reaches(lab.h(1), "stays", &peer));
     assert_eq!(problems(lab.h(1)), "");
     holds(lab.h(1), &wanted);
+}
+
+#[test]
+fn what_a_store_lost_was_not_removed() {
+    let mut lab = lab(2);
+    lab.h(1).docker(&format!("{CREATE} --subnet 10.65.0.0/16 idle"));
+    appears(lab.h(2), "idle");
+    lab.h(1).docker(&format!("create --name c1 --network idle {} sleep 1000", margay_tests::engine::IMAGE));
+    // Emptied: nobody has a container on the network that runs.
+    lab.kill_etcd();
+    lab.swap_etcd_data();
+    lab.start_etcd();
+    eventually("the network is back", || {
+        let networks = lab.h(2).json(&["network", "ls"]);
+        if networks[0]["name"] == "idle" { Ok(()) } else { Err((networks, problems(lab.h(2)))) }
+    });
+    for host in &lab.hosts {
+        appears(host, "idle");
+    }
+    eventually("the container starts", || {
+        let said = lab.h(1).try_docker("start c1");
+        if said.ok() { Ok(()) } else { Err(said) }
+    });
 }
 
 #[test]
