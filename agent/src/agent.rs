@@ -82,8 +82,15 @@ pub async fn run(config: Config) -> Result<()> {
         facts,
         ..State::default()
     };
-    let sources =
-        Sources { store: store.watch(), links: link_events, world: world_events, requests, vanished, rounds };
+    let sources = Sources {
+        store: store.watch(),
+        links: link_events,
+        world: world_events,
+        requests,
+        vanished,
+        refusal: control.refusals(),
+        rounds,
+    };
     let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
     let workloads = Arc::new(Workloads::new(ipam, networks, control, netlink, journal.clone()));

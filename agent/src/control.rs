@@ -6,7 +6,11 @@ pub mod hold;
 mod rounds;
 mod state;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Result, anyhow, bail};
 use tokio::{
@@ -80,13 +84,35 @@ pub enum Request {
 #[derive(Clone)]
 pub struct Control {
     requests: mpsc::Sender<Request>,
+    refusal: Refusal,
+}
+
+/// Why nothing can be given out or agreed upon, as of the last round: read
+/// without waiting for the loop.
+#[derive(Clone, Debug, Default)]
+pub struct Refusal(Arc<Mutex<Option<String>>>);
+
+impl Refusal {
+    fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
 }
 
 impl Control {
     /// A new way to a new loop.
     pub fn channel() -> (Self, mpsc::Receiver<Request>) {
         let (requests, receive) = mpsc::channel(64);
-        (Self { requests }, receive)
+        (Self { requests, refusal: Refusal::default() }, receive)
+    }
+
+    /// Where the loop tells why nothing can be given out.
+    pub fn refusals(&self) -> Refusal {
+        self.refusal.clone()
+    }
+
+    /// Why nothing could be given out or agreed upon in the last round.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// See [`Request::Expect`].
@@ -167,6 +193,8 @@ pub struct Sources {
     pub requests: mpsc::Receiver<Request>,
     /// Where endpoints go whose interface has vanished.
     pub vanished: mpsc::Sender<String>,
+    /// Why nothing can be given out.
+    pub refusal: Refusal,
     /// Counts the rounds, for whoever acts on what the state has become.
     pub rounds: watch::Sender<u64>,
 }
@@ -242,6 +270,7 @@ impl<K: Kernel> Loop<K> {
             if self.has_business() {
                 self.reconcile().await;
             }
+            self.sources.refusal.set(self.state.refusal());
             self.answer();
             if std::mem::take(&mut self.news) {
                 self.sources.rounds.send_modify(|rounds| *rounds += 1);

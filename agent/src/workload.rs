@@ -258,7 +258,7 @@ impl Workloads {
     /// Addresses from the store, or from the stash while it cannot be asked,
     /// and which of both.
     async fn allocate(&self, network: &Network, request: &ipam::Request) -> Result<(Vec<IpAddr>, bool)> {
-        let why = match self.control.look(State::refusal).await? {
+        let why = match self.control.refusal() {
             Some(why) => why,
             None => match self.ipam.allocate(network, request).await {
                 Err(ipam::Refusal::Away(away)) => away.to_string(),

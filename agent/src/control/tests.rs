@@ -62,6 +62,7 @@ fn start(kernel: Recorder) -> Bench {
         world: mpsc::channel(1).1,
         requests,
         vanished: mpsc::channel(8).0,
+        refusal: Refusal::default(),
         rounds: watch::channel(0).0,
     };
     tokio::spawn(

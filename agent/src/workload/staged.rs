@@ -105,7 +105,7 @@ impl Workloads {
         self.ipam.forget_one(&lease.holder, addr).await;
         // A store that is known to be away is not waited for: membership takes
         // the address back once it answers.
-        let away = match self.control.look(State::refusal).await? {
+        let away = match self.control.refusal() {
             Some(reason) => Some(reason),
             None => {
                 let released = self.ipam.release_one(lease.network, &lease.holder, addr).await;
@@ -263,7 +263,7 @@ impl Workloads {
         let to = Holder { endpoint: id.clone(), name: endpoint.name, node: None, unknown: Unknown::new() };
         // The turn is over: what is left is the name in the store, for people.
         drop(_turn);
-        if self.control.look(State::refusal).await?.is_none() {
+        if self.control.refusal().is_none() {
             self.hand_over(endpoint.network, &[id], &to).await?;
         }
         Ok(())
@@ -272,7 +272,7 @@ impl Workloads {
     /// Makes addresses of several holders one's; the store hears of it when it
     /// answers.
     async fn hand_over(&self, network: u32, from: &[String], to: &Holder) -> Result<()> {
-        let away = match self.control.look(State::refusal).await? {
+        let away = match self.control.refusal() {
             Some(reason) => {
                 self.ipam.adopt(from, &to.endpoint).await;
                 Some(reason)
