@@ -75,13 +75,7 @@ pub async fn run(config: Config) -> Result<()> {
         Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash);
     let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
     let begun: Vec<String> = begun.map(|endpoint| endpoint.id.clone()).collect();
-    let state = State {
-        snapshot: remembered(&journal, &members)?,
-        known: journal.known()?,
-        join_problem: Some("it is about to".into()),
-        facts,
-        ..State::default()
-    };
+    let state = first_state(&journal, &members, facts)?;
     let sources = Sources {
         store: store.watch(),
         links: link_events,
@@ -175,6 +169,17 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
         },
         interfaces,
         endpoints,
+    })
+}
+
+/// What the control loop begins with.
+fn first_state(journal: &Journal, members: &BTreeMap<u32, Member>, facts: LocalFacts) -> Result<State> {
+    Ok(State {
+        snapshot: remembered(journal, members)?,
+        known: journal.known()?,
+        join_problem: Some("it is about to".into()),
+        facts,
+        ..State::default()
     })
 }
 
