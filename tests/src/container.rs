@@ -22,6 +22,17 @@ impl Namespace {
         Self { name: name.into(), keep: false }
     }
 
+    /// A handle of one that somebody else removes.
+    pub fn existing(name: &str) -> Self {
+        Self { name: name.into(), keep: true }
+    }
+
+    /// Gives the network namespace of a process a name.
+    pub fn of_process(name: &str, pid: u32) -> Self {
+        sh(&format!("ip netns attach {name} {pid}"));
+        Self { name: name.into(), keep: false }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

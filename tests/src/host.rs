@@ -81,6 +81,17 @@ impl Host {
         }
     }
 
+    /// Sets the uplink up, with the host's addresses.
+    pub(crate) fn set_up_uplink(&self) {
+        self.namespace.sh(&format!("ip link set {UPLINK} up"));
+        for addr in &self.addresses {
+            match addr {
+                IpAddr::V4(addr) => self.namespace.sh(&format!("ip addr add {addr}/24 dev {UPLINK}")),
+                IpAddr::V6(addr) => self.namespace.sh(&format!("ip addr add {addr}/64 dev {UPLINK} nodad")),
+            };
+        }
+    }
+
     /// The agent's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("run/agent.sock")

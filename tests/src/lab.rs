@@ -18,6 +18,8 @@ use crate::{
 
 /// The address of etcd on the wire.
 pub const ETCD: &str = "192.0.2.254";
+/// The same where the hosts' uplinks have a cable of their own.
+const ETCD_ASIDE: &str = "198.51.100.254";
 
 /// What a lab is made of.
 pub struct Plan {
@@ -33,6 +35,9 @@ pub struct Plan {
     pub mtu: u32,
     /// Whether hosts also have IPv6 addresses.
     pub v6: bool,
+    /// Whether the uplinks of two hosts are the ends of one cable, without a
+    /// bridge between them: the store is reached by another interface.
+    pub direct: bool,
     /// Whether its processes end with the thread that made them.
     pub bound: bool,
 }
@@ -45,7 +50,17 @@ impl Plan {
         let prefix = format!("t{}x{n}", std::process::id());
         let dir = Path::new("/run/margay-lab").join(&prefix);
         let bpffs = Path::new("/sys/fs/bpf").join(&prefix);
-        Self { prefix, dir, bpffs, hosts, mtu: 1500, v6: true, bound: true }
+        Self { prefix, dir, bpffs, hosts, mtu: 1500, v6: true, direct: false, bound: true }
+    }
+
+    /// Two hosts whose uplinks are the ends of one cable.
+    pub fn direct() -> Self {
+        Self { direct: true, ..Self::for_test(2) }
+    }
+
+    /// Where etcd is.
+    fn etcd(&self) -> &'static str {
+        if self.direct { ETCD_ASIDE } else { ETCD }
     }
 
     /// The same with another MTU of the wire.
@@ -103,20 +118,40 @@ impl Lab {
         lab
     }
 
-    fn without_etcd(plan: Plan) -> Self {
+    /// Hosts and a wire, and nothing else.
+    pub fn without_etcd(plan: Plan) -> Self {
         fs::create_dir_all(&plan.dir).expect("a folder");
         let wire = Namespace::new(&format!("{}-wire", plan.prefix));
         // Its own MAC, lest it take that of a port that comes later, and the
         // hosts' neighbours go stale.
         wire.sh("ip link add br0 address 02:00:00:00:00:fe type bridge");
         wire.sh(&format!("ip link set br0 mtu {} up", plan.mtu));
-        wire.sh(&format!("ip addr add {ETCD}/24 dev br0"));
+        wire.sh(&format!("ip addr add {}/24 dev br0", plan.etcd()));
         let mut lab = Self { hosts: Vec::new(), wire, plan, etcd: None, made: AtomicU32::new(0) };
         for i in 1..=lab.plan.hosts {
             let host = lab.make_host(i);
             lab.hosts.push(host);
         }
         lab
+    }
+
+    /// Gives a host its uplink, a port of the wire or one end of the cable.
+    fn connect(&self, i: usize, host: &Namespace) {
+        let (mtu, wire, host) = (self.plan.mtu, self.wire.name(), host.name());
+        let port = if self.plan.direct { "store0" } else { UPLINK };
+        sh(&format!("ip link add {port} mtu {mtu} netns {host} type veth peer name w{i} netns {wire}"));
+        self.wire.sh(&format!("ip link set w{i} mtu {mtu} master br0 up"));
+        if self.plan.direct {
+            sh(&format!("ip -n {host} link set {port} up"));
+            sh(&format!("ip -n {host} addr add 198.51.100.{i}/24 dev {port}"));
+        }
+        if self.plan.direct && i == 2 {
+            let other = self.hosts[0].namespace.name();
+            sh(&format!(
+                "ip link add {UPLINK} mtu {mtu} netns {host} type veth peer name {UPLINK} mtu {mtu} netns {other}"
+            ));
+            self.hosts[0].set_up_uplink();
+        }
     }
 
     fn make_host(&self, i: usize) -> Host {
@@ -126,35 +161,24 @@ impl Lab {
         // The lab's addresses are unique; while the kernel still makes sure, it
         // asks for no neighbours.
         namespace.sysctl("net.ipv6.conf.default.accept_dad", "0");
-        let wire = self.wire.name();
-        sh(&format!(
-            "ip link add {UPLINK} mtu {} netns {} type veth peer name w{i} netns {wire}",
-            plan.mtu,
-            namespace.name()
-        ));
-        self.wire.sh(&format!("ip link set w{i} mtu {} master br0 up", plan.mtu));
-        namespace.sh(&format!("ip link set {UPLINK} up"));
+        self.connect(i, &namespace);
         let mut addresses: Vec<IpAddr> = vec![[192, 0, 2, i as u8].into()];
-        namespace.sh(&format!("ip addr add 192.0.2.{i}/24 dev {UPLINK}"));
         if plan.v6 {
-            namespace.sh(&format!("ip addr add 2001:db8::{i}/64 dev {UPLINK} nodad"));
             addresses.push(format!("2001:db8::{i}").parse().expect("an address"));
         }
-        let store = format!("etcd://{ETCD}:2379");
-        Host::new(
-            &name,
-            namespace,
-            addresses,
-            plan.dir.join(&name),
-            plan.bpffs.join(&name),
-            store,
-            plan.bound,
-        )
+        let store = format!("etcd://{}:2379", plan.etcd());
+        let (dir, bpffs) = (plan.dir.join(&name), plan.bpffs.join(&name));
+        let host = Host::new(&name, namespace, addresses, dir, bpffs, store, plan.bound);
+        // The first end of a cable is there with the second.
+        if !plan.direct || i == 2 {
+            host.set_up_uplink();
+        }
+        host
     }
 
     /// Starts etcd, on the data that it has.
     pub fn start_etcd(&mut self) {
-        self.start_etcd_with(&format!("http://{ETCD}:2379"), &[]);
+        self.start_etcd_with(&format!("http://{}:2379", self.plan.etcd()), &[]);
         self.etcd_answers();
     }
 
@@ -173,7 +197,7 @@ impl Lab {
 
     fn etcd_answers(&self) {
         eventually("etcd answers", || {
-            let endpoint = format!("http://{ETCD}:2379");
+            let endpoint = format!("http://{}:2379", self.plan.etcd());
             let mut command = self.wire.command("etcdctl");
             command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "endpoint", "health"]);
             let said = say(&mut command);

@@ -11,4 +11,5 @@ pub mod eventually;
 pub mod frame;
 pub mod host;
 pub mod lab;
+pub mod netlink;
 pub mod process;

@@ -14,8 +14,9 @@ use crate::{
 /// What to measure.
 #[derive(Args)]
 pub struct Options {
-    /// Parts of the bench: packets, cluster, attach, single, routes, churn, docker [default: all]
-    parts: Vec<String>,
+    /// What to measure and how; `cargo xtask bench --help-all` tells
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
 }
 
 /// Builds and runs the bench in a private machine.
@@ -32,6 +33,6 @@ pub fn run(options: &Options) -> Result<()> {
         "--bins",
     ]))?;
     let mut bench = Command::new(run::target().join("release/margay-bench"));
-    bench.args(&options.parts);
+    bench.args(&options.words);
     machine::run_private(&bench)
 }

@@ -123,6 +123,21 @@ pub async fn set_mtu(netlink: &Handle, index: u32, mtu: u32) -> Result<()> {
     Ok(netlink.link().set(message).execute().await?)
 }
 
+/// Has an interface send and merge super-packets of up to `size` bytes, both
+/// families (`IFLA_GSO_MAX_SIZE` and its three like, IPv4's since Linux 6.3).
+/// It fails where the device cannot take them whole.
+pub async fn set_super_packets(netlink: &Handle, index: u32, size: u32) -> Result<()> {
+    let sizes = [
+        LinkAttribute::GsoMaxSize(size),
+        LinkAttribute::GroMaxSize(size),
+        LinkAttribute::GsoIpv4MaxSize(size),
+        LinkAttribute::GroIpv4MaxSize(size),
+    ];
+    let mut message = LinkUnspec::new_with_index(index).build();
+    message.attributes.extend(sizes);
+    Ok(netlink.link().set(message).execute().await?)
+}
+
 /// Makes `margay0` and its peer, both down.
 pub async fn add_host_pair(netlink: &Handle, name: &str, mtu: u32) -> Result<()> {
     let peer = LinkMessageBuilder::<LinkUnspec>::new().name(HOST_PEER).mtu(mtu).build();

@@ -2,15 +2,21 @@
 //! plane takes. Every figure says how it was taken; medians over interleaved
 //! rounds, since single rounds differ by a fifth.
 
+mod candidate;
+mod compare;
 mod control;
+mod cpu;
 mod docker;
+mod report;
+mod stats;
+mod work;
 
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
 };
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand};
 use margay::{kernel::table::HashTable, model::key::Key};
 use margay_common::{
     net::Addr,
@@ -26,18 +32,34 @@ use margay_tests::{
     lab::{ETCD, Lab, Plan},
 };
 
-/// Which parts to run; all of them unless named.
+use stats::{median, percentile};
+
+/// What to measure: how Margay compares, unless a part is named.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
-    /// The parts
-    parts: Vec<Part>,
+    #[command(flatten)]
+    compare: compare::Options,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// What else there is to measure.
+#[derive(Subcommand)]
+enum What {
+    /// Parts of Margay itself
+    #[command(flatten)]
+    Part(Part),
+    /// One end of a load, run by the bench itself
+    #[command(subcommand, hide = true)]
+    Load(work::Load),
 }
 
 /// A part of the bench.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Subcommand)]
 enum Part {
     /// Packets through the programs
-    Packets,
+    Datapath,
     /// Streams between hosts, attaching, propagation
     Cluster,
     /// 250 attaches at once
@@ -54,19 +76,20 @@ enum Part {
 
 fn main() {
     let options = Options::parse();
-    let wanted = |part: Part| options.parts.is_empty() || options.parts.contains(&part);
+    let part: fn() = match options.what {
+        None => return compare::run(&options.compare).expect("the report can be written"),
+        Some(What::Load(load)) => return work::load(&load).expect("the other end answers"),
+        Some(What::Part(Part::Datapath)) => programs,
+        Some(What::Part(Part::Cluster)) => cluster,
+        Some(What::Part(Part::Attach)) => control::many_at_once,
+        Some(What::Part(Part::Single)) => control::single_host,
+        Some(What::Part(Part::Routes)) => control::many_routes,
+        Some(What::Part(Part::Churn)) => control::churn,
+        Some(What::Part(Part::Docker)) => docker::docker,
+    };
     let uname = margay_tests::process::sh("uname -r");
     println!("kernel {}, {} CPUs", uname.trim(), std::thread::available_parallelism().map_or(1, usize::from));
-    let parts: [(Part, fn()); 7] = [
-        (Part::Packets, programs),
-        (Part::Cluster, cluster),
-        (Part::Attach, control::many_at_once),
-        (Part::Single, control::single_host),
-        (Part::Routes, control::many_routes),
-        (Part::Churn, control::churn),
-        (Part::Docker, docker::docker),
-    ];
-    parts.iter().filter(|(part, _)| wanted(*part)).for_each(|(_, run)| run());
+    part();
 }
 
 fn cluster() {
@@ -77,16 +100,6 @@ fn cluster() {
     propagation(&lab);
     streams(&lab);
     memory(&lab);
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn percentile(mut values: Vec<f64>, p: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * p) as usize]
 }
 
 /// Time per packet by repeated test run. The repeats share one packet, which

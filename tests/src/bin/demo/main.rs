@@ -108,8 +108,16 @@ fn show(keep: bool) -> bool {
     let bpffs = Path::new(DIR).join("bpf");
     fs::create_dir_all(&bpffs).expect("a folder");
     sh(&format!("mount -t bpf bpf {}", bpffs.display()));
-    let plan =
-        Plan { prefix: PREFIX.into(), dir: DIR.into(), bpffs, hosts: 3, mtu: 1500, v6: true, bound: false };
+    let plan = Plan {
+        prefix: PREFIX.into(),
+        dir: DIR.into(),
+        bpffs,
+        hosts: 3,
+        mtu: 1500,
+        v6: true,
+        direct: false,
+        bound: false,
+    };
     let mut lab = Lab::without_agents(plan);
     note_process(lab.etcd_id());
     for host in &mut lab.hosts {

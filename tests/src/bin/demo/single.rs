@@ -21,8 +21,16 @@ pub fn show(keep: bool) -> bool {
     let bpffs = Path::new(DIR).join("bpf");
     fs::create_dir_all(&bpffs).expect("a folder");
     sh(&format!("mount -t bpf bpf {}", bpffs.display()));
-    let plan =
-        Plan { prefix: PREFIX.into(), dir: DIR.into(), bpffs, hosts: 1, mtu: 1500, v6: true, bound: false };
+    let plan = Plan {
+        prefix: PREFIX.into(),
+        dir: DIR.into(),
+        bpffs,
+        hosts: 1,
+        mtu: 1500,
+        v6: true,
+        direct: false,
+        bound: false,
+    };
     let mut lab = Lab::single(plan);
     let mut router = lab.outsider();
     router.sh(&format!("ip addr add {WORLD}/32 dev lo"));

@@ -1,0 +1,198 @@
+//! What is compared: each is made of real parts, on two hosts of its own with
+//! one cable between them, so that all of them can wait while one is measured.
+
+mod docker;
+mod kernel;
+mod margay;
+mod mesh;
+
+use std::{any::Any, net::IpAddr, panic, path::PathBuf};
+
+use margay_tests::{
+    container::Namespace,
+    lab::{Lab, Plan},
+    process::sh,
+};
+
+use crate::work::{Place, Servers, Way};
+
+/// A way of connecting containers.
+#[derive(Clone, Copy)]
+pub struct Candidate {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// What it is made of.
+    pub what: &'static str,
+    /// Whether it is one of the few of the quick form.
+    pub quick: bool,
+    setup: fn() -> Built,
+}
+
+/// The limit that all are compared with.
+pub const LIMIT: &str = "host";
+/// What is usual within one host.
+pub const BRIDGE: &str = "bridge";
+/// Ourselves.
+pub const MARGAY: &str = "margay";
+
+/// All of them.
+pub const ALL: [Candidate; 13] = [
+    Candidate {
+        name: LIMIT,
+        what: "processes of the hosts themselves: the limit",
+        quick: true,
+        setup: kernel::host,
+    },
+    Candidate {
+        name: MARGAY,
+        what: "Margay, with the defaults that ship",
+        quick: true,
+        setup: margay::margay,
+    },
+    Candidate {
+        name: BRIDGE,
+        what: "containers without a network of Docker's, wired by hand to a bridge that holds the uplink; no rules",
+        quick: true,
+        setup: kernel::bridge,
+    },
+    Candidate {
+        name: "routed veth",
+        what: "the kernel routes between veths and the uplink, no rules (Calico without eBPF or policies)",
+        quick: false,
+        setup: kernel::routed,
+    },
+    Candidate {
+        name: "routed veth, rules",
+        what: "the same with connection tracking and 40 rules of iptables before the one that accepts",
+        quick: false,
+        setup: kernel::routed_with_rules,
+    },
+    Candidate {
+        name: "bridge + VXLAN",
+        what: "a bridge on each host, routes between them through a VXLAN device with static entries (flannel)",
+        quick: true,
+        setup: kernel::vxlan,
+    },
+    Candidate {
+        name: "macvlan",
+        what: "macvlan on the uplink, bridge mode",
+        quick: false,
+        setup: kernel::macvlan,
+    },
+    Candidate {
+        name: "docker bridge + routes",
+        what: "Docker's bridge network with its rules; the hosts route each other's subnet",
+        quick: false,
+        setup: docker::routes,
+    },
+    Candidate {
+        name: "docker bridge + ports",
+        what: "Docker's bridge network, ports published by its rules",
+        quick: false,
+        setup: docker::ports,
+    },
+    Candidate {
+        name: "docker bridge + proxy",
+        what: "Docker's bridge network, ports published by docker-proxy (iptables off)",
+        quick: false,
+        setup: docker::proxy,
+    },
+    Candidate {
+        name: "docker overlay",
+        what: "Docker's overlay network, swarm mode",
+        quick: false,
+        setup: docker::overlay,
+    },
+    Candidate {
+        name: "tinc",
+        what: "a mesh in user space over UDP, without encryption (Weave's and flannel's UDP way)",
+        quick: false,
+        setup: mesh::tinc,
+    },
+    Candidate {
+        name: "host, BIG TCP",
+        what: "the limit, with BIG TCP of 192 KiB on the uplinks",
+        quick: false,
+        setup: kernel::host_big,
+    },
+];
+
+/// Something to be dropped at the end.
+type Kept = Box<dyn Any>;
+
+/// The ends of a candidate's ways.
+struct Built {
+    across: Way,
+    local: Way,
+    keep: Vec<Kept>,
+}
+
+/// A candidate with its servers running.
+pub struct Ready {
+    /// Which one.
+    pub candidate: Candidate,
+    across: (Way, Servers),
+    local: (Way, Servers),
+    _keep: Vec<Kept>,
+}
+
+impl Candidate {
+    /// Sets it up; why that cannot be otherwise.
+    pub fn set_up(self) -> Result<Ready, String> {
+        let quiet = panic::take_hook();
+        panic::set_hook(Box::new(|_| {}));
+        let made = panic::catch_unwind(|| {
+            let Built { across, local, keep } = (self.setup)();
+            let dir = PathBuf::from("/run/margay-bench").join(self.name.replace([' ', ','], "-"));
+            let serve = |way: Way, place: &str| {
+                way.client.sysctl("net.ipv4.ip_local_port_range", "10000 65535");
+                way.client.sysctl("net.ipv4.tcp_tw_reuse", "1");
+                let servers = Servers::start(&way.server, &dir.join(place));
+                (way, servers)
+            };
+            let (across, local) = (serve(across, "across"), serve(local, "local"));
+            Ready { candidate: self, across, local, _keep: keep }
+        });
+        panic::set_hook(quiet);
+        made.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it could not be set up").to_owned()
+        })
+    }
+}
+
+impl Ready {
+    /// The way and the servers of a place.
+    pub fn at(&self, place: Place) -> (&Way, &Servers) {
+        let (way, servers) = match place {
+            Place::Across | Place::Pinned => &self.across,
+            Place::Local => &self.local,
+        };
+        (way, servers)
+    }
+}
+
+/// Two hosts and a cable.
+fn hosts() -> Lab {
+    Lab::without_etcd(Plan { v6: false, ..Plan::direct() })
+}
+
+/// Another handle of a host's namespace.
+fn host(lab: &Lab, i: usize) -> Namespace {
+    Namespace::existing(lab.h(i).namespace.name())
+}
+
+/// The address of a host on the cable.
+fn uplink(i: usize) -> IpAddr {
+    [192, 0, 2, i as u8].into()
+}
+
+/// A container with a veth to a host, its end there without an address.
+fn wired(lab: &Lab, host: usize, outside: &str) -> Namespace {
+    let container = lab.container();
+    let (inside, host) = (container.name(), &lab.h(host).namespace);
+    sh(&format!("ip link add eth0 netns {inside} type veth peer name {outside} netns {}", host.name()));
+    container.sh("ip link set eth0 up");
+    host.sh(&format!("ip link set {outside} up"));
+    container
+}

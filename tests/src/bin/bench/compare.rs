@@ -1,0 +1,120 @@
+//! The comparison: every candidate does every kind of work in turn, round after
+//! round, so that whatever disturbs the machine disturbs all of them.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    candidate::{self, Candidate, Ready},
+    cpu::{Cpu, Machine},
+    report::{Record, Report},
+    work::{Place, Work},
+};
+
+/// What is compared, and how often.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Four candidates and three kinds of work: below four minutes
+    #[arg(long)]
+    quick: bool,
+    /// Only these candidates (part of a name; several with commas)
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<String>,
+    /// Only these kinds of work
+    #[arg(long, value_delimiter = ',', value_name = "WORK")]
+    work: Vec<Work>,
+    /// Rounds [default: 6, quick 8]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Folder of the report
+    #[arg(long, default_value = "target/bench", value_name = "DIR")]
+    out: std::path::PathBuf,
+}
+
+/// The kinds of work of the quick form.
+const QUICK: [Work; 3] = [Work::Stream, Work::TcpRequests, Work::Packets];
+
+impl Options {
+    fn candidates(&self) -> Vec<Candidate> {
+        let named = |c: &Candidate| {
+            self.only.iter().any(|name| c.name == name || c.name.contains(&format!("{name} ")))
+        };
+        let wanted = |c: &Candidate| {
+            if self.only.is_empty() { !self.quick || c.quick } else { c.name == candidate::LIMIT || named(c) }
+        };
+        candidate::ALL.into_iter().filter(wanted).collect()
+    }
+
+    fn cases(&self) -> Vec<(Place, Work)> {
+        let wanted = |work: &Work| match self.work.is_empty() {
+            true => !self.quick || QUICK.contains(work),
+            false => self.work.contains(work),
+        };
+        let places: &[Place] =
+            if self.quick { &[Place::Across] } else { &[Place::Across, Place::Pinned, Place::Local] };
+        let cases = places.iter().flat_map(|place| Work::ALL.into_iter().map(move |work| (*place, work)));
+        cases.filter(|(place, work)| wanted(work) && work.is_done(*place)).collect()
+    }
+}
+
+/// Compares, and writes the report.
+pub fn run(options: &Options) -> std::io::Result<()> {
+    let begun = (Instant::now(), Cpu::now());
+    let mut report = Report::new(Machine::look(), command());
+    let rounds = options.rounds.unwrap_or(if options.quick { 8 } else { 6 });
+    let mut ready = Vec::new();
+    for candidate in options.candidates() {
+        println!("bench: {}: {}", candidate.name, candidate.what);
+        report.describe(candidate);
+        match candidate.set_up() {
+            Ok(made) => ready.push(made),
+            Err(why) => report.lacks(candidate, &why),
+        }
+    }
+    let cases = options.cases();
+    ready.iter().for_each(warm_up);
+    for round in 1..=rounds {
+        println!("bench: round {round} of {rounds}, {} s so far", begun.0.elapsed().as_secs());
+        for (place, work) in &cases {
+            // Nobody is always first.
+            for i in 0..ready.len() {
+                let ready = &ready[(i + round) % ready.len()];
+                report.add(measure(ready, round, *place, *work));
+            }
+        }
+    }
+    report.finish(begun.1, begun.0.elapsed());
+    report.write(&options.out)
+}
+
+/// One stream and one exchange, not recorded: caches, neighbours, routes.
+fn warm_up(ready: &Ready) {
+    for place in [Place::Across, Place::Local] {
+        for work in [Work::Stream, Work::Connections] {
+            // What fails here fails again where it is recorded.
+            drop(work.measure(ready.at(place).0, false));
+        }
+    }
+}
+
+fn measure(ready: &Ready, round: usize, place: Place, work: Work) -> Record {
+    let (way, servers) = ready.at(place);
+    let pinned = place == Place::Pinned;
+    if pinned {
+        servers.pin(true);
+    }
+    let mut result = work.measure(way, pinned);
+    if result.is_err() {
+        // A server may still be busy with the end of the last measurement.
+        std::thread::sleep(Duration::from_millis(200));
+        result = work.measure(way, pinned);
+    }
+    if pinned {
+        servers.pin(false);
+    }
+    Record { round, candidate: ready.candidate.name, place, work, result }
+}
+
+fn command() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    format!("cargo xtask bench {}", words.join(" ")).trim().to_owned()
+}

@@ -1,0 +1,96 @@
+//! What the processors did, and what may have disturbed them.
+
+use std::{fs, time::Duration};
+
+use nix::unistd::{SysconfVar, sysconf};
+use serde::Serialize;
+
+/// Processor time of the whole machine since it started, seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    /// In user space, the kernel, interrupts and softirqs.
+    pub busy: f64,
+    /// Taken away by the machine below this one.
+    pub stolen: f64,
+}
+
+impl Cpu {
+    /// Up to now.
+    pub fn now() -> Self {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let first = stat.lines().next().unwrap_or_default();
+        let ticks: Vec<f64> = first.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+        let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
+        // user nice system idle iowait irq softirq steal guest
+        let sum =
+            |fields: &[usize]| fields.iter().filter_map(|field| ticks.get(*field)).sum::<f64>() / per_second;
+        Self { busy: sum(&[0, 1, 2, 5, 6]), stolen: sum(&[7]) }
+    }
+
+    /// From then to now.
+    pub fn since(then: Self) -> Self {
+        let now = Self::now();
+        Self { busy: now.busy - then.busy, stolen: now.stolen - then.stolen }
+    }
+}
+
+/// What this run ran on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Kernel release.
+    pub kernel: String,
+    /// Model of the processor.
+    pub processor: String,
+    /// Processors.
+    pub cpus: usize,
+    /// Memory, MiB.
+    pub memory: u64,
+    /// Processors busy in the second before the run.
+    pub busy_before: f64,
+    /// Load average of the minute before the run.
+    pub load_before: f64,
+    /// Clock of the processors at the begin and at the end, MHz.
+    pub mhz: Vec<f64>,
+    /// Processor time taken away during the run, seconds.
+    pub stolen: f64,
+}
+
+impl Machine {
+    /// Looks for a second.
+    pub fn look() -> Self {
+        let before = Cpu::now();
+        std::thread::sleep(Duration::from_secs(1));
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let processor = field(&info, "model name").next().unwrap_or_default();
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let memory = field(&memory, "MemTotal").next().unwrap_or_default();
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        Self {
+            kernel: margay_tests::process::sh("uname -r").trim().into(),
+            processor,
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: memory.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0) / 1024,
+            busy_before: Cpu::since(before).busy,
+            load_before: load.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default(),
+            mhz: mhz(),
+            stolen: 0.0,
+        }
+    }
+
+    /// Looks again at the end of the run.
+    pub fn finish(&mut self, begun: Cpu) {
+        self.mhz.extend(mhz());
+        self.stolen = Cpu::since(begun).stolen;
+    }
+}
+
+fn mhz() -> Vec<f64> {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    field(&info, "cpu MHz").filter_map(|mhz| mhz.parse().ok()).collect()
+}
+
+/// The values of the lines `name : value`.
+fn field(text: &str, name: &str) -> impl Iterator<Item = String> {
+    let lines = text.lines().filter(move |line| line.starts_with(name));
+    lines.filter_map(|line| Some(line.split_once(':')?.1.trim().to_owned()))
+}

@@ -1,0 +1,87 @@
+//! What Margay sets out to reach, beside what it reached in this run.
+
+use std::fmt::Write;
+
+use super::Report;
+use crate::{
+    candidate::{BRIDGE, LIMIT, MARGAY},
+    work::{COST, P50, Place, RATE, Work},
+};
+
+/// A bound on a ratio.
+struct Aim {
+    place: Place,
+    work: Work,
+    measure: &'static str,
+    /// Who is measured.
+    of: &'static str,
+    /// To whom.
+    to: &'static str,
+    /// What the ratio has to reach, or stay below where less is better.
+    bound: f64,
+}
+
+/// Margay's, across hosts unless said otherwise.
+const fn aim(work: Work, measure: &'static str, to: &'static str, bound: f64) -> Aim {
+    Aim { place: Place::Across, work, measure, of: MARGAY, to, bound }
+}
+
+const RULES: &str = "docker bridge + routes";
+const VXLAN: &str = "bridge + VXLAN";
+const OVERLAY: &str = "docker overlay";
+
+const AIMS: [Aim; 16] = [
+    aim(Work::Stream, RATE, LIMIT, 0.95),
+    aim(Work::Streams, RATE, LIMIT, 1.0),
+    aim(Work::TcpRequests, P50, LIMIT, 1.05),
+    aim(Work::Packets, RATE, LIMIT, 0.85),
+    aim(Work::Packets, RATE, RULES, 1.5),
+    aim(Work::Stream, RATE, RULES, 1.45),
+    aim(Work::Stream, RATE, VXLAN, 1.7),
+    aim(Work::Stream, RATE, OVERLAY, 1.7),
+    aim(Work::Connections, RATE, LIMIT, 0.85),
+    aim(Work::Connections, RATE, RULES, 1.3),
+    aim(Work::Stream, COST, LIMIT, 1.10),
+    Aim { of: BIG, ..aim(Work::Stream, RATE, LIMIT, 1.3) },
+    Aim { of: BIG, ..aim(Work::Stream, COST, LIMIT, 0.75) },
+    Aim { place: Place::Local, ..aim(Work::Stream, RATE, BRIDGE, 1.2) },
+    Aim { place: Place::Local, ..aim(Work::TcpRequests, P50, BRIDGE, 0.85) },
+    Aim { place: Place::Local, ..aim(Work::Packets, RATE, BRIDGE, 1.3) },
+];
+
+/// Margay with BIG TCP.
+const BIG: &str = "margay, BIG TCP";
+
+/// A table of those that this run can tell of.
+pub fn write(report: &Report, text: &mut String) -> std::fmt::Result {
+    let mut any = false;
+    for aim in AIMS {
+        let case = (aim.place, aim.work, aim.measure);
+        let Some(ratio) = report.ratio(aim.of, aim.to, case) else { continue };
+        if !std::mem::replace(&mut any, true) {
+            writeln!(
+                text,
+                "\n## Against the aims\n\n| what | to | aim | median | least | most | |\n|---|---|--:|--:|--:|--:|---|"
+            )?;
+        }
+        let less = aim.measure != RATE;
+        let reached = if less { ratio.median <= aim.bound } else { ratio.median >= aim.bound };
+        writeln!(
+            text,
+            "| {}, {}, {}{} | {} | {} {} | {:.2} | {:.2} | {:.2} | {}{} |",
+            aim.of,
+            aim.place.name(),
+            aim.work.name(),
+            if aim.measure == RATE { String::new() } else { format!(", {}", aim.measure) },
+            aim.to,
+            if less { "<=" } else { ">=" },
+            aim.bound,
+            ratio.median,
+            ratio.min,
+            ratio.max,
+            if reached { "reached" } else { "missed" },
+            if ratio.is_wide() { ", wide" } else { "" }
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! What many measurements of one thing say.
+
+use serde::Serialize;
+
+/// The middle one.
+pub fn median(values: Vec<f64>) -> f64 {
+    percentile(values, 0.5)
+}
+
+/// The value that a share `p` of them does not exceed.
+pub fn percentile(mut values: Vec<f64>, p: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1);
+    values.get((last as f64 * p).round() as usize).copied().unwrap_or(f64::NAN)
+}
+
+/// Several measurements of one thing.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Summary {
+    /// How many there are.
+    pub count: usize,
+    /// The least.
+    pub min: f64,
+    /// The middle.
+    pub median: f64,
+    /// The most.
+    pub max: f64,
+    /// The middle half's width, as a share of the median.
+    pub spread: f64,
+}
+
+/// A middle half wider than this compares nothing.
+const WIDE: f64 = 0.25;
+
+impl Summary {
+    /// Of values of which there is one at least.
+    pub fn of(values: Vec<f64>) -> Option<Self> {
+        if values.is_empty() {
+            return None;
+        }
+        let at = |p| percentile(values.clone(), p);
+        let median = at(0.5);
+        let spread = (at(0.75) - at(0.25)) / median.abs().max(f64::MIN_POSITIVE);
+        Some(Self { count: values.len(), min: at(0.0), median, max: at(1.0), spread })
+    }
+
+    /// Whether the values lie too far apart to be compared.
+    pub fn is_wide(&self) -> bool {
+        self.spread > WIDE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(percentile(vec![1.0, 2.0, 3.0, 4.0], 1.0), 4.0);
+        assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn what_lies_far_apart_is_said_to() {
+        let wide = |values: &[f64]| Summary::of(values.to_vec()).expect("values").is_wide();
+        assert!(!wide(&[1.0, 1.0, 1.1, 1.0, 5.0]), "one outlier is no spread");
+        assert!(wide(&[1.0, 2.0, 3.0, 4.0, 5.0]));
+        assert!(Summary::of(Vec::new()).is_none());
+    }
+}
