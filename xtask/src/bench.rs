@@ -14,7 +14,7 @@ use crate::{
 /// What to measure.
 #[derive(Args)]
 pub struct Options {
-    /// What to measure and how; `cargo xtask bench --help-all` tells
+    /// What to measure and how; `cargo xtask bench -- --help` tells
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }

@@ -27,7 +27,7 @@ pub enum Need {
 
 /// A program that has to be there, and Debian's package of it.
 const BUILD: [(&str, &str); 2] = [("cc", "build-essential"), ("protoc", "protobuf-compiler")];
-const TESTS: [(&str, &str); 15] = [
+const TESTS: [(&str, &str); 19] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -43,6 +43,10 @@ const TESTS: [(&str, &str); 15] = [
     ("unshare", "util-linux"),
     ("dockerd", "docker.io"),
     ("busybox", "busybox-static"),
+    ("sockperf", "sockperf"),
+    ("wrk", "wrk"),
+    ("nginx", "nginx-light"),
+    ("tincd", "tinc"),
 ];
 const MACHINES: [(&str, &str); 5] = [
     ("qemu-system-x86_64", "qemu-system-x86"),

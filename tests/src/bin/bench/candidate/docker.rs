@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use margay_tests::{container::Namespace, engine::IMAGE, eventually::eventually, lab::Lab};
 
-use super::{Built, host as on, hosts, uplink};
+use super::{Built, hosts, uplink};
 use crate::work::{PORTS, UDP_PORTS, Way};
 
 fn with_engines(flags: &[&str]) -> Lab {
@@ -33,7 +33,7 @@ fn address(lab: &Lab, host: usize, name: &str) -> IpAddr {
 
 /// Three containers, the third on the first host, called by their own addresses.
 fn three(lab: Lab, flags: &str) -> Built {
-    let [first, second, third] = [(1, "a"), (2, "b"), (1, "c")]
+    let [first, second, third] = [(1, "client"), (2, "far"), (1, "near")]
         .map(|(host, name)| (container(&lab, host, name, flags), address(&lab, host, name)));
     let client = Namespace::existing(first.0.name());
     eventually("the containers reach each other", || {
@@ -82,9 +82,9 @@ fn published(lab: Lab) -> Built {
         host.docker(&format!("network create --subnet 10.6.{i}.0/24 app"));
         host.namespace.sh(&format!("ip route add 10.6.{other}.0/24 via {}", uplink(other)));
     }
-    let client = container(&lab, 1, "a", "--network app");
-    let server = container(&lab, 2, "b", &format!("--network app {ports}"));
-    let near = container(&lab, 1, "c", &format!("--network app {ports}"));
+    let client = container(&lab, 1, "client", "--network app");
+    let server = container(&lab, 2, "far", &format!("--network app {ports}"));
+    let near = container(&lab, 1, "near", &format!("--network app {ports}"));
     Built {
         local: Way { client: Namespace::existing(client.name()), server: near, target: uplink(1) },
         across: Way { client, server, target: uplink(2) },
@@ -100,6 +100,5 @@ pub fn overlay() -> Built {
     let token = h1.docker("swarm join-token -q worker");
     h2.docker(&format!("swarm join --token {token} {}:2377", uplink(1)));
     h1.docker("network create -d overlay --attachable --subnet 10.6.0.0/16 app");
-    drop(on(&lab, 1));
     three(lab, "--network app")
 }

@@ -95,14 +95,20 @@ pub fn routed() -> Built {
         let outside = format!("cali{n}");
         let container = wired(lab, host, &outside);
         let host = &lab.h(host).namespace;
-        host.sysctl(&format!("net.ipv4.conf.{outside}.proxy_arp"), "1");
-        host.sh(&format!("ip route add {addr}/32 dev {outside}"));
-        container.sh(&format!("ip addr add {addr}/32 dev eth0"));
-        container.sh("ip route add 169.254.1.1 dev eth0 scope link");
-        container.sh("ip route add default via 169.254.1.1");
+        route_to(host, &outside, &container, addr);
         container
     };
     three(lab, make, routed_addr)
+}
+
+/// A route into a container, and one out of it by an address that every host
+/// answers for.
+pub fn route_to(host: &Namespace, outside: &str, container: &Namespace, addr: IpAddr) {
+    host.sh(&format!("ip addr add 169.254.1.1/32 dev {outside}"));
+    host.sh(&format!("ip route add {addr}/32 dev {outside}"));
+    container.sh(&format!("ip addr add {addr}/32 dev eth0"));
+    container.sh("ip route add 169.254.1.1 dev eth0 scope link");
+    container.sh("ip route add default via 169.254.1.1");
 }
 
 /// The same with rules.

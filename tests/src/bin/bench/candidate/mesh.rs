@@ -9,7 +9,7 @@ use margay_tests::{
     process::{Process, say},
 };
 
-use super::{Built, Kept, host as on, hosts, uplink, wired};
+use super::{Built, Kept, host as on, hosts, kernel::route_to, uplink, wired};
 use crate::work::Way;
 
 /// tinc: each host routes the other's subnet into a tun device.
@@ -70,11 +70,6 @@ fn daemon(lab: &Lab, i: usize) -> Process {
 fn container(lab: &Lab, host: usize, n: usize) -> (Namespace, IpAddr) {
     let addr = IpAddr::from([10, 6, host as u8, (1 + n) as u8]);
     let container = wired(lab, host, &format!("v{n}"));
-    let host = on(lab, host);
-    host.sysctl(&format!("net.ipv4.conf.v{n}.proxy_arp"), "1");
-    host.sh(&format!("ip route add {addr}/32 dev v{n}"));
-    container.sh(&format!("ip addr add {addr}/32 dev eth0"));
-    container.sh("ip route add 169.254.1.1 dev eth0 scope link");
-    container.sh("ip route add default via 169.254.1.1");
+    route_to(&on(lab, host), &format!("v{n}"), &container, addr);
     (container, addr)
 }

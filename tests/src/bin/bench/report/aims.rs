@@ -30,16 +30,19 @@ const RULES: &str = "docker bridge + routes";
 const VXLAN: &str = "bridge + VXLAN";
 const OVERLAY: &str = "docker overlay";
 
-const AIMS: [Aim; 16] = [
+const AIMS: [Aim; 19] = [
     aim(Work::Stream, RATE, LIMIT, 0.95),
     aim(Work::Streams, RATE, LIMIT, 1.0),
     aim(Work::TcpRequests, P50, LIMIT, 1.05),
+    Aim { place: Place::Pinned, ..aim(Work::TcpRequests, P50, LIMIT, 1.05) },
     aim(Work::Packets, RATE, LIMIT, 0.85),
+    Aim { place: Place::Pinned, ..aim(Work::Packets, RATE, LIMIT, 0.85) },
     aim(Work::Packets, RATE, RULES, 1.5),
     aim(Work::Stream, RATE, RULES, 1.45),
     aim(Work::Stream, RATE, VXLAN, 1.7),
     aim(Work::Stream, RATE, OVERLAY, 1.7),
     aim(Work::Connections, RATE, LIMIT, 0.85),
+    Aim { place: Place::Pinned, ..aim(Work::Connections, RATE, LIMIT, 0.85) },
     aim(Work::Connections, RATE, RULES, 1.3),
     aim(Work::Stream, COST, LIMIT, 1.10),
     Aim { of: BIG, ..aim(Work::Stream, RATE, LIMIT, 1.3) },

@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use super::{Case, Report, aims};
-use crate::work::{Place, RATE, SECONDS};
+use crate::work::{COST, P50, P99, Place, RATE, SECONDS};
+
+/// The measures of the tables; the others are for plots and readers of the JSON.
+const SHOWN: [&str; 4] = [RATE, P50, P99, COST];
 
 /// The whole of it.
 pub fn render(report: &Report) -> String {
@@ -45,7 +48,8 @@ fn write(report: &Report, text: &mut String) -> std::fmt::Result {
     }
     aims::write(report, text)?;
     for place in [Place::Across, Place::Pinned, Place::Local] {
-        let cases = report.cases().into_iter().filter(|(at, ..)| *at == place).collect::<Vec<_>>();
+        let shown = |case: &Case| case.0 == place && SHOWN.contains(&case.2);
+        let cases = report.cases().into_iter().filter(shown).collect::<Vec<_>>();
         if !cases.is_empty() {
             writeln!(text, "\n## {}", place.name())?;
         }

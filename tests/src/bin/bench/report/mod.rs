@@ -117,7 +117,7 @@ impl Report {
             Some(sample.keys().map(|measure| (record.place, record.work, *measure)).collect::<Vec<_>>())
         };
         let mut cases: Vec<Case> = self.records.iter().filter_map(done).flatten().collect();
-        cases.sort_by_key(|(place, work, measure)| (*place, *work, order(measure)));
+        cases.sort_by_key(|(place, work, measure)| (*place, *work, order(measure), *measure));
         cases.dedup();
         cases
     }

@@ -124,7 +124,7 @@ impl Work {
     /// Unit of a measure.
     pub fn unit(self, measure: &str) -> &'static str {
         match (self, measure) {
-            (_, P50 | P99) => "us",
+            (_, time) if time.starts_with("time") => "us",
             (Self::Stream | Self::StreamBack | Self::Streams | Self::StreamsBack, COST) => "CPU s/GB",
             (Self::Packets, COST) => "CPU s/million packets",
             (_, COST) => "CPU s/million",
@@ -138,7 +138,10 @@ impl Work {
     pub fn is_done(self, place: Place) -> bool {
         match place {
             Place::Across => true,
-            Place::Pinned => matches!(self, Self::Stream | Self::TcpRequests | Self::Packets),
+            Place::Pinned => matches!(
+                self,
+                Self::Stream | Self::TcpRequests | Self::UdpRequests | Self::Connections | Self::Packets
+            ),
             Place::Local => !matches!(self, Self::StreamBack | Self::StreamsBack),
         }
     }
