@@ -1,9 +1,9 @@
 //! From a container: is it who it claims to be, and where does it want to go?
 
 use margay_common::{
-    endpoint::{BORROWED, INTERNAL, ROUTABLE, Side, Workload},
+    endpoint::{BORROWED, Endpoint, INTERNAL, ROUTABLE, Side, Workload},
     net::{Addr, Family, GATEWAY_MAC},
-    route::{NODE, SUBNET, THIS_NODE},
+    route::{NODE, Route, SUBNET, THIS_NODE},
     verdict::DropReason,
 };
 
@@ -19,8 +19,8 @@ use crate::{
 
 /// Decides about a packet that came out of a container.
 ///
-/// To another node it costs three look-ups: the container behind the
-/// interface, the destination as a local endpoint, its block as a route.
+/// To another node it costs two look-ups: the container behind the interface,
+/// and the destination's block as a route.
 #[inline(always)]
 pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropReason> {
     let workload = maps::workload(packet.ifindex()).ok_or(DropReason::UnknownInterface)?;
@@ -114,13 +114,10 @@ fn deliver(
     if !ip.dst.matches(&side.addr, &side.subnet_mask) {
         return leave(packet, ip, workload, blame);
     }
-    if let Some(endpoint) = maps::endpoint(&ip.dst) {
-        return Ok(Forward::peer(endpoint));
-    }
-    let borrowed = workload.flags & BORROWED != 0;
-    let blocks = Blocks { mask: &side.block_mask, len: side.block_len, borrowed };
-    if let Some(route) = route::lookup(&ip.dst, &blocks) {
-        return route::follow(packet, ip, route, Hop::Routed, blame);
+    match locate(ip, workload, side) {
+        Some(Place::Here(endpoint)) => return Ok(Forward::peer(endpoint)),
+        Some(Place::There(route)) => return route::follow(packet, ip, route, Hop::Routed, blame),
+        None => {}
     }
     if ip.dst == side.gateway {
         return echo::decide(packet, ip);
@@ -129,6 +126,33 @@ fn deliver(
         return Err(DropReason::Broadcast);
     }
     Err(DropReason::NoEndpoint)
+}
+
+/// Where a destination of the sender's network lives.
+enum Place {
+    Here(&'static Endpoint),
+    There(&'static Route),
+}
+
+/// Finds a destination of the sender's network. A node seldom has more than
+/// one block of a network, so another block than the sender's own is looked for
+/// elsewhere first; unless single addresses are routed, since a block's route
+/// then says nothing of an address that has come here.
+#[inline(always)]
+fn locate(ip: &Ip, workload: &Workload, side: &Side) -> Option<Place> {
+    let borrowed = workload.flags & BORROWED != 0;
+    let blocks = Blocks { mask: &side.block_mask, len: side.block_len, borrowed };
+    let elsewhere = !borrowed && !ip.dst.matches(&side.addr, &side.block_mask);
+    if elsewhere && let Some(route) = route::lookup(&ip.dst, &blocks) {
+        return Some(Place::There(route));
+    }
+    if let Some(endpoint) = maps::endpoint(&ip.dst) {
+        return Some(Place::Here(endpoint));
+    }
+    if elsewhere {
+        return None;
+    }
+    route::lookup(&ip.dst, &blocks).map(Place::There)
 }
 
 /// Finds the way to a destination that is not of the sender's network.

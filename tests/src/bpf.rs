@@ -101,7 +101,8 @@ const CLUSTER: &[(&str, &str)] = &[
 ];
 
 /// Local endpoints: name, network, host part of the addresses, sandbox. `c1`
-/// and `c1red` are one container on two networks; `small` has an MTU of 1300.
+/// and `c1red` are one container on two networks; `small` has an MTU of 1300;
+/// `c3` is in this node's second block, `o2` has borrowed an address of h2's.
 const ENDPOINTS: &[(&str, u32, u8, u32)] = &[
     ("c1", 1, 2, 101),
     ("c2", 1, 3, 102),
@@ -110,6 +111,8 @@ const ENDPOINTS: &[(&str, u32, u8, u32)] = &[
     ("i1", 3, 2, 104),
     ("o1", 4, 2, 105),
     ("small", 1, 4, 106),
+    ("c3", 1, 210, 107),
+    ("o2", 4, 100, 108),
 ];
 
 /// The uplink's interface.

@@ -28,6 +28,19 @@ fn to_a_local_endpoint() {
 }
 
 #[test]
+fn to_a_local_endpoint_of_another_block() {
+    let mut node = node();
+    // This node's own second block, and an address borrowed from h2's block.
+    for (from, network, host, to) in [("c1", 1, 210, "c3"), ("o1", 4, 100, "o2")] {
+        for (src, dst) in both(network, 2).into_iter().zip(both(network, host)) {
+            let out = node.from_workload(from, &Frame::udp(mac(from), src, dst).bytes());
+            forwarded(&out, "from_workload", "local");
+            assert_eq!(out.frame[..6], mac(to), "addressed to the container");
+        }
+    }
+}
+
+#[test]
 fn to_a_block_of_another_node() {
     let mut node = node();
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 70)) {
