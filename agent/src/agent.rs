@@ -29,6 +29,7 @@ use crate::{
         link,
         pins::Pins,
         privileges,
+        super_packets::{self, SuperPackets, USUAL},
         sysctl::Originals,
         world,
     },
@@ -50,7 +51,8 @@ pub async fn run(config: Config) -> Result<()> {
     let journal = Journal::open(&config.state_dir)?;
     let instance = journal.instance(new_id)?;
     let netlink = kernel::netlink().context("netlink")?;
-    let facts = first_facts(&config, &netlink, &journal).await?;
+    let mut facts = first_facts(&config, &netlink, &journal).await?;
+    facts.super_packets = size_super_packets(&config, &netlink, &facts).await?;
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
     let mut doors = Doors::open(&config).await?;
@@ -162,6 +164,7 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
         node: config.node.clone(),
         addresses,
         uplink,
+        super_packets: None,
         occupied,
         world: match config.masquerade {
             true => world::read(netlink, &name, &Originals::of(&config.state_dir)).await?,
@@ -170,6 +173,22 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
         interfaces,
         endpoints,
     })
+}
+
+/// Has the uplink and the containers that are there send super-packets as large
+/// as is asked for now, and says how large where that is not usual. The uplink
+/// is raised before the containers and lowered after them.
+async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Result<Option<u32>> {
+    let uplink = SuperPackets::of(&config.state_dir);
+    let was_raised = uplink.is_raised();
+    let size = if config.big_tcp { uplink.raise(netlink, &facts.uplink.name).await? } else { USUAL };
+    if config.big_tcp || was_raised {
+        super_packets::fit(netlink, facts.endpoints.values(), size).await;
+    }
+    if size == USUAL {
+        uplink.restore(netlink).await?;
+    }
+    Ok((size != USUAL).then_some(size))
 }
 
 /// What the control loop begins with.

@@ -101,6 +101,9 @@ pub struct Settings {
     /// Have the programs log every drop
     #[arg(long)]
     pub datapath_log: bool,
+    /// Let TCP send super-packets above 64 KiB: containers, and the uplink as far as it can
+    #[arg(long)]
+    pub big_tcp: bool,
     /// Seconds that a freed address is not given again while there is another [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub address_rest: Option<u64>,
@@ -193,6 +196,8 @@ pub struct Config {
     pub tc_mode: Option<TcMode>,
     /// Whether the programs log drops.
     pub datapath_log: bool,
+    /// Whether super-packets may be above 64 KiB.
+    pub big_tcp: bool,
     /// Seconds that a freed address rests.
     pub address_rest: u64,
     /// Seconds after which an empty block goes back.
@@ -294,6 +299,7 @@ impl Settings {
             bpffs: self.bpffs.or(file.bpffs),
             tc_mode: self.tc_mode.or(file.tc_mode),
             datapath_log: self.datapath_log || file.datapath_log,
+            big_tcp: self.big_tcp || file.big_tcp,
             address_rest: self.address_rest.or(file.address_rest),
             block_idle: self.block_idle.or(file.block_idle),
             masquerade: self.masquerade.or(file.masquerade),
@@ -334,6 +340,7 @@ impl Settings {
             bpffs: self.bpffs.unwrap_or_else(|| BPFFS_DIR.into()),
             tc_mode: self.tc_mode,
             datapath_log: self.datapath_log,
+            big_tcp: self.big_tcp,
             address_rest: self.address_rest.unwrap_or(ADDRESS_REST),
             block_idle: self.block_idle.unwrap_or(BLOCK_IDLE),
             masquerade: self.masquerade != Some(Switch::Off),

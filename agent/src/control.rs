@@ -24,9 +24,9 @@ pub use rounds::Rounds;
 pub use state::{State, StoreState, now};
 
 use crate::{
-    desired::{Dirty, Source},
+    desired::{Dirty, Source, Uplink},
     kernel::{
-        Kernel, Netlink, facts,
+        Kernel, Netlink, facts, link,
         sysctl::Originals,
         world::{self, News},
     },
@@ -414,6 +414,7 @@ impl<K: Kernel> Loop<K> {
                     self.state.retry.forget();
                     self.dirty = Dirty::Everything;
                 }
+                self.raise(&uplink).await;
                 self.state.facts.uplink = uplink;
             }
             Err(error) => {
@@ -429,6 +430,18 @@ impl<K: Kernel> Loop<K> {
                 // A full channel is fine: the next look finds it again.
                 drop(self.sources.vanished.try_send(id.clone()));
             }
+        }
+    }
+
+    /// Raises an uplink again that was reset: it would cut every super-packet of
+    /// the containers in software.
+    async fn raise(&self, uplink: &Uplink) {
+        let Some(size) = self.state.facts.super_packets.filter(|size| uplink.super_packet < *size) else {
+            return;
+        };
+        warn!("uplink {} was set back to super-packets of {} bytes", uplink.name, uplink.super_packet);
+        if let Err(error) = link::set_super_packets(&self.netlink, uplink.ifindex, size).await {
+            warn!("--big-tcp on {}: {error:#}", uplink.name);
         }
     }
 

@@ -209,6 +209,7 @@ impl Membership {
                     name: name.clone(),
                     addresses: state.facts.addresses.clone(),
                     link_local: state.facts.uplink.link_local,
+                    super_packets: state.facts.super_packets,
                     instance,
                     generation: 0,
                     since: now(),

@@ -327,7 +327,8 @@ impl Workloads {
     async fn open_host_side(&self, endpoint: &Endpoint, inside: &str, netns: Option<&Netns>) -> Result<()> {
         let host = &endpoint.host_interface;
         self.control.expect(host.clone()).await?;
-        let spec = VethSpec { host, inside, netns, mac: endpoint.mac, mtu: endpoint.mtu };
+        let super_packets = self.control.look(|state| state.facts.super_packets).await?;
+        let spec = VethSpec { host, inside, netns, mac: endpoint.mac, mtu: endpoint.mtu, super_packets };
         link::add_veth(&self.netlink, &spec).await?;
         // The host side is closed whenever it has no program, whatever the
         // host's forwarding says.

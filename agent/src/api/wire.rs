@@ -178,6 +178,9 @@ pub struct Node {
     /// Since when, seconds since 1970: when its agent came, or when we learnt
     /// that it is gone.
     pub since: Option<u64>,
+    /// The largest super-packet of its containers, bytes; null for the usual
+    /// 64 KiB.
+    pub super_packets: Option<u32>,
     /// Whether it is on-link; null for this node.
     pub reachable: Option<bool>,
     /// The blocks that it owns.

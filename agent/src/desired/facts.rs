@@ -23,6 +23,8 @@ pub struct Uplink {
     pub on_link: Vec<IpNet>,
     /// Its link-local address.
     pub link_local: Option<Ipv6Addr>,
+    /// The largest super-packet that it sends, bytes.
+    pub super_packet: u32,
 }
 
 /// What this host says of itself.
@@ -38,6 +40,9 @@ pub struct LocalFacts {
     pub interfaces: BTreeMap<String, u32>,
     /// Prefixes on links of this host that are not ours.
     pub occupied: Vec<IpNet>,
+    /// The largest super-packet that containers may send, bytes, where that is
+    /// above the usual 64 KiB.
+    pub super_packets: Option<u32>,
     /// The way to the world.
     pub world: World,
     /// The endpoints of the journal, by id.

@@ -8,6 +8,7 @@ use rtnetlink::Handle;
 use super::{
     attach, datapath, facts, firewall, link,
     pins::{self, Pins},
+    super_packets::SuperPackets,
     sysctl::Originals,
 };
 use crate::tables::HOST_INTERFACE;
@@ -23,6 +24,9 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
     for path in switches {
         originals.restore(&path)?;
         done.push(format!("our value of {path}"));
+    }
+    if let Some(uplink) = SuperPackets::of(state_dir).restore(netlink).await? {
+        done.push(format!("BIG TCP on {uplink}"));
     }
     for accept in firewall::accepts().await {
         firewall::remove_accept(&accept).await?;

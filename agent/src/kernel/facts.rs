@@ -72,6 +72,7 @@ fn uplink_of(links: &[Link], addresses: &[(u32, IpNet)], name: &str) -> Result<U
         mtu: found.mtu,
         on_link,
         link_local: link::link_local(&addresses),
+        super_packet: found.super_packet,
     })
 }
 

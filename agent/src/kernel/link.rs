@@ -49,15 +49,22 @@ pub struct Link {
     pub up: bool,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
+    /// The largest super-packet that it sends, bytes.
+    pub super_packet: u32,
+    /// The most that this can be raised to, bytes; 0 before Linux 5.19.
+    pub super_packet_max: u32,
 }
 
 impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {
         let (mut name, mut mtu) = (String::new(), 0);
+        let (mut super_packet, mut super_packet_max) = (0, 0);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(found) => name.clone_from(found),
                 LinkAttribute::Mtu(found) => mtu = *found,
+                LinkAttribute::GsoMaxSize(found) => super_packet = *found,
+                LinkAttribute::TsoMaxSize(found) => super_packet_max = *found,
                 _ => {}
             }
         }
@@ -67,6 +74,8 @@ impl From<LinkMessage> for Link {
             mtu,
             up: message.header.flags.contains(LinkFlags::Up),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            super_packet,
+            super_packet_max,
         }
     }
 }
@@ -127,15 +136,18 @@ pub async fn set_mtu(netlink: &Handle, index: u32, mtu: u32) -> Result<()> {
 /// families (`IFLA_GSO_MAX_SIZE` and its three like, IPv4's since Linux 6.3).
 /// It fails where the device cannot take them whole.
 pub async fn set_super_packets(netlink: &Handle, index: u32, size: u32) -> Result<()> {
-    let sizes = [
+    let mut message = LinkUnspec::new_with_index(index).build();
+    message.attributes.extend(super_packets(size));
+    Ok(netlink.link().set(message).execute().await?)
+}
+
+fn super_packets(size: u32) -> [LinkAttribute; 4] {
+    [
         LinkAttribute::GsoMaxSize(size),
         LinkAttribute::GroMaxSize(size),
         LinkAttribute::GsoIpv4MaxSize(size),
         LinkAttribute::GroIpv4MaxSize(size),
-    ];
-    let mut message = LinkUnspec::new_with_index(index).build();
-    message.attributes.extend(sizes);
-    Ok(netlink.link().set(message).execute().await?)
+    ]
 }
 
 /// Makes `margay0` and its peer, both down.
@@ -158,6 +170,8 @@ pub struct VethSpec<'a> {
     pub mac: Mac,
     /// MTU of both ends.
     pub mtu: u32,
+    /// Super-packets of both ends, bytes, if not the usual ones.
+    pub super_packets: Option<u32>,
 }
 
 /// Makes a veth with its inner end in the namespace at once, both ends down.
@@ -168,7 +182,10 @@ pub async fn add_veth(netlink: &Handle, spec: &VethSpec<'_>) -> Result<()> {
         Some(netns) => peer.setns_by_fd(netns.fd().as_raw_fd()),
         None => peer,
     };
-    let message = veth(spec.host, spec.mtu, peer.build()).build();
+    let mut peer = peer.build();
+    peer.attributes.extend(spec.super_packets.into_iter().flat_map(super_packets));
+    let mut message = veth(spec.host, spec.mtu, peer).build();
+    message.attributes.extend(spec.super_packets.into_iter().flat_map(super_packets));
     match (netlink.link().add(message).execute().await, spec.netns) {
         (Err(error), Some(netns)) if is(&error, libc::EEXIST) => bail!(
             "interface {} exists in {} already; choose another with --ifname",

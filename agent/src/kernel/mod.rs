@@ -12,6 +12,7 @@ pub mod log;
 pub mod netns;
 pub mod pins;
 pub mod privileges;
+pub mod super_packets;
 pub mod sysctl;
 pub mod table;
 pub mod world;

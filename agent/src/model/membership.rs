@@ -107,6 +107,7 @@ mod tests {
             name: name.into(),
             addresses: Vec::new(),
             link_local: None,
+            super_packets: None,
             instance: "i1".into(),
             generation: 3,
             since: 1,

@@ -31,6 +31,10 @@ pub struct Node {
     /// When it joined, seconds since 1970.
     #[serde(default)]
     pub since: u64,
+    /// The largest super-packet that its containers send, bytes, where that is
+    /// above 64 KiB (BIG TCP).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub super_packets: Option<u32>,
     /// Prefixes that its host uses otherwise, so that no network is put there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub occupied: Vec<IpNet>,

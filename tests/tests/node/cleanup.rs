@@ -10,6 +10,7 @@ fn look(lab: &Lab) -> Vec<String> {
     let n = &lab.h(1).namespace;
     let all = [
         "ip -o link",
+        "ip -d -o link show up0",
         "ip route",
         "ip -6 route",
         "ip rule",
@@ -87,7 +88,7 @@ fn a_running_agent_is_ended_only_if_that_is_said() {
 
 #[test]
 fn a_half_broken_host_is_cleaned_all_the_same() {
-    let (mut lab, before) = populated(&["--tc-mode", "clsact"]);
+    let (mut lab, before) = populated(&["--tc-mode", "clsact", "--big-tcp"]);
     lab.host(1).kill();
     let host = &lab.h(1).namespace;
     host.sh("ip link del margay0");

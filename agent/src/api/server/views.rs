@@ -86,6 +86,7 @@ pub(super) fn nodes(state: &State) -> Vec<wire::Node> {
                 addresses: node.addresses.clone(),
                 healthy: alive.is_some(),
                 since: alive.map(|alive| alive.since).or_else(|| state.lost.get(&node.name).copied()),
+                super_packets: node.super_packets,
                 reachable: (!this).then(|| node.addresses.iter().any(|addr| state.facts.is_on_link(*addr))),
                 blocks: state.snapshot.claims.values().filter(|claim| claim.node == node.name).count(),
             }

@@ -13,6 +13,16 @@ pub fn margay() -> Built {
     on(Lab::from(Plan::direct()))
 }
 
+/// The same with BIG TCP.
+pub fn margay_big() -> Built {
+    let mut lab = Lab::without_agents(Plan::direct());
+    for host in &mut lab.hosts {
+        host.flags = vec!["--big-tcp".into()];
+        host.up();
+    }
+    on(lab)
+}
+
 /// Containers on running hosts.
 fn on(lab: Lab) -> Built {
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);

@@ -34,9 +34,11 @@ pub const LIMIT: &str = "host";
 pub const BRIDGE: &str = "bridge";
 /// Ourselves.
 pub const MARGAY: &str = "margay";
+/// Ourselves with BIG TCP.
+pub const BIG: &str = "margay BIG TCP";
 
 /// All of them.
-pub const ALL: [Candidate; 13] = [
+pub const ALL: [Candidate; 14] = [
     Candidate {
         name: LIMIT,
         what: "processes of the hosts themselves: the limit",
@@ -62,7 +64,7 @@ pub const ALL: [Candidate; 13] = [
         setup: kernel::routed,
     },
     Candidate {
-        name: "routed veth, rules",
+        name: "routed veth + rules",
         what: "the same with connection tracking and 40 rules of iptables before the one that accepts",
         quick: false,
         setup: kernel::routed_with_rules,
@@ -110,7 +112,13 @@ pub const ALL: [Candidate; 13] = [
         setup: mesh::tinc,
     },
     Candidate {
-        name: "host, BIG TCP",
+        name: BIG,
+        what: "Margay with --big-tcp on both hosts",
+        quick: false,
+        setup: margay::margay_big,
+    },
+    Candidate {
+        name: "host BIG TCP",
         what: "the limit, with BIG TCP of 192 KiB on the uplinks",
         quick: false,
         setup: kernel::host_big,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Report;
 use crate::{
-    candidate::{BRIDGE, LIMIT, MARGAY},
+    candidate::{BIG, BRIDGE, LIMIT, MARGAY},
     work::{COST, P50, Place, RATE, Work},
 };
 
@@ -51,9 +51,6 @@ const AIMS: [Aim; 19] = [
     Aim { place: Place::Local, ..aim(Work::TcpRequests, P50, BRIDGE, 0.85) },
     Aim { place: Place::Local, ..aim(Work::Packets, RATE, BRIDGE, 1.3) },
 ];
-
-/// Margay with BIG TCP.
-const BIG: &str = "margay, BIG TCP";
 
 /// A table of those that this run can tell of.
 pub fn write(report: &Report, text: &mut String) -> std::fmt::Result {
