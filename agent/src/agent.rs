@@ -17,7 +17,7 @@ use crate::{
     api::server::Agent,
     config::Config,
     control::{Control, Loop, Sources, State},
-    desired::{LocalFacts, World},
+    desired::{LocalFacts, World, Xdp},
     ipam::Ipam,
     journal::{Journal, Member},
     kernel::{
@@ -26,12 +26,12 @@ use crate::{
         datapath::{self, Datapath},
         facts::{self, Look},
         host::Host,
-        link,
+        link, neighbours,
         pins::Pins,
         privileges,
         super_packets::{self, SuperPackets, USUAL},
         sysctl::Originals,
-        world,
+        world, xdp,
     },
     membership::Membership,
     model::snapshot::{Event, Snapshot},
@@ -52,6 +52,7 @@ pub async fn run(config: Config) -> Result<()> {
     let instance = journal.instance(new_id)?;
     let netlink = kernel::netlink().context("netlink")?;
     let mut facts = first_facts(&config, &netlink, &journal).await?;
+    facts.xdp = choose_xdp(&config, &netlink, &facts).await?;
     facts.super_packets = size_super_packets(&config, &netlink, &facts).await?;
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
@@ -96,6 +97,11 @@ pub async fn run(config: Config) -> Result<()> {
     let stop = Arc::new(Notify::new());
     let report = Arc::new(Report::default());
     let docker = doors.open_to_docker(&workloads, &report, &on_rounds)?;
+    tokio::spawn(neighbours::vouch(
+        workloads.control.clone(),
+        workloads.netlink.clone(),
+        Arc::clone(&datapath),
+    ));
     let agent = Arc::new(Agent {
         report,
         calls: docker.as_ref().map(|docker| docker.calls.clone()),
@@ -165,6 +171,7 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
         addresses,
         uplink,
         super_packets: None,
+        xdp: Xdp::default(),
         occupied,
         world: match config.masquerade {
             true => world::read(netlink, &name, &Originals::of(&config.state_dir)).await?,
@@ -172,6 +179,17 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
         },
         interfaces,
         endpoints,
+    })
+}
+
+/// Whether and how the uplink gets its XDP program.
+async fn choose_xdp(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Result<Xdp> {
+    let name = &facts.uplink.name;
+    let link = link::find(netlink, name).await?.with_context(|| format!("uplink {name} is not there"))?;
+    Ok(match xdp::choose(config.xdp, &link) {
+        Ok(true) => Xdp::Native,
+        Ok(false) => Xdp::Generic,
+        Err(why) => Xdp::Off(why),
     })
 }
 

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     api::server::Access,
-    kernel::attach::TcMode,
+    kernel::{attach::TcMode, xdp},
     store::{
         Store,
         embedded::Embedded,
@@ -101,6 +101,9 @@ pub struct Settings {
     /// Have the programs log every drop
     #[arg(long)]
     pub datapath_log: bool,
+    /// Whether the uplink gets an XDP program [default: auto, natively where that gives up nothing]
+    #[arg(long, value_name = "MODE")]
+    pub xdp: Option<xdp::Wanted>,
     /// Let TCP send super-packets above 64 KiB: containers, and the uplink as far as it can
     #[arg(long)]
     pub big_tcp: bool,
@@ -196,6 +199,8 @@ pub struct Config {
     pub tc_mode: Option<TcMode>,
     /// Whether the programs log drops.
     pub datapath_log: bool,
+    /// Whether the uplink gets an XDP program.
+    pub xdp: xdp::Wanted,
     /// Whether super-packets may be above 64 KiB.
     pub big_tcp: bool,
     /// Seconds that a freed address rests.
@@ -299,6 +304,7 @@ impl Settings {
             bpffs: self.bpffs.or(file.bpffs),
             tc_mode: self.tc_mode.or(file.tc_mode),
             datapath_log: self.datapath_log || file.datapath_log,
+            xdp: self.xdp.or(file.xdp),
             big_tcp: self.big_tcp || file.big_tcp,
             address_rest: self.address_rest.or(file.address_rest),
             block_idle: self.block_idle.or(file.block_idle),
@@ -340,6 +346,7 @@ impl Settings {
             bpffs: self.bpffs.unwrap_or_else(|| BPFFS_DIR.into()),
             tc_mode: self.tc_mode,
             datapath_log: self.datapath_log,
+            xdp: self.xdp.unwrap_or_default(),
             big_tcp: self.big_tcp,
             address_rest: self.address_rest.unwrap_or(ADDRESS_REST),
             block_idle: self.block_idle.unwrap_or(BLOCK_IDLE),

@@ -1,6 +1,7 @@
 //! Creating and removing networks and their pools: the use case that every
 //! front end shares.
 
+mod guard;
 pub mod pool;
 mod runtime;
 
@@ -189,8 +190,9 @@ impl Networks {
 
     /// Networks, nodes, pools and the guard at one revision.
     async fn read(&self) -> Result<Reading> {
-        let mut prefixes: Vec<String> =
-            ["networks/", "nodes/", "pools/", "reservations/"].map(|p| format!("{ROOT}{p}")).into();
+        let mut prefixes: Vec<String> = ["refused/", "networks/", "nodes/", "pools/", "reservations/"]
+            .map(|p| format!("{ROOT}{p}"))
+            .into();
         prefixes.push(Key::Guard.to_string());
         let listing = self.store.list(&prefixes).await?;
         let mut snapshot = Snapshot::default();

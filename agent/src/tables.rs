@@ -46,6 +46,15 @@ pub struct Attachment {
     pub current: bool,
 }
 
+/// The XDP program at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct XdpAttachment {
+    /// Whether the driver runs it.
+    pub native: bool,
+    /// Whether it is the one of this agent's object, not of an earlier one.
+    pub current: bool,
+}
+
 /// A subnet or a node in the trie of prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PrefixKey {
@@ -193,8 +202,12 @@ tables! {
     routes: Route(RouteKey => Route);
     /// Subnets and nodes.
     prefixes: Prefix(PrefixKey => Prefix);
+    /// Prefixes that are blocked.
+    guards: Guard(PrefixKey => ());
     /// Local addresses.
     endpoints: Endpoint(Addr => Endpoint);
+    /// XDP programs by interface.
+    xdp: Xdp(String => XdpAttachment);
     /// The host's routes to our subnets.
     host_routes: HostRoute(IpNet => HostRoute);
     /// Our nftables table.

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::net::Addr;
+use crate::net::{Addr, Mac};
 
 /// Another node has it; [`Route::next_hop`] is how to get there.
 pub const REMOTE: u32 = 1;
@@ -74,6 +74,24 @@ pub struct Prefix {
     pub mtu: u32,
 }
 
+/// A next hop as the agent last saw it in the kernel's table of neighbours:
+/// what XDP needs to send a frame there itself. The key is its address.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Neighbour {
+    /// Until when this is vouched for, nanoseconds of the monotonic clock. The
+    /// agent renews it; what it does not renew is left to the kernel.
+    pub until: u64,
+    /// Its MAC.
+    pub mac: Mac,
+    /// The uplink's own.
+    pub own: Mac,
+    /// Keeps the layout free of padding; zero.
+    pub reserved: [u8; 4],
+}
+
 /// What the programs know of this node, the only entry of its table.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -86,6 +104,10 @@ pub struct Node {
     pub uplink_ifindex: u32,
     /// MTU of the uplink.
     pub uplink_mtu: u32,
+    /// MAC of the uplink.
+    pub uplink_mac: Mac,
+    /// Keeps the layout free of padding; zero.
+    pub reserved: [u8; 2],
     /// The node's IPv4 address, or unspecified.
     pub v4: Addr,
     /// The node's IPv6 address, or unspecified.

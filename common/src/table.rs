@@ -2,7 +2,7 @@
 
 /// The version of the layout of every map below. It is part of the path where
 /// they are pinned, so an agent never reads another layout as its own.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// [`crate::route::Node`], one entry.
 pub const NODE: &str = "NODE";
@@ -14,6 +14,12 @@ pub const ENDPOINTS: &str = "ENDPOINTS";
 pub const ROUTES: &str = "ROUTES";
 /// Prefix to [`crate::route::Prefix`], longest match.
 pub const PREFIXES: &str = "PREFIXES";
+/// Prefixes whose packets do not enter, longest match; the values mean nothing.
+pub const GUARD: &str = "GUARD";
+/// Whether [`GUARD`] has entries at all, one entry.
+pub const GUARDED: &str = "GUARDED";
+/// [`crate::net::Addr`] of a next hop to [`crate::route::Neighbour`].
+pub const NEIGHBOURS: &str = "NEIGHBOURS";
 /// Index from [`crate::verdict::counter`] to [`crate::verdict::Count`], per CPU.
 pub const COUNTERS: &str = "COUNTERS";
 /// Interface index to the budget of ICMP errors; the programs' own.
@@ -29,5 +35,9 @@ pub const MAX_ENDPOINTS: u32 = 2 * MAX_WORKLOADS;
 pub const MAX_ROUTES: u32 = 1 << 20;
 /// Subnets and nodes of the whole cluster.
 pub const MAX_PREFIXES: u32 = 1 << 16;
+/// Prefixes that are blocked.
+pub const MAX_GUARDS: u32 = 1 << 14;
+/// Next hops: nodes of the cluster, both families.
+pub const MAX_NEIGHBOURS: u32 = 1 << 14;
 /// Interfaces whose budget of ICMP errors is remembered.
 pub const MAX_ICMP_BUDGETS: u32 = 4_096;

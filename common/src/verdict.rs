@@ -66,6 +66,7 @@ codes! {
         Internal = 34, "internal", "The network is internal and the packet would leave it.";
         Outside = 35, "outside", "From outside the cluster to a network that is not routable.";
         GatewayPort = 36, "gateway_port", "To the gateway's own address, which answers echo only.";
+        Guarded = 37, "guarded", "From a prefix that the guard blocks.";
     }
 }
 
@@ -83,13 +84,14 @@ codes! {
         FromWorkload = 0, "from_workload", "Ingress of the host side of an endpoint's veth.";
         FromNetwork = 1, "from_network", "Ingress of the uplink.";
         FromHost = 2, "from_host", "Egress of margay0.";
+        Xdp = 3, "xdp_uplink", "XDP of the uplink, before from_network; what it passes counts there, too.";
     }
 }
 
 /// Codes that one program may use.
 pub const CODES: u32 = 64;
 /// Entries of the table of counters.
-pub const COUNTERS: u32 = CODES * 3;
+pub const COUNTERS: u32 = CODES * Program::ALL.len() as u32;
 
 /// The index of a counter.
 #[inline(always)]

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::{
     forward::Forward,
     from_workload::may_use,
-    packet::{ETH_LEN, Packet},
+    packet::{Bytes, ETH_LEN, Packet},
 };
 
 /// Hardware type Ethernet, protocol IPv4, lengths 6 and 4.

@@ -3,7 +3,7 @@
 use aya_log_ebpf::info;
 use margay_common::verdict::{DropReason, Note, Program, Verdict, counter};
 
-use crate::{maps, packet::Packet};
+use crate::{maps, packet::Packet, xdp::Frame};
 
 /// Counts a packet that goes on.
 #[inline(always)]
@@ -21,6 +21,12 @@ pub fn drop(program: Program, packet: &Packet<'_>, reason: DropReason) {
 #[inline(always)]
 pub fn note(program: Program, packet: &Packet<'_>, note: Note) {
     maps::count(counter(program, note as u8), packet.len());
+}
+
+/// Counts a frame of XDP, by the code of its verdict or drop.
+#[inline(always)]
+pub fn frame(frame: &Frame<'_>, code: u8) {
+    maps::count(counter(Program::Xdp, code), frame.len());
 }
 
 /// Tells of a drop where the agent was started with `--datapath-log`; the

@@ -8,7 +8,7 @@ use margay_common::{
 use crate::{
     forward::Forward,
     ip::Ip,
-    packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, Packet},
+    packet::{Bytes, ETH_LEN, IPV4_LEN, IPV6_LEN, Packet},
 };
 
 const V4_ADDRESSES: usize = ETH_LEN + 12;

@@ -7,7 +7,7 @@ use margay_common::{
     verdict::Verdict,
 };
 
-use crate::packet::Packet;
+use crate::packet::{Bytes, Packet};
 
 /// What becomes of a packet that is not dropped.
 pub enum Forward {

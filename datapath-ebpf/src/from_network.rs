@@ -29,6 +29,9 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         Err(reason) => return refuse_if_ours(packet, family, reason),
     };
     blame.ip = ip;
+    if maps::is_guarded(&ip.src) {
+        return Err(DropReason::Guarded);
+    }
     if let Some(node) = maps::node().filter(|node| node.host_ifindex != 0) {
         let own = match family {
             Family::V4 => &node.v4,
@@ -91,7 +94,7 @@ fn to_endpoint(
 /// Who is not of the network reaches it as a node of the cluster, or if the
 /// network is routable. An endpoint of another network never does.
 #[inline(always)]
-fn admit(ip: &Ip, routable: bool) -> Result<(), DropReason> {
+pub fn admit(ip: &Ip, routable: bool) -> Result<(), DropReason> {
     match maps::prefix(&ip.src) {
         Some(source) if source.kind == SUBNET => Err(DropReason::Isolated),
         // This node's own address does not come in from the wire.

@@ -13,7 +13,7 @@ use crate::{
     icmp::Blame,
     ip::Ip,
     maps, ndp,
-    packet::{ARP, ETH_LEN, IPV4, IPV6, Packet, QINQ, VLAN},
+    packet::{ARP, Bytes, ETH_LEN, IPV4, IPV6, Packet, QINQ, VLAN},
     route::{self, Blocks, Hop},
 };
 

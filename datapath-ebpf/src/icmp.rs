@@ -13,7 +13,7 @@ use crate::{
     count,
     ip::{ICMP, ICMPV6, Ip},
     maps::{self, SUM_LEN, Scratch},
-    packet::{ETH_LEN, IPV4_LEN, Packet, QuoteLen},
+    packet::{Bytes, ETH_LEN, IPV4_LEN, Packet, QuoteLen},
 };
 
 const ICMP_LEN: usize = 8;

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     maps::Cursor,
-    packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, Packet},
+    packet::{Bytes, ETH_LEN, IPV4_LEN, IPV6_LEN, Packet},
 };
 
 /// ICMP in the protocol field.
@@ -79,6 +79,39 @@ struct Ipv6Header {
     dst: Addr,
 }
 
+impl Ipv4Header {
+    #[inline(always)]
+    fn view(&self, header_len: usize) -> Ip {
+        let fragment = u16::from_be(self.fragment);
+        Ip {
+            family: Family::V4,
+            src: Addr::from_v4_word(self.src),
+            dst: Addr::from_v4_word(self.dst),
+            ttl: self.ttl,
+            proto: self.proto,
+            l4: ETH_LEN + header_len,
+            later_fragment: fragment & 0x1fff != 0,
+            fragment: fragment & 0x3fff != 0,
+        }
+    }
+}
+
+impl Ipv6Header {
+    #[inline(always)]
+    fn view(&self) -> Ip {
+        Ip {
+            family: Family::V6,
+            src: self.src,
+            dst: self.dst,
+            ttl: self.hop_limit,
+            proto: self.next,
+            l4: ETH_LEN + IPV6_LEN,
+            later_fragment: false,
+            fragment: false,
+        }
+    }
+}
+
 impl Ip {
     /// No header yet.
     pub const NONE: Self = Self {
@@ -98,6 +131,28 @@ impl Ip {
         match family {
             Family::V4 => parse_v4(packet),
             Family::V6 => parse_v6(packet),
+        }
+    }
+
+    /// Reads a header that has neither options nor extensions and does not
+    /// contradict its frame of `l3_len` bytes behind the link header. Every other
+    /// is for those who look closer.
+    #[inline(always)]
+    pub fn parse_plain<B: Bytes>(frame: &B, family: Family, l3_len: u32) -> Option<Self> {
+        match family {
+            Family::V4 => {
+                let header: Ipv4Header = frame.read(ETH_LEN)?;
+                let total_len = u32::from(u16::from_be(header.total_len));
+                let whole = total_len >= IPV4_LEN as u32 && total_len <= l3_len;
+                (header.version_ihl == 0x45 && whole).then(|| header.view(IPV4_LEN))
+            }
+            Family::V6 => {
+                let header: Ipv6Header = frame.read(ETH_LEN)?;
+                let payload_len = u32::from(u16::from_be(header.payload_len));
+                let plain = header.version_class >> 4 == 6 && !is_extension(header.next);
+                let mapped = header.src.is_v4() || header.dst.is_v4();
+                (plain && !mapped && payload_len + IPV6_LEN as u32 <= l3_len).then(|| header.view())
+            }
         }
     }
 
@@ -141,17 +196,7 @@ fn parse_v4(packet: &Packet<'_>) -> Result<Ip, DropReason> {
     if header_len > IPV4_LEN {
         check_options(packet, header_len - IPV4_LEN)?;
     }
-    let fragment = u16::from_be(header.fragment);
-    Ok(Ip {
-        family: Family::V4,
-        src: Addr::from_v4_word(header.src),
-        dst: Addr::from_v4_word(header.dst),
-        ttl: header.ttl,
-        proto: header.proto,
-        l4: ETH_LEN + header_len,
-        later_fragment: fragment & 0x1fff != 0,
-        fragment: fragment & 0x3fff != 0,
-    })
+    Ok(header.view(header_len))
 }
 
 /// IPv4 options.
@@ -207,16 +252,7 @@ fn parse_v6(packet: &Packet<'_>) -> Result<Ip, DropReason> {
     if header.version_class >> 4 != 6 || truncated || mapped || wrong_super_packet {
         return Err(DropReason::Malformed);
     }
-    let mut ip = Ip {
-        family: Family::V6,
-        src: header.src,
-        dst: header.dst,
-        ttl: header.hop_limit,
-        proto: header.next,
-        l4: ETH_LEN + IPV6_LEN,
-        later_fragment: false,
-        fragment: false,
-    };
+    let mut ip = header.view();
     if is_extension(header.next) {
         let walked = walk_extensions(packet, header.next)?;
         ip.proto = walked as u8;
@@ -273,7 +309,7 @@ fn walk_extensions(packet: &Packet<'_>, first: u8) -> Result<u32, DropReason> {
 /// complement arithmetic, so it grows by what the TTL's half-word lost
 /// (RFC 1141).
 #[inline(always)]
-pub fn decrement_ttl(packet: &Packet<'_>, ip: &Ip) -> Result<(), DropReason> {
+pub fn decrement_ttl<B: Bytes>(packet: &B, ip: &Ip) -> Result<(), DropReason> {
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }

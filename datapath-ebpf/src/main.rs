@@ -34,17 +34,19 @@ mod ndp;
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod route;
+#[cfg(target_arch = "bpf")]
+mod xdp;
 
 #[cfg(target_arch = "bpf")]
 mod hooks {
     use aya_ebpf::{
-        bindings::{BPF_F_INGRESS, TC_ACT_SHOT},
-        macros::classifier,
-        programs::TcContext,
+        bindings::{BPF_F_INGRESS, TC_ACT_SHOT, xdp_action},
+        macros::{classifier, xdp},
+        programs::{TcContext, XdpContext},
     };
     use margay_common::{
         icmp::error_for,
-        verdict::{DropReason, Program},
+        verdict::{DropReason, Program, Verdict},
     };
 
     use crate::{
@@ -53,6 +55,7 @@ mod hooks {
         from_host, from_network, from_workload,
         icmp::{self, Blame},
         packet::Packet,
+        xdp::{self, Frame, Onward},
     };
 
     /// Ingress of the host side of an endpoint's veth.
@@ -80,6 +83,19 @@ mod hooks {
         let mut blame = Blame::NONE;
         let decision = from_host::decide(&packet, &mut blame);
         conclude(Program::FromHost, &packet, decision, &blame)
+    }
+
+    /// XDP of the uplink.
+    #[xdp]
+    pub fn xdp_uplink(ctx: XdpContext) -> u32 {
+        let frame = Frame::new(&ctx);
+        let (code, action) = match xdp::decide(&frame) {
+            Ok(Onward::Pass) => (Verdict::Passed as u8, xdp_action::XDP_PASS),
+            Ok(Onward::Transmit) => (Verdict::Remote as u8, xdp_action::XDP_TX),
+            Err(reason) => (reason as u8, xdp_action::XDP_DROP),
+        };
+        count::frame(&frame, code);
+        action
     }
 
     /// Counts a decision and carries it out.

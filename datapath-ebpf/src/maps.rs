@@ -8,7 +8,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
 };
@@ -16,7 +16,7 @@ use margay_common::{
     endpoint::{Endpoint, Workload},
     icmp::{ERRORS_PER_SECOND, QUOTE_MAX},
     net::Addr,
-    route::{Node, Prefix, Route, RouteKey},
+    route::{Neighbour, Node, Prefix, Route, RouteKey},
     table,
     verdict::{COUNTERS as COUNTER_ENTRIES, Count},
 };
@@ -32,6 +32,13 @@ static ENDPOINTS: HashMap<Addr, Endpoint> = HashMap::with_max_entries(table::MAX
 static ROUTES: HashMap<RouteKey, Route> = HashMap::with_max_entries(table::MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
 static PREFIXES: LpmTrie<Addr, Prefix> = LpmTrie::with_max_entries(table::MAX_PREFIXES, BPF_F_NO_PREALLOC);
+#[map]
+static GUARD: LpmTrie<Addr, u32> = LpmTrie::with_max_entries(table::MAX_GUARDS, BPF_F_NO_PREALLOC);
+#[map]
+static GUARDED: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+static NEIGHBOURS: HashMap<Addr, Neighbour> =
+    HashMap::with_max_entries(table::MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTER_ENTRIES, 0);
 #[map]
@@ -95,6 +102,22 @@ pub fn route(key: &RouteKey) -> Option<&'static Route> {
 #[inline(always)]
 pub fn prefix(addr: &Addr) -> Option<&'static Prefix> {
     PREFIXES.get(Key::new(128, *addr))
+}
+
+/// Whether the guard blocks an address.
+#[inline(always)]
+pub fn is_guarded(addr: &Addr) -> bool {
+    GUARDED.get(0).is_some_and(|any| *any != 0) && GUARD.get(Key::new(128, *addr)).is_some()
+}
+
+/// A next hop that the agent vouches for now.
+#[inline(always)]
+pub fn neighbour(next_hop: &Addr) -> Option<&'static Neighbour> {
+    // SAFETY: as in `workload`.
+    let found = unsafe { NEIGHBOURS.get(next_hop) }?;
+    // SAFETY: the helper only reads the clock.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    (found.until > now).then_some(found)
 }
 
 /// Adds one packet to a counter.

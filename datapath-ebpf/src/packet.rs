@@ -53,9 +53,71 @@ pub struct Ethernet {
     pub kind: u16,
 }
 
+/// The bytes of a frame that are directly accessible, in whatever kind of
+/// program.
+pub trait Bytes {
+    /// The address of the first byte.
+    fn start(&self) -> usize;
+
+    /// The address behind the last one.
+    fn end(&self) -> usize;
+
+    /// A view of the `T` at `offset`, where the frame has that many bytes.
+    /// `offset` has to be a constant for the verifier.
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.start();
+        if start + offset + size_of::<T>() > self.end() {
+            return None;
+        }
+        Some((start + offset) as *mut T)
+    }
+
+    /// Copies the `T` at `offset`.
+    #[inline(always)]
+    fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` compared the end with the frame's, and every bit
+        // pattern is a `T`. Alignment: BPF loads take any address where the
+        // kernel's machine does, and the verifier refuses the program elsewhere.
+        self.at::<T>(offset).map(|p| unsafe { *p })
+    }
+
+    /// Writes the `T` at `offset`.
+    #[inline(always)]
+    fn write<T: IntoBytes>(&self, offset: usize, value: T) -> Option<()> {
+        // SAFETY: as in `read`; no reference to the bytes lives across this,
+        // since `read` copies.
+        self.at::<T>(offset).map(|p| unsafe { *p = value })
+    }
+
+    /// The Ethernet header.
+    #[inline(always)]
+    fn ethernet(&self) -> Option<Ethernet> {
+        self.read(0)
+    }
+
+    /// Writes both MACs.
+    #[inline(always)]
+    fn set_macs(&self, dst: Mac, src: Mac) -> Option<()> {
+        self.write(0, [dst, src])
+    }
+}
+
 /// One packet in one run of a program.
 pub struct Packet<'a> {
     ctx: &'a TcContext,
+}
+
+impl Bytes for Packet<'_> {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.ctx.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.ctx.data_end()
+    }
 }
 
 impl<'a> Packet<'a> {
@@ -155,34 +217,6 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// A view of the `T` at `offset`, where the packet has that many bytes.
-    /// `offset` has to be a constant for the verifier.
-    #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.ctx.data();
-        if start + offset + size_of::<T>() > self.ctx.data_end() {
-            return None;
-        }
-        Some((start + offset) as *mut T)
-    }
-
-    /// Copies the `T` at `offset` out of the directly accessible bytes.
-    #[inline(always)]
-    pub fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
-        // SAFETY: `at` compared the end with the packet's, and every bit
-        // pattern is a `T`. Alignment: BPF loads take any address where the
-        // kernel's machine does, and the verifier refuses the program elsewhere.
-        self.at::<T>(offset).map(|p| unsafe { *p })
-    }
-
-    /// Writes the `T` at `offset` into the directly accessible bytes.
-    #[inline(always)]
-    pub fn write<T: IntoBytes>(&self, offset: usize, value: T) -> Option<()> {
-        // SAFETY: as in `read`; no reference to the bytes lives across this,
-        // since `read` copies.
-        self.at::<T>(offset).map(|p| unsafe { *p = value })
-    }
-
     /// Copies bytes from anywhere in the packet, also from page fragments and
     /// at a variable offset: for the rare paths. Fails past the end.
     #[inline(always)]
@@ -239,18 +273,6 @@ impl<'a> Packet<'a> {
             0 => Ok(()),
             _ => Err(()),
         }
-    }
-
-    /// The Ethernet header.
-    #[inline(always)]
-    pub fn ethernet(&self) -> Option<Ethernet> {
-        self.read(0)
-    }
-
-    /// Writes both MACs.
-    #[inline(always)]
-    pub fn set_macs(&self, dst: Mac, src: Mac) -> Option<()> {
-        self.write(0, [dst, src])
     }
 
     /// Marks the packet as addressed to whom it reaches next, and takes off

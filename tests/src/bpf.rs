@@ -12,7 +12,10 @@ use std::{
     },
 };
 
-use aya::{TestRun, TestRunOptions, programs::SchedClassifier};
+use aya::{
+    TestRun, TestRunOptions, TestRunResult,
+    programs::{SchedClassifier, Xdp},
+};
 use margay::{
     desired::{LocalFacts, Uplink, desired},
     kernel::{
@@ -28,7 +31,12 @@ use margay::{
     },
     tables::{Entry, HOST_INTERFACE, Tables},
 };
-use margay_common::{net::Mac, table::ICMP_BUDGET, verdict::Program};
+use margay_common::{
+    net::{GATEWAY_MAC, Mac},
+    route::Neighbour,
+    table::ICMP_BUDGET,
+    verdict::Program,
+};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A node of a small cluster, without a wire: see [`CLUSTER`].
@@ -95,6 +103,8 @@ const CLUSTER: &[(&str, &str)] = &[
     ("routes/2/fd00:2::40-122", r#"{"v":1,"node":"h2"}"#),
     ("routes/4/10.4.0.64-26", r#"{"v":1,"node":"h2"}"#),
     ("routes/4/fd00:4::40-122", r#"{"v":1,"node":"h2"}"#),
+    ("refused/203.0.113.64-26", r#"{"v":1,"since":1}"#),
+    ("refused/2001:db8:bad::-48", r#"{"v":1,"since":1}"#),
     // A single address of h2's block that h1 could have borrowed from h3.
     ("routes/4/10.4.0.130-32", r#"{"v":1,"node":"h2"}"#),
     ("routes/4/fd00:4::82-128", r#"{"v":1,"node":"h2"}"#),
@@ -187,10 +197,11 @@ impl Node {
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
-            ctx_in: Some(&context),
+            // XDP is told nothing but the frame.
+            ctx_in: (program != Program::Xdp).then_some(&context[..]),
             ..TestRunOptions::default()
         };
-        let result = self.datapath.programs[&program].test_run(options).expect("the program runs");
+        let result = self.test_run(program, options);
         out.truncate(result.data_size_out as usize);
         let after = self.counters();
         let moved = after.iter().filter(|(name, count)| before[*name] != **count);
@@ -206,12 +217,33 @@ impl Node {
         let context = Context { ifindex, ..Context::default() }.bytes();
         let options = TestRunOptions {
             data_in: Some(frame),
-            ctx_in: Some(&context),
+            ctx_in: (program != Program::Xdp).then_some(&context[..]),
             repeat,
             ..TestRunOptions::default()
         };
-        let result = self.datapath.programs[&program].test_run(options).expect("the program runs");
+        let result = self.test_run(program, options);
         result.duration.as_nanos() as u64
+    }
+
+    fn test_run(&self, program: Program, options: TestRunOptions<'_>) -> TestRunResult {
+        match program {
+            Program::Xdp => self.datapath.xdp.as_ref().expect("this kernel takes it").test_run(options),
+            _ => self.datapath.programs[&program].test_run(options),
+        }
+        .expect("the program runs")
+    }
+
+    /// Runs what the uplink's driver hands over.
+    pub fn xdp(&mut self, frame: &[u8]) -> Outcome {
+        self.run(Program::Xdp, frame, Context::default())
+    }
+
+    /// Vouches for a next hop for so many seconds from now on.
+    pub fn vouch(&mut self, next_hop: IpAddr, mac: [u8; 6], seconds: i64) {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
+        let until = ((now.tv_sec() + seconds) as u64) * 1_000_000_000;
+        let neighbour = Neighbour { until, mac: Mac(mac), own: GATEWAY_MAC, reserved: [0; 4] };
+        self.datapath.maps.neighbours.put(next_hop.into(), neighbour).expect("the map takes it");
     }
 
     /// Gives every interface its whole budget of ICMP errors again.
@@ -231,6 +263,11 @@ impl Node {
     /// A program, to be attached, and the folders for its links.
     pub fn program(&mut self, program: Program) -> (Pins, &mut SchedClassifier) {
         (Pins::at(&self.root), self.datapath.programs.get_mut(&program).expect("every program is loaded"))
+    }
+
+    /// The XDP program, to be attached, and the folders for its links.
+    pub fn xdp_program(&mut self) -> (Pins, &mut Xdp) {
+        (Pins::at(&self.root), self.datapath.xdp.as_mut().expect("this kernel takes it"))
     }
 
     /// Instructions that the verifier went through for each program.
@@ -259,7 +296,7 @@ impl Drop for Node {
         let pins = Pins::at(&self.root);
         let dirs = pins::names(&pins.programs()).unwrap_or_default();
         let dirs = dirs.iter().map(|name| pins.programs().join(name));
-        for dir in dirs.chain([pins.maps(), pins.links(), pins.programs()]) {
+        for dir in dirs.chain([pins.maps(), pins.links(), pins.programs(), self.root.join("xdp")]) {
             for name in pins::names(&dir).unwrap_or_default() {
                 drop(pins::unlink(&dir.join(name)));
             }
@@ -370,8 +407,10 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
             on_link: vec!["192.0.2.0/24".parse().expect("net"), "2001:db8::/64".parse().expect("net")],
             link_local: None,
             super_packet: 65_536,
+            mac: GATEWAY_MAC,
         },
         super_packets: None,
+        xdp: Default::default(),
         occupied: Vec::new(),
         world: Default::default(),
         interfaces: ifindexes.clone(),
@@ -388,6 +427,7 @@ fn fill(datapath: &mut Datapath, tables: &Tables) {
             Entry::Workload(index, workload) => maps.workloads.put(index, workload),
             Entry::Route(key, route) => maps.routes.put(key, route),
             Entry::Prefix(key, prefix) => maps.prefixes.put(key.len, key.addr, prefix),
+            Entry::Guard(key, ()) => maps.guards.put(key.len, key.addr),
             Entry::Endpoint(addr, endpoint) => maps.endpoints.put(addr, endpoint),
             _ => Ok(()),
         }

@@ -134,6 +134,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
         .route("/v1/routes", get(routes))
         .route("/v1/nodes", get(nodes).delete(remove_node))
         .route("/v1/pools", get(pools).post(add_pool).delete(remove_pool))
+        .route("/v1/guard", get(blocked).post(block).delete(unblock))
         .route("/v1/store", get(export))
         .route("/v1/store/adopt", post(adopt))
         .route("/v1/stop", post(stop))
@@ -215,6 +216,24 @@ async fn add_pool(State(agent): Shared, Json(request): Json<wire::PoolRequest>) 
 async fn remove_pool(State(agent): Shared, Json(request): Json<wire::PoolRequest>) -> Answer<()> {
     agent.workloads.agreed().await?;
     let revision = agent.workloads.networks.remove_pool(request.cidr).await?;
+    agent.workloads.control.revision(revision).await?;
+    Ok(Json(()))
+}
+
+async fn blocked(State(agent): Shared) -> Answer<Vec<wire::Blocked>> {
+    Ok(Json(agent.workloads.control.look(views::blocked).await?))
+}
+
+async fn block(State(agent): Shared, Json(request): Json<wire::BlockRequest>) -> Answer<()> {
+    agent.workloads.agreed().await?;
+    let revision = agent.workloads.networks.block(request.cidr, request.comment).await?;
+    agent.workloads.control.revision(revision).await?;
+    Ok(Json(()))
+}
+
+async fn unblock(State(agent): Shared, Json(request): Json<wire::BlockRequest>) -> Answer<()> {
+    agent.workloads.agreed().await?;
+    let revision = agent.workloads.networks.unblock(request.cidr).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }

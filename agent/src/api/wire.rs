@@ -70,6 +70,26 @@ pub struct PoolRequest {
     pub network_size: Option<u8>,
 }
 
+/// A prefix that the guard blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// The prefix.
+    pub cidr: IpNet,
+    /// Why, for people.
+    pub comment: Option<String>,
+    /// Since when, seconds since 1970.
+    pub since: u64,
+}
+
+/// A request to block a prefix, or to block it no longer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlockRequest {
+    /// The prefix.
+    pub cidr: IpNet,
+    /// Why, for people.
+    pub comment: Option<String>,
+}
+
 /// A request to remove a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeRemoval {
@@ -252,6 +272,9 @@ pub struct Status {
     pub addresses: Vec<IpAddr>,
     /// How programs are attached: `tcx` or `clsact`.
     pub tc_mode: String,
+    /// How the uplink's XDP program is attached: `native`, `generic`, or `off`
+    /// and why.
+    pub xdp: String,
     /// The store.
     pub store: Store,
     /// Endpoints of this node.

@@ -6,6 +6,7 @@ use margay_common::route;
 
 use super::State;
 use crate::{
+    desired,
     model::{
         key,
         membership::{Loss, Trust},
@@ -44,6 +45,8 @@ impl State {
                 actual.endpoints.get(addr).is_none_or(|found| found.ifindex != endpoint.ifindex)
             }
             Entry::Route(key, _) => !actual.routes.contains_key(key),
+            Entry::Guard(key, ()) => !actual.guards.contains_key(key),
+            Entry::Xdp(name, _) => self.follows_host() || !actual.xdp.contains_key(name),
             Entry::Prefix(key, _) => !actual.prefixes.contains_key(key),
             Entry::HostRoute(dst, _) => !actual.host_routes.contains_key(dst),
             Entry::Firewall(..) => actual.firewall.is_empty(),
@@ -90,7 +93,10 @@ impl State {
             Key::HostRoute(_) | Key::Firewall(()) | Key::Accept(_) | Key::Sysctl(_) => {
                 blind.iter().any(|key| matches!(key, key::Key::Network(_)))
             }
-            Key::Node(()) => false,
+            Key::Guard(key) => blind
+                .iter()
+                .any(|blind| matches!(blind, key::Key::Blocked(cidr) if desired::prefix_key(*cidr) == *key)),
+            Key::Node(()) | Key::Xdp(_) => false,
         }
     }
 

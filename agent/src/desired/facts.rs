@@ -6,9 +6,27 @@ use std::{
 };
 
 use ipnet::IpNet;
+use margay_common::net::Mac;
 
 use super::world::World;
 use crate::model::endpoint::Endpoint;
+
+/// The uplink's XDP program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Xdp {
+    /// Run by the driver.
+    Native,
+    /// Run behind it.
+    Generic,
+    /// There is none, for this reason.
+    Off(String),
+}
+
+impl Default for Xdp {
+    fn default() -> Self {
+        Self::Off("off".into())
+    }
+}
 
 /// The interface towards the other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +43,8 @@ pub struct Uplink {
     pub link_local: Option<Ipv6Addr>,
     /// The largest super-packet that it sends, bytes.
     pub super_packet: u32,
+    /// Its MAC.
+    pub mac: Mac,
 }
 
 /// What this host says of itself.
@@ -43,6 +63,9 @@ pub struct LocalFacts {
     /// The largest super-packet that containers may send, bytes, where that is
     /// above the usual 64 KiB.
     pub super_packets: Option<u32>,
+    /// Whether the uplink has an XDP program, and whether that is the driver's to
+    /// run; or why it has none.
+    pub xdp: Xdp,
     /// The way to the world.
     pub world: World,
     /// The endpoints of the journal, by id.

@@ -2,29 +2,44 @@
 
 use margay_common::{net::Addr, route, verdict::Program};
 
-use super::facts::LocalFacts;
+use super::{
+    facts::{LocalFacts, Xdp},
+    prefixes,
+};
 use crate::{
-    model::network::Network,
-    tables::{Attachment, Entry, HOST_INTERFACE, HostRoute, Interface},
+    model::{network::Network, snapshot::Snapshot},
+    tables::{Attachment, Entry, HOST_INTERFACE, HostRoute, Interface, XdpAttachment},
 };
 
 /// What every node has, whatever the store says.
-pub(super) fn entries(facts: &LocalFacts) -> Vec<Entry> {
+pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
     let attached = |program| Attachment { program, current: true };
     let own = |v4: bool| facts.addresses.iter().find(|addr| addr.is_ipv4() == v4);
     let node = route::Node {
         host_ifindex: facts.interfaces.get(HOST_INTERFACE).copied().unwrap_or_default(),
         uplink_ifindex: facts.uplink.ifindex,
         uplink_mtu: facts.uplink.mtu,
+        uplink_mac: facts.uplink.mac,
+        reserved: [0; 2],
         v4: own(true).copied().map(Addr::from).unwrap_or_default(),
         v6: own(false).copied().map(Addr::from).unwrap_or_default(),
     };
-    vec![
+    let native = match facts.xdp {
+        Xdp::Native => Some(true),
+        Xdp::Generic => Some(false),
+        Xdp::Off(_) => None,
+    };
+    let xdp =
+        native.map(|native| Entry::Xdp(facts.uplink.name.clone(), XdpAttachment { native, current: true }));
+    let mut entries = vec![
         Entry::Interface(HOST_INTERFACE.into(), Interface::Host { mtu: facts.uplink.mtu }),
         Entry::Node((), node),
         Entry::Attachment(HOST_INTERFACE.into(), attached(Program::FromHost)),
         Entry::Attachment(facts.uplink.name.clone(), attached(Program::FromNetwork)),
-    ]
+    ];
+    entries.extend(xdp);
+    entries.extend(snapshot.blocked.keys().map(|cidr| Entry::Guard(prefixes::key(*cidr), ())));
+    entries
 }
 
 /// The kernel's one route to each subnet of a network.

@@ -9,7 +9,8 @@ mod routes;
 mod source;
 mod world;
 
-pub use facts::{LocalFacts, Uplink};
+pub use facts::{LocalFacts, Uplink, Xdp};
+pub use prefixes::key as prefix_key;
 pub use source::{Dirty, Source};
 pub use world::{V6Forwarding, World};
 
@@ -29,7 +30,7 @@ pub fn desired(snapshot: &Snapshot, facts: &LocalFacts) -> Tables {
 
 /// The same, entry by entry. No two entries have one key.
 pub fn entries<'a>(snapshot: &'a Snapshot, facts: &'a LocalFacts) -> impl Iterator<Item = Entry> + 'a {
-    let host = host::entries(facts).into_iter();
+    let host = host::entries(snapshot, facts).into_iter();
     let blocks = snapshot.claims.iter().map(|((id, cidr), claim)| (*id, *cidr, claim));
     let borrowed = snapshot.borrowed.iter().map(|((id, addr), claim)| (*id, IpNet::from(*addr), claim));
     let routes = blocks.chain(borrowed);

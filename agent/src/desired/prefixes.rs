@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use margay_common::{
     endpoint::{BORROWED, INTERNAL, ROUTABLE},
     net::Addr,
@@ -13,6 +14,12 @@ use crate::{
     model::{network::Network, node::Node, snapshot::Snapshot},
     tables::{Entry, PrefixKey},
 };
+
+/// The key of a prefix.
+pub fn key(cidr: IpNet) -> PrefixKey {
+    let addr = Addr::from(cidr.network());
+    PrefixKey { len: addr.mapped_len(cidr.prefix_len()), addr }
+}
 
 /// The subnets of a network.
 pub(super) fn subnets(network: &Network, snapshot: &Snapshot) -> impl Iterator<Item = Entry> {

@@ -47,11 +47,12 @@ const PRIORITY: u16 = 0x4d47;
 /// Their handle.
 const HANDLE: u16 = 1;
 
-/// The hook of a program.
-pub fn hook(program: Program) -> TcAttachType {
+/// The hook of a program, if it is one of tc's.
+pub fn hook(program: Program) -> Option<TcAttachType> {
     match program {
-        Program::FromWorkload | Program::FromNetwork => TcAttachType::Ingress,
-        Program::FromHost => TcAttachType::Egress,
+        Program::FromWorkload | Program::FromNetwork => Some(TcAttachType::Ingress),
+        Program::FromHost => Some(TcAttachType::Egress),
+        Program::Xdp => None,
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     pins::{self, Pins},
     super_packets::SuperPackets,
     sysctl::Originals,
+    xdp,
 };
 use crate::tables::HOST_INTERFACE;
 
@@ -46,6 +47,11 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
     for interface in pinned.into_iter().chain(present).collect::<BTreeSet<_>>() {
         if attach::detach(&pins, netlink, &interface).await? {
             done.push(format!("program on {interface}"));
+        }
+    }
+    for interface in pins.xdp_interfaces()? {
+        if xdp::detach(&pins, &interface)? {
+            done.push(format!("XDP program on {interface}"));
         }
     }
     for found in link::list(netlink).await?.into_iter().filter(|link| facts::is_own(&link.name)) {

@@ -10,19 +10,23 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
-    EbpfLoader, VerifierLogLevel,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::MapInfo,
-    programs::{ProgramError, SchedClassifier},
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
+use aya_obj::programs::XdpAttachType;
 use margay_common::{
     endpoint::{Endpoint, Workload},
     net::Addr,
-    route::{Node, Prefix, Route, RouteKey},
+    route::{Neighbour, Node, Prefix, Route, RouteKey},
     table,
     verdict::{Count, Program},
 };
 
+use tracing::warn;
+
 use super::{
+    attach,
     pins::{self, Pins},
     table::{HashTable, PerCpu, Single, TrieTable},
 };
@@ -42,14 +46,45 @@ pub struct Maps {
     pub routes: HashTable<RouteKey, Route>,
     /// Subnets and nodes.
     pub prefixes: TrieTable<Addr, Prefix>,
+    /// Blocked prefixes.
+    pub guards: Guards,
+    /// Next hops that the agent vouches for.
+    pub neighbours: HashTable<Addr, Neighbour>,
     /// Counters.
     pub counters: PerCpu<Count>,
 }
 
+/// Blocked prefixes, and whether there are any: without, no packet is looked up.
+pub struct Guards {
+    prefixes: TrieTable<Addr, u32>,
+    any: Single<u32>,
+}
+
+impl Guards {
+    /// All of them, by length of 128 bits and address.
+    pub fn read(&self) -> Result<BTreeMap<(u32, Addr), u32>> {
+        self.prefixes.read()
+    }
+
+    /// Blocks a prefix.
+    pub fn put(&mut self, len: u32, addr: Addr) -> Result<()> {
+        self.prefixes.put(len, addr, 1)?;
+        self.any.put(1)
+    }
+
+    /// Blocks it no longer.
+    pub fn remove(&mut self, len: u32, addr: Addr) -> Result<()> {
+        self.prefixes.remove(len, addr)?;
+        self.any.put(u32::from(!self.read()?.is_empty()))
+    }
+}
+
 /// The programs and maps of this agent's object.
 pub struct Datapath {
-    /// The programs, ready to be attached.
+    /// The programs of tc, ready to be attached.
     pub programs: BTreeMap<Program, SchedClassifier>,
+    /// That of XDP, unless this kernel refuses it.
+    pub xdp: Option<Xdp>,
     /// The maps.
     pub maps: Maps,
 }
@@ -63,19 +98,21 @@ impl Datapath {
             load_and_pin(pins, &dir, log)?;
         }
         let maps = Maps::open(&pins.maps())?;
-        let programs = Program::ALL.iter().map(|program| Ok((*program, open(&dir, *program)?)));
-        Ok(Self { programs: programs.collect::<Result<_>>()?, maps })
+        let programs = of_tc().map(|program| Ok((program, open(&dir, program)?)));
+        let xdp = dir.join(Program::Xdp.label());
+        let xdp = xdp.exists().then(|| Xdp::from_pin(&xdp, XdpAttachType::Interface)).transpose()?;
+        Ok(Self { programs: programs.collect::<Result<_>>()?, xdp, maps })
     }
 
-    /// Removes the programs of other objects. Whatever is attached keeps its
-    /// program until it is replaced.
+    /// Removes the programs of other objects and the maps of other layouts.
+    /// Whatever is attached keeps its program until it is replaced.
     pub fn forget_others(pins: &Pins, log: bool) -> Result<()> {
         for name in pins::names(&pins.programs())? {
             if name != object_name(log) {
                 remove_programs(&pins.programs().join(name))?;
             }
         }
-        Ok(())
+        pins.forget_other_layouts()
     }
 
     /// The kernel's id of a program.
@@ -94,6 +131,11 @@ impl Maps {
             endpoints: HashTable::open(dir, table::ENDPOINTS)?,
             routes: HashTable::open(dir, table::ROUTES)?,
             prefixes: TrieTable::open(dir, table::PREFIXES)?,
+            guards: Guards {
+                prefixes: TrieTable::open(dir, table::GUARD)?,
+                any: Single::open(dir, table::GUARDED)?,
+            },
+            neighbours: HashTable::open(dir, table::NEIGHBOURS)?,
             counters: PerCpu::open(dir, table::COUNTERS)?,
         })
     }
@@ -105,12 +147,15 @@ pub fn capacity(dir: &Path, name: &str) -> Result<u32> {
 }
 
 /// Maps that outlive the agent. The scratch space and log buffer do not.
-const PINNED: [&str; 7] = [
+const PINNED: [&str; 10] = [
     table::NODE,
     table::WORKLOADS,
     table::ENDPOINTS,
     table::ROUTES,
     table::PREFIXES,
+    table::GUARD,
+    table::GUARDED,
+    table::NEIGHBOURS,
     table::COUNTERS,
     table::ICMP_BUDGET,
 ];
@@ -128,16 +173,34 @@ fn load_and_pin(pins: &Pins, dir: &Path, log: bool) -> Result<()> {
     }
     let mut object = loader.load(OBJECT).context("the eBPF object does not load")?;
     fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
-    for program in Program::ALL {
+    // The others can do without it.
+    if let Err(error) = load_xdp(&mut object, dir) {
+        warn!("no XDP: {error:#}");
+    }
+    for program in of_tc() {
         let found = object.program_mut(program.label());
         let found = found.ok_or_else(|| anyhow!("the eBPF object lacks {}", program.label()))?;
         let loaded: &mut SchedClassifier = found.try_into()?;
-        loaded.load().map_err(|error| refused(*program, error))?;
+        loaded.load().map_err(|error| refused(program, error))?;
         let path = dir.join(program.label());
         pins::unlink(&path)?;
         loaded.pin(&path).with_context(|| format!("{}", path.display()))?;
     }
     Ok(())
+}
+
+/// The programs that tc runs.
+fn of_tc() -> impl Iterator<Item = Program> {
+    Program::ALL.iter().copied().filter(|program| attach::hook(*program).is_some())
+}
+
+fn load_xdp(object: &mut Ebpf, dir: &Path) -> Result<()> {
+    let program = object.program_mut(Program::Xdp.label()).context("the eBPF object lacks it")?;
+    let loaded: &mut Xdp = program.try_into()?;
+    loaded.load().map_err(|error| refused(Program::Xdp, error))?;
+    let path = dir.join(Program::Xdp.label());
+    pins::unlink(&path)?;
+    loaded.pin(&path).with_context(|| format!("{}", path.display()))
 }
 
 /// The verifier's last words are the ones that count.
@@ -167,7 +230,7 @@ fn open(dir: &Path, program: Program) -> Result<SchedClassifier> {
 }
 
 fn is_complete(dir: &Path) -> bool {
-    Program::ALL.iter().all(|program| dir.join(program.label()).exists())
+    of_tc().all(|program| dir.join(program.label()).exists())
 }
 
 /// Removes the pins of the programs of one object.

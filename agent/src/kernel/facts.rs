@@ -73,6 +73,7 @@ fn uplink_of(links: &[Link], addresses: &[(u32, IpNet)], name: &str) -> Result<U
         on_link,
         link_local: link::link_local(&addresses),
         super_packet: found.super_packet,
+        mac: found.mac.unwrap_or_default(),
     })
 }
 

@@ -15,7 +15,7 @@ use super::{
     facts, firewall, link,
     pins::Pins,
     sysctl::{self, Originals},
-    world,
+    world, xdp,
 };
 use crate::{
     reconcile::Change,
@@ -97,8 +97,13 @@ impl Host {
             Entry::Attachment(name, wanted) => {
                 let program = datapath.programs.get_mut(&wanted.program);
                 let program = program.context("every program is loaded")?;
-                let hook = attach::hook(wanted.program);
+                let hook = attach::hook(wanted.program).context("it is no program of tc's")?;
                 attach::attach(self.mode, &self.pins, &self.netlink, name, hook, program).await
+            }
+            Entry::Guard(key, ()) => maps.guards.put(key.len, key.addr),
+            Entry::Xdp(name, wanted) => {
+                let program = datapath.xdp.as_mut().context("this kernel refuses the XDP program")?;
+                xdp::attach(&self.pins, &self.netlink, name, wanted.native, program).await
             }
             Entry::HostRoute(dst, route) => {
                 let index = link::index(&self.netlink, HOST_INTERFACE).await?;
@@ -122,6 +127,8 @@ impl Host {
             Key::Prefix(key) => maps.prefixes.remove(key.len, key.addr),
             Key::Endpoint(addr) => maps.endpoints.remove(*addr),
             Key::Attachment(name) => attach::detach(&self.pins, &self.netlink, name).await.map(drop),
+            Key::Guard(key) => maps.guards.remove(key.len, key.addr),
+            Key::Xdp(name) => xdp::detach(&self.pins, name).map(drop),
             Key::HostRoute(dst) => link::remove_host_route(&self.netlink, *dst).await,
             Key::Firewall(()) => firewall::remove().await,
             Key::Accept(accept) => firewall::remove_accept(accept).await,
@@ -167,6 +174,15 @@ impl Kernel for Host {
         tables.endpoints = maps.endpoints.read()?;
         for ((len, addr), prefix) in maps.prefixes.read()? {
             tables.prefixes.insert(PrefixKey { len, addr }, prefix);
+        }
+        for ((len, addr), _) in maps.guards.read()? {
+            tables.guards.insert(PrefixKey { len, addr }, ());
+        }
+        let current =
+            datapath.xdp.as_ref().map(|program| program.info().map(|info| info.id())).transpose()?;
+        for interface in self.pins.xdp_interfaces()? {
+            let found = xdp::attached(&self.pins, &self.netlink, &interface, current).await?;
+            tables.xdp.extend(found.map(|found| (interface, found)));
         }
         let pinned = self.pins.linked_interfaces()?;
         let own = tables.interfaces.keys().cloned();

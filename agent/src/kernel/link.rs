@@ -11,7 +11,10 @@ use ipnet::IpNet;
 use margay_common::net::{GATEWAY_MAC, Mac};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
-    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    link::{
+        InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        XdpAttached,
+    },
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
         RouteType,
@@ -49,20 +52,44 @@ pub struct Link {
     pub up: bool,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
+    /// Its MAC, where it has one of six bytes.
+    pub mac: Option<Mac>,
+    /// What kind of virtual interface it is; physical ones have none.
+    pub kind: Option<String>,
+    /// Its XDP program.
+    pub xdp: Option<AttachedXdp>,
     /// The largest super-packet that it sends, bytes.
     pub super_packet: u32,
     /// The most that this can be raised to, bytes; 0 before Linux 5.19.
     pub super_packet_max: u32,
 }
 
+/// An XDP program at an interface.
+#[derive(Clone, Copy, Debug)]
+pub struct AttachedXdp {
+    /// Whether the driver runs it.
+    pub native: bool,
+    /// The kernel's id of the program.
+    pub program: u32,
+}
+
 impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {
         let (mut name, mut mtu) = (String::new(), 0);
         let (mut super_packet, mut super_packet_max) = (0, 0);
+        let (mut mac, mut kind, mut xdp) = (None, None, None);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(found) => name.clone_from(found),
                 LinkAttribute::Mtu(found) => mtu = *found,
+                LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
+                LinkAttribute::LinkInfo(infos) => {
+                    kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                LinkAttribute::Xdp(found) => xdp = attached_xdp(found),
                 LinkAttribute::GsoMaxSize(found) => super_packet = *found,
                 LinkAttribute::TsoMaxSize(found) => super_packet_max = *found,
                 _ => {}
@@ -76,8 +103,20 @@ impl From<LinkMessage> for Link {
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             super_packet,
             super_packet_max,
+            mac,
+            kind,
+            xdp,
         }
     }
+}
+
+fn attached_xdp(found: &[LinkXdp]) -> Option<AttachedXdp> {
+    let program = found.iter().find_map(|part| match part {
+        LinkXdp::ProgId(id) if *id != 0 => Some(*id),
+        _ => None,
+    })?;
+    let native = found.iter().any(|part| matches!(part, LinkXdp::Attached(XdpAttached::Driver)));
+    Some(AttachedXdp { native, program })
 }
 
 /// All interfaces.

@@ -9,6 +9,7 @@ pub mod firewall;
 pub mod host;
 pub mod link;
 pub mod log;
+pub mod neighbours;
 pub mod netns;
 pub mod pins;
 pub mod privileges;
@@ -16,6 +17,7 @@ pub mod super_packets;
 pub mod sysctl;
 pub mod table;
 pub mod world;
+pub mod xdp;
 
 use std::future::Future;
 

@@ -5,6 +5,7 @@
 //! v<layout>/<MAP>            maps, by layout version
 //! programs/<object>/<name>   programs, by the object that they come from
 //! links/<interface>          tcx links
+//! xdp/<interface>            XDP links
 //! ```
 
 use std::{
@@ -15,6 +16,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use margay_common::table::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// The folder of XDP links.
+const XDP: &str = "xdp";
 
 /// The folders of the pins.
 #[derive(Clone, Debug)]
@@ -34,7 +38,7 @@ impl Pins {
                 root.display()
             );
         }
-        for dir in [pins.maps(), pins.programs(), pins.links()] {
+        for dir in [pins.maps(), pins.programs(), pins.links(), pins.root.join(XDP)] {
             fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
         }
         Ok(pins)
@@ -68,6 +72,32 @@ impl Pins {
     /// The link of an interface. bpffs takes no dots, interfaces no colons.
     pub fn link(&self, interface: &str) -> PathBuf {
         self.links().join(interface.replace('.', ":"))
+    }
+
+    /// The XDP link of an interface.
+    pub fn xdp(&self, interface: &str) -> PathBuf {
+        self.root.join(XDP).join(interface.replace('.', ":"))
+    }
+
+    /// The interfaces that have an XDP link.
+    pub fn xdp_interfaces(&self) -> Result<Vec<String>> {
+        let names = names(&self.root.join(XDP))?;
+        Ok(names.into_iter().map(|name| name.replace(':', ".")).collect())
+    }
+
+    /// Removes the maps of other layouts, which no program of ours uses.
+    pub fn forget_other_layouts(&self) -> Result<()> {
+        for name in names(&self.root)? {
+            let dir = self.root.join(&name);
+            if !name.starts_with('v') || dir == self.maps() {
+                continue;
+            }
+            for map in names(&dir)? {
+                unlink(&dir.join(map))?;
+            }
+            fs::remove_dir(&dir).with_context(|| dir.display().to_string())?;
+        }
+        Ok(())
     }
 
     /// The interfaces that have a link.

@@ -18,6 +18,8 @@ pub enum Key {
     Pool(IpNet),
     /// A subnet that is kept for a network to come; watched by nobody.
     Reservation(IpNet),
+    /// A prefix that the guard blocks.
+    Blocked(IpNet),
     /// A network, by id.
     Network(u32),
     /// A node, by name.
@@ -42,6 +44,7 @@ impl fmt::Display for Key {
             Self::Guard => f.write_str("guard"),
             Self::Pool(cidr) => write!(f, "pools/{}-{}", cidr.addr(), cidr.prefix_len()),
             Self::Reservation(cidr) => write!(f, "reservations/{}-{}", cidr.addr(), cidr.prefix_len()),
+            Self::Blocked(cidr) => write!(f, "refused/{}-{}", cidr.addr(), cidr.prefix_len()),
             Self::Removed(name) => write!(f, "removed/{name}"),
             Self::Network(id) => write!(f, "networks/{id}"),
             Self::Node(name) => write!(f, "nodes/{name}"),
@@ -62,6 +65,7 @@ impl Key {
             ("guard", None, None) => Self::Guard,
             ("pools", Some(cidr), None) => Self::Pool(cidr_of(cidr)?),
             ("reservations", Some(cidr), None) => Self::Reservation(cidr_of(cidr)?),
+            ("refused", Some(cidr), None) => Self::Blocked(cidr_of(cidr)?),
             ("removed", Some(name), None) => Self::Removed(name.into()),
             ("networks", Some(id), None) => Self::Network(id.parse().ok()?),
             ("nodes", Some(name), None) => Self::Node(name.into()),
@@ -101,6 +105,7 @@ mod tests {
             "networks/7",
             "pools/10.192.0.0-10",
             "reservations/10.192.16.0-20",
+            "refused/2001:db8:bad::-48",
             "removed/h1",
             "nodes/h-1",
             "addresses/192.0.2.1",

@@ -2,6 +2,7 @@
 //! them. Pure: no I/O, no clock.
 
 pub mod block;
+pub mod blocked;
 pub mod endpoint;
 pub mod key;
 pub mod membership;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     block::Claim,
+    blocked::Blocked,
     decode, encode,
     key::Key,
     network::{Network, Subnet, max_len},
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub removed: BTreeMap<String, Removed>,
     /// Where networks take subnets from.
     pub pools: BTreeMap<IpNet, Pool>,
+    /// What the guard blocks.
+    pub blocked: BTreeMap<IpNet, Blocked>,
     /// Owners of blocks, by network and prefix.
     pub claims: BTreeMap<(u32, IpNet), Claim>,
     /// Nodes that have single addresses of other nodes' blocks, by network and
@@ -135,6 +138,7 @@ impl Snapshot {
                 Key::Network(id) => encode(self.networks.get(&id)?),
                 Key::Node(name) => encode(self.nodes.get(&name)?),
                 Key::Pool(cidr) => encode(self.pools.get(&cidr)?),
+                Key::Blocked(cidr) => encode(self.blocked.get(&cidr)?),
                 Key::Route(id, cidr) => encode(match single(cidr) {
                     Some(addr) => self.borrowed.get(&(id, addr))?,
                     None => self.claims.get(&(id, cidr))?,
@@ -169,6 +173,7 @@ impl Snapshot {
             Key::Alive(name) => drop(self.alive.insert(name, read(value)?)),
             Key::Removed(name) => drop(self.removed.insert(name, read(value)?)),
             Key::Pool(cidr) => drop(self.pools.insert(cidr, read(value)?)),
+            Key::Blocked(cidr) => drop(self.blocked.insert(cidr, read(value)?)),
             Key::Route(id, cidr) => {
                 let claim = read(value)?;
                 match single(cidr) {
@@ -192,6 +197,7 @@ impl Snapshot {
             Some(Key::Alive(name)) => drop(self.alive.remove(&name)),
             Some(Key::Removed(name)) => drop(self.removed.remove(&name)),
             Some(Key::Pool(cidr)) => drop(self.pools.remove(&cidr)),
+            Some(Key::Blocked(cidr)) => drop(self.blocked.remove(&cidr)),
             Some(Key::Route(id, cidr)) => match single(cidr) {
                 Some(addr) => drop(self.borrowed.remove(&(id, addr))),
                 None => drop(self.claims.remove(&(id, cidr))),
@@ -212,6 +218,7 @@ impl Snapshot {
             Some(Key::Network(id)) => copy(&mut self.networks, &old.networks, id),
             Some(Key::Node(name)) => copy(&mut self.nodes, &old.nodes, name),
             Some(Key::Pool(cidr)) => copy(&mut self.pools, &old.pools, cidr),
+            Some(Key::Blocked(cidr)) => copy(&mut self.blocked, &old.blocked, cidr),
             Some(Key::Route(id, cidr)) => match single(cidr) {
                 Some(addr) => copy(&mut self.borrowed, &old.borrowed, (id, addr)),
                 None => copy(&mut self.claims, &old.claims, (id, cidr)),

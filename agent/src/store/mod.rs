@@ -15,7 +15,8 @@ use tokio::{sync::mpsc, task::AbortHandle};
 use crate::model::{key::Key, snapshot::Event};
 
 /// What is watched by all: prefixes behind the root.
-pub const LISTED: [&str; 7] = ["alive/", "cluster", "networks/", "nodes/", "pools/", "removed/", "routes/"];
+pub const LISTED: [&str; 8] =
+    ["alive/", "cluster", "networks/", "nodes/", "pools/", "refused/", "removed/", "routes/"];
 
 /// Waits between attempts: doubling from 100 ms to 5 s, with jitter.
 fn waits() -> impl Iterator<Item = Duration> + Send {

@@ -11,6 +11,7 @@ mod neighbours;
 mod network;
 mod size;
 mod spoof;
+mod xdp;
 
 use margay_tests::bpf::{DROP, Outcome, PASS, REDIRECT, node};
 

@@ -13,3 +13,4 @@ mod observe;
 mod reach;
 mod single;
 mod world;
+mod xdp;

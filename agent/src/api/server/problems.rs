@@ -90,6 +90,8 @@ fn name(key: &Key) -> String {
         Key::Attachment(name) => format!("the program on {name}"),
         Key::Route(key) => format!("the route to {}", std::net::IpAddr::from(key.addr)),
         Key::Prefix(key) => format!("the prefix {}", std::net::IpAddr::from(key.addr)),
+        Key::Guard(key) => format!("the guard's prefix {}", std::net::IpAddr::from(key.addr)),
+        Key::Xdp(name) => format!("the XDP program on {name}"),
         Key::Endpoint(addr) => format!("the endpoint {}", std::net::IpAddr::from(*addr)),
         Key::HostRoute(dst) => format!("the host's route to {dst}"),
         Key::Firewall(()) => "masquerading".into(),

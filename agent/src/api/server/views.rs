@@ -3,14 +3,17 @@
 use std::{net::IpAddr, path::Path};
 
 use anyhow::Result;
+use ipnet::IpNet;
 use margay_common::{net::Addr, route};
 
 use super::problems::problems;
 use crate::{
     api::wire,
     control::State,
+    desired::Xdp,
     kernel::{attach::TcMode, host},
     model::{
+        blocked::Blocked,
         endpoint::{Endpoint, mac_text},
         network::{max_len, net},
     },
@@ -172,6 +175,16 @@ fn world(actual: &crate::tables::Tables) -> wire::World {
     }
 }
 
+pub(super) fn blocked(state: &State) -> Vec<wire::Blocked> {
+    let blocked = state.snapshot.blocked.iter();
+    let view = |(cidr, found): (&IpNet, &Blocked)| wire::Blocked {
+        cidr: *cidr,
+        comment: found.comment.clone(),
+        since: found.since,
+    };
+    blocked.map(view).collect()
+}
+
 pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
     let pools = usage(&state.snapshot).into_iter();
     pools
@@ -203,6 +216,11 @@ pub(super) fn status(state: &State, mode: TcMode, maps: &Path, store_at: &str) -
         uplink: state.facts.uplink.name.clone(),
         addresses: state.facts.addresses.clone(),
         tc_mode: format!("{mode:?}").to_lowercase(),
+        xdp: match &state.facts.xdp {
+            Xdp::Native => "native".into(),
+            Xdp::Generic => "generic".into(),
+            Xdp::Off(why) => why.clone(),
+        },
         store: wire::Store {
             at: store_at.into(),
             in_sync: state.in_sync() && state.store.away.is_none(),

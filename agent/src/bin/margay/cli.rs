@@ -85,6 +85,12 @@ pub enum Command {
         #[command(subcommand)]
         command: PoolCommand,
     },
+    /// Prefixes whose packets enter no node
+    Guard {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: GuardCommand,
+    },
     /// Where the cluster's state lives
     Store {
         /// What to do with it.
@@ -160,6 +166,34 @@ pub enum PoolCommand {
         /// All of it
         cidr: IpNet,
     },
+}
+
+/// `margay guard`.
+#[derive(Subcommand)]
+pub enum GuardCommand {
+    /// Let no packet from a prefix enter any node, whatever it is for
+    Add {
+        /// The prefix, or one address
+        #[arg(value_parser = prefix)]
+        cidr: IpNet,
+        /// Why, for those who list it
+        #[arg(long, value_name = "TEXT")]
+        comment: Option<String>,
+    },
+    /// List what is blocked
+    Ls(Format),
+    /// Block a prefix no longer
+    Rm {
+        /// The prefix, or one address
+        #[arg(value_parser = prefix)]
+        cidr: IpNet,
+    },
+}
+
+/// A prefix, or an address as the prefix of itself.
+fn prefix(text: &str) -> Result<IpNet, String> {
+    let addr = text.parse::<std::net::IpAddr>().map(IpNet::from);
+    addr.or_else(|_| text.parse()).map_err(|_| "use a prefix like 203.0.113.0/24, or an address".into())
 }
 
 /// `margay store`.

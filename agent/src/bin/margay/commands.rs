@@ -17,7 +17,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     cleanup,
-    cli::{Cli, Command, EndpointCommand, ListCommand, NetworkCommand, NodeCommand, Output, PoolCommand},
+    cli::{
+        Cli, Command, EndpointCommand, GuardCommand, ListCommand, NetworkCommand, NodeCommand, Output,
+        PoolCommand,
+    },
     output, store,
 };
 
@@ -38,6 +41,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         }
         Command::Node { command } => node(socket, command).await,
         Command::Pool { command } => pool(socket, command).await,
+        Command::Guard { command } => guard(socket, command).await,
         Command::Store { command } => store::run(socket, command).await,
         Command::Status { format, quiet } => {
             let status: wire::Status = client::get(socket, "/v1/status").await?;
@@ -94,6 +98,19 @@ async fn node(socket: &Path, command: NodeCommand) -> Result<()> {
             let request = wire::NodeRemoval { name, yes };
             let freed: wire::Freed = client::send(socket, Method::DELETE, "/v1/nodes", &request).await?;
             output::line(&format!("{} blocks and borrowed addresses are free", freed.blocks))
+        }
+    }
+}
+
+async fn guard(socket: &Path, command: GuardCommand) -> Result<()> {
+    let send = |method, cidr, comment| async move {
+        client::send(socket, method, "/v1/guard", &wire::BlockRequest { cidr, comment }).await
+    };
+    match command {
+        GuardCommand::Add { cidr, comment } => send(Method::POST, cidr, comment).await,
+        GuardCommand::Rm { cidr } => send(Method::DELETE, cidr, None).await,
+        GuardCommand::Ls(format) => {
+            output::blocked(&client::get::<Vec<wire::Blocked>>(socket, "/v1/guard").await?, format)
         }
     }
 }

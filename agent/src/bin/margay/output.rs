@@ -57,6 +57,13 @@ pub fn pools(pools: &[wire::Pool], format: Format) -> Result<()> {
     table(pools, format, ["POOL", "NETWORK SIZE", "NETWORKS"], row)
 }
 
+/// Prints what the guard blocks.
+pub fn blocked(blocked: &[wire::Blocked], format: Format) -> Result<()> {
+    let row =
+        |b: &wire::Blocked| [b.cidr.to_string(), ago(b.since), dash(b.comment.clone().unwrap_or_default())];
+    table(blocked, format, ["PREFIX", "SINCE", "COMMENT"], row)
+}
+
 /// Prints endpoints.
 pub fn endpoints(endpoints: &[wire::Endpoint], format: Format) -> Result<()> {
     let row = |e: &wire::Endpoint| {
@@ -146,7 +153,10 @@ pub fn status(status: &wire::Status, format: Format) -> Result<()> {
         (false, None) => format!("{}, not in sync", store.at),
     };
     line(&format!("node       {} ({}), margay {}", status.node, list(&status.addresses), status.version))?;
-    line(&format!("uplink     {}, programs attached by {}", status.uplink, status.tc_mode))?;
+    line(&format!(
+        "uplink     {}, programs attached by {}, XDP {}",
+        status.uplink, status.tc_mode, status.xdp
+    ))?;
     line(&format!("store      {in_sync}"))?;
     line(&format!("endpoints  {}", status.endpoints))?;
     let old = status.attachments.iter().filter(|a| !a.current).count();

@@ -1,0 +1,81 @@
+//! The guard: prefixes whose packets enter no node.
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+
+use super::{ATTEMPTS, Networks, Reading, overlap};
+use crate::{
+    control::now,
+    model::{self, Unknown, blocked::Blocked, key::Key, snapshot::Snapshot},
+    store::{Commit, Op, Txn},
+};
+
+impl Networks {
+    /// Blocks a prefix; the same again is fine. Gives the revision of it.
+    pub async fn block(&self, cidr: IpNet, comment: Option<String>) -> Result<i64> {
+        for _ in 0..ATTEMPTS {
+            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+            if snapshot.blocked.get(&cidr).is_some_and(|found| found.comment == comment) {
+                return Ok(0);
+            }
+            check(cidr, &snapshot)?;
+            let blocked = Blocked { comment: comment.clone(), since: now(), unknown: Unknown::new() };
+            let ops = vec![
+                Op::Put(Key::Guard, model::encode(&guard)),
+                Op::Put(Key::Blocked(cidr), model::encode(&blocked)),
+            ];
+            if let Commit::Done(revision) =
+                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
+            {
+                return Ok(revision);
+            }
+        }
+        bail!("others change the cluster at every attempt; try again");
+    }
+
+    /// Blocks a prefix no longer.
+    pub async fn unblock(&self, cidr: IpNet) -> Result<i64> {
+        for _ in 0..ATTEMPTS {
+            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+            if !snapshot.blocked.contains_key(&cidr) {
+                bail!("the guard does not block {cidr}; margay guard ls lists what it blocks");
+            }
+            let ops = vec![Op::Put(Key::Guard, model::encode(&guard)), Op::Delete(Key::Blocked(cidr))];
+            if let Commit::Done(revision) =
+                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
+            {
+                return Ok(revision);
+            }
+        }
+        bail!("others change the cluster at every attempt; try again");
+    }
+}
+
+/// Nobody blocks a part of the cluster itself, and with it the way to mend that.
+fn check(cidr: IpNet, snapshot: &Snapshot) -> Result<()> {
+    if cidr.trunc() != cidr {
+        bail!(
+            "{cidr} has bits behind its prefix: {} or {}/{}",
+            cidr.trunc(),
+            cidr.addr(),
+            cidr.max_prefix_len()
+        );
+    }
+    if cidr.prefix_len() == 0 {
+        bail!("{cidr} is everything: block a smaller prefix");
+    }
+    if matches!(cidr, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some()) {
+        bail!("{cidr} is an IPv4 address in IPv6's clothes: name it as IPv4");
+    }
+    for node in snapshot.nodes.values() {
+        if let Some(addr) = node.addresses.iter().find(|addr| cidr.contains(*addr)) {
+            bail!("{cidr} holds {addr} of node {}: block a smaller prefix", node.name);
+        }
+    }
+    for network in snapshot.networks.values() {
+        if let Some(subnet) = network.subnets.iter().find(|subnet| overlap(subnet.cidr, cidr)) {
+            bail!("{cidr} overlaps {} of network {}: block another prefix", subnet.cidr, network.name);
+        }
+    }
+    Ok(())
+}

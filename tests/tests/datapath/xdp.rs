@@ -1,0 +1,166 @@
+//! XDP of the uplink: what ends there, what goes on at once, and that everything
+//! else is left to `from_network`.
+
+use std::net::IpAddr;
+
+use margay_tests::{
+    bpf::{Outcome, both, node},
+    frame::{Frame, GATEWAY, arp},
+};
+
+use crate::dropped;
+
+const WIRE: [u8; 6] = [2, 9, 9, 9, 9, 9];
+const NEXT: [u8; 6] = [2, 8, 8, 8, 8, 8];
+/// Actions of XDP (linux/bpf.h).
+const XDP_DROP: i32 = 1;
+const XDP_PASS: i32 = 2;
+const XDP_TX: i32 = 3;
+
+const OUTSIDE: [&str; 2] = ["203.0.113.9", "2001:db8:9::9"];
+const BLOCKED: [&str; 2] = ["203.0.113.65", "2001:db8:bad::1"];
+const THIS_NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+const H2: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().expect("a literal")
+}
+
+#[track_caller]
+fn passes(out: &Outcome, frame: &[u8]) {
+    assert_eq!((out.action, &out.counted[..]), (XDP_PASS, &["xdp_uplink passed".to_owned()][..]), "{out:?}");
+    assert_eq!(out.frame, frame, "not a byte of it changed");
+}
+
+#[track_caller]
+fn ends(out: &Outcome, reason: &str) {
+    assert_eq!((out.action, &out.counted[..]), (XDP_DROP, &[format!("xdp_uplink {reason}")][..]), "{out:?}");
+}
+
+#[test]
+fn what_passes_through_goes_on_at_once() {
+    let mut node = node();
+    for family in 0..2 {
+        node.vouch(addr(H2[family]), NEXT, 60);
+        for (src, host) in
+            [(addr(OUTSIDE[family]), 70), (addr(OUTSIDE[family]), 130), (both(4, 5)[family], 70)]
+        {
+            let frame = Frame::udp(WIRE, src, both(4, host)[family]);
+            let out = node.xdp(&frame.bytes());
+            assert_eq!((out.action, &out.counted[..]), (XDP_TX, &["xdp_uplink remote".to_owned()][..]));
+            assert_eq!(out.frame[..12], [NEXT, GATEWAY].concat(), "to the next hop, from the uplink");
+            let later = frame.clone().ttl(frame.ttl - 1).bytes();
+            assert_eq!(out.frame[12..], later[12..], "one hop, and a right checksum");
+        }
+    }
+}
+
+#[test]
+fn without_a_next_hop_that_is_vouched_for_the_kernel_forwards() {
+    let mut node = node();
+    for family in 0..2 {
+        node.vouch(addr(H2[family]), NEXT, -1);
+        let frame = Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 70)[family]).bytes();
+        passes(&node.xdp(&frame), &frame);
+    }
+}
+
+#[test]
+fn what_has_to_be_answered_passes() {
+    let mut node = node();
+    for family in 0..2 {
+        node.vouch(addr(H2[family]), NEXT, 60);
+        let outside = addr(OUTSIDE[family]);
+        let to = |dst| Frame::udp(WIRE, outside, dst);
+        let cases = [
+            to(both(4, 70)[family]).ttl(1),
+            // Above the uplink's 1400.
+            Frame::udp_of(WIRE, outside, both(4, 70)[family], 1390),
+            to(both(4, 200)[family]),
+            // An endpoint of another network asks: it is told.
+            Frame::udp(WIRE, both(1, 70)[family], both(4, 70)[family]),
+            Frame::udp(WIRE, both(1, 70)[family], both(2, 2)[family]),
+            Frame::udp(WIRE, both(2, 70)[family], both(2, 200)[family]),
+        ];
+        for frame in cases {
+            let bytes = frame.bytes();
+            passes(&node.xdp(&bytes), &bytes);
+        }
+    }
+}
+
+#[test]
+fn what_may_not_enter_ends() {
+    let mut node = node();
+    for family in 0..2 {
+        let cases = [
+            (addr(OUTSIDE[family]), both(1, 2)[family], "outside"),
+            (addr(OUTSIDE[family]), both(1, 70)[family], "outside"),
+            (addr(THIS_NODE[family]), both(1, 2)[family], "spoofed_source"),
+            (addr(THIS_NODE[family]), both(1, 70)[family], "spoofed_source"),
+            // A container of this node, from the wire.
+            (both(1, 3)[family], both(1, 2)[family], "spoofed_source"),
+            (addr(BLOCKED[family]), both(4, 2)[family], "guarded"),
+            (addr(BLOCKED[family]), addr(THIS_NODE[family]), "guarded"),
+        ];
+        for (src, dst, reason) in cases {
+            ends(&node.xdp(&Frame::udp(WIRE, src, dst).bytes()), reason);
+        }
+    }
+}
+
+#[test]
+fn what_is_for_this_host_or_nobody_here_passes() {
+    let mut node = node();
+    for family in 0..2 {
+        let cases = [
+            Frame::udp(WIRE, addr(H2[family]), addr(THIS_NODE[family])),
+            Frame::udp(WIRE, addr(OUTSIDE[family]), addr(H2[family])),
+            Frame::udp(WIRE, both(1, 70)[family], both(1, 2)[family]),
+            Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 2)[family]),
+            Frame::udp(WIRE, addr(BLOCKED[family]), addr(THIS_NODE[family])).to_mac([2, 7, 7, 7, 7, 7]),
+            Frame::udp(WIRE, addr(OUTSIDE[family]), both(1, 2)[family]).to_mac([0xff; 6]),
+        ];
+        for frame in cases {
+            let bytes = frame.bytes();
+            passes(&node.xdp(&bytes), &bytes);
+        }
+    }
+    let asks = arp(WIRE, 1, (WIRE, [192, 0, 2, 2]), [192, 0, 2, 1]);
+    passes(&node.xdp(&asks), &asks);
+}
+
+#[test]
+fn headers_that_need_a_closer_look_pass() {
+    let mut node = node();
+    for family in 0..2 {
+        let whole = Frame::udp(WIRE, addr(OUTSIDE[family]), both(1, 2)[family]);
+        let mut cases = vec![whole.bytes()[..40].to_vec()];
+        // A length that the frame does not have; another version.
+        for (at, value) in [([16, 18][family], 0xff), (14, 0x15)] {
+            let mut bytes = whole.bytes();
+            bytes[at] = value;
+            cases.push(bytes);
+        }
+        let options = if family == 0 { vec![1; 4] } else { Vec::new() };
+        if family == 0 {
+            cases.push(Frame { options, ..whole }.bytes());
+        } else {
+            cases.push(whole.carrying(60, &[17, 0, 1, 4, 0, 0, 0, 0]).bytes());
+        }
+        for bytes in cases {
+            passes(&node.xdp(&bytes), &bytes);
+        }
+    }
+}
+
+#[test]
+fn the_guard_needs_no_xdp() {
+    let mut node = node();
+    for family in 0..2 {
+        for dst in [both(4, 2)[family], addr(THIS_NODE[family]), addr(H2[family])] {
+            let frame = Frame::udp(WIRE, addr(BLOCKED[family]), dst).bytes();
+            dropped(&node.from_network(&frame), "from_network", "guarded");
+        }
+    }
+}

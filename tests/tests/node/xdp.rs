@@ -1,0 +1,152 @@
+//! XDP on the uplink and the guard, on real frames.
+
+use std::net::IpAddr;
+
+use margay_tests::{
+    bpf::pin_xdp_pass,
+    container::Namespace,
+    eventually::eventually,
+    lab::{Lab, Plan},
+};
+
+/// Two hosts with XDP in one way, a routable network, and a router outside that
+/// knows only the first host.
+fn routable(mode: &str) -> (Lab, Namespace) {
+    let mut lab = Lab::without_agents(Plan { v6: true, ..Plan::for_test(2) });
+    // A veth hands on what XDP transmits into it only if it has a program, too.
+    std::fs::create_dir_all(&lab.plan.bpffs).expect("a BPF file system");
+    let pass = lab.plan.bpffs.join("xdp-pass");
+    pin_xdp_pass(&pass);
+    for wire in ["w1", "w2"] {
+        lab.wire.sh(&format!("ip link set {wire} xdp pinned {}", pass.display()));
+    }
+    std::fs::remove_file(pass).expect("a pin");
+    for i in [1, 2] {
+        lab.host(i).flags = vec!["--xdp".into(), mode.into()];
+        lab.host(i).up();
+    }
+    lab.h(1).ok(&[
+        "network",
+        "create",
+        "open",
+        "--subnet",
+        "10.4.0.0/16",
+        "--subnet",
+        "fd00:4::/64",
+        "--routable",
+    ]);
+    let outside = lab.outsider();
+    outside.sh("ip route add 10.4.0.0/16 via 192.0.2.1");
+    outside.sh("ip -6 route add fd00:4::/64 via 2001:db8::1");
+    (lab, outside)
+}
+
+/// Reaches a container of the second host through the first.
+fn passes_through(mode: &str) {
+    let (lab, outside) = routable(mode);
+    assert_eq!(lab.h(1).json(&["status"])["xdp"], mode);
+    let (_c, addrs) = lab.attached(2, "open");
+    for addr in addrs {
+        assert!(outside.pings(addr, 3), "{addr}");
+        // Once the agent vouches for the next hop, XDP forwards.
+        let forwarded = || lab.h(1).count("xdp_uplink", "remote");
+        let before = forwarded();
+        eventually("XDP forwards", || {
+            assert!(outside.pings(addr, 1), "{addr}");
+            if forwarded() > before { Ok(()) } else { Err(forwarded()) }
+        });
+        let before = forwarded();
+        assert!(outside.pings(addr, 5), "{addr}");
+        assert_eq!(forwarded(), before + 5, "none took the other way");
+    }
+}
+
+#[test]
+fn native_xdp_forwards_what_passes_through() {
+    passes_through("native");
+}
+
+#[test]
+fn generic_xdp_forwards_what_passes_through() {
+    passes_through("generic");
+}
+
+#[test]
+fn without_the_agent_the_kernel_forwards() {
+    let (mut lab, outside) = routable("native");
+    let (_c, addrs) = lab.attached(2, "open");
+    eventually("XDP forwards", || {
+        assert!(outside.pings(addrs[0], 1));
+        let count = lab.h(1).count("xdp_uplink", "remote");
+        if count > 0 { Ok(()) } else { Err(count) }
+    });
+    lab.host(1).kill();
+    // The second host's MAC changes, and nobody tells XDP.
+    lab.h(2).namespace.sh("ip link set up0 down");
+    lab.h(2).namespace.sh("ip link set up0 address 02:00:00:00:77:77");
+    lab.h(2).namespace.sh("ip link set up0 up");
+    lab.h(1).namespace.sh("ip neigh flush dev up0");
+    eventually("the kernel has taken over", || {
+        if outside.pings(addrs[0], 1) { Ok(()) } else { Err("no answer") }
+    });
+}
+
+#[test]
+fn the_guard_blocks_on_every_host_whatever_xdp_is() {
+    let mut lab = Lab::without_agents(Plan { v6: true, ..Plan::for_test(2) });
+    lab.host(1).flags = vec!["--xdp".into(), "native".into()];
+    lab.host(1).up();
+    lab.host(2).up();
+    assert_eq!(lab.h(2).json(&["status"])["xdp"], "off: a veth would lose its offloads");
+    let outside = lab.outsider();
+    let sources = outside.sh("ip -o addr show scope global");
+    let sources: Vec<IpAddr> =
+        sources.split_whitespace().filter_map(|word| word.split_once('/')?.0.parse().ok()).collect();
+    assert_eq!(sources.len(), 2, "{sources:?}");
+    let hosts = [lab.h(1).addresses.clone(), lab.h(2).addresses.clone()];
+    let reached = |host: &[IpAddr]| host.iter().all(|addr| outside.reaches(*addr));
+    assert!(reached(&hosts[0]) && reached(&hosts[1]));
+    for source in &sources {
+        lab.h(1).ok(&["guard", "add", &source.to_string(), "--comment", "noise"]);
+    }
+    for (i, program) in [(1, "xdp_uplink"), (2, "from_network")] {
+        eventually("both are blocked", || {
+            let blocked = lab.h(i).json(&["guard", "ls"]);
+            if blocked.as_array().is_some_and(|all| all.len() == 2) { Ok(()) } else { Err(blocked) }
+        });
+        let before = lab.h(i).count(program, "guarded");
+        for addr in &hosts[i - 1] {
+            assert!(!outside.reaches(*addr), "{addr}");
+        }
+        assert!(lab.h(i).count(program, "guarded") >= before + 2, "{program}");
+    }
+    assert_eq!(lab.h(2).json(&["guard", "ls"])[0]["comment"], "noise");
+    // What an agent finds after its own restart.
+    lab.host(2).stop();
+    lab.host(2).up();
+    assert!(!outside.reaches(hosts[1][0]));
+    for source in &sources {
+        lab.h(2).ok(&["guard", "rm", &source.to_string()]);
+    }
+    eventually("nothing is blocked", || {
+        if reached(&hosts[0]) && reached(&hosts[1]) { Ok(()) } else { Err("blocked") }
+    });
+    assert!(lab.h(1).refused(&["guard", "rm", "203.0.113.0/24"]).contains("margay guard ls"));
+}
+
+#[test]
+fn the_guard_blocks_no_part_of_the_cluster() {
+    let lab = Lab::new(1);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    for (prefix, words) in [
+        ("192.0.2.0/24", "192.0.2.1 of node h1"),
+        ("10.0.0.0/8", "10.1.0.0/16 of network blue"),
+        ("10.1.2.0/24", "10.1.0.0/16 of network blue"),
+        ("203.0.113.9/24", "203.0.113.0/24"),
+        ("0.0.0.0/0", "everything"),
+    ] {
+        let refusal = lab.h(1).refused(&["guard", "add", prefix]);
+        assert!(refusal.contains(words), "{prefix}: {refusal}");
+    }
+    assert_eq!(lab.h(1).json(&["guard", "ls"]).as_array().map(Vec::len), Some(0));
+}
