@@ -26,7 +26,7 @@ use crate::{
         datapath::{self, Datapath},
         facts::{self, Look},
         host::Host,
-        link, neighbours,
+        link,
         pins::Pins,
         privileges,
         super_packets::{self, SuperPackets, USUAL},
@@ -36,6 +36,7 @@ use crate::{
     membership::Membership,
     model::snapshot::{Event, Snapshot},
     network::Networks,
+    next_hops,
     report::Report,
     workload::{Which, Workloads, new_id},
 };
@@ -51,9 +52,7 @@ pub async fn run(config: Config) -> Result<()> {
     let journal = Journal::open(&config.state_dir)?;
     let instance = journal.instance(new_id)?;
     let netlink = kernel::netlink().context("netlink")?;
-    let mut facts = first_facts(&config, &netlink, &journal).await?;
-    facts.xdp = choose_xdp(&config, &netlink, &facts).await?;
-    facts.super_packets = size_super_packets(&config, &netlink, &facts).await?;
+    let facts = first_facts(&config, &netlink, &journal).await?;
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
     let mut doors = Doors::open(&config).await?;
@@ -91,17 +90,14 @@ pub async fn run(config: Config) -> Result<()> {
     let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
     let workloads = Arc::new(Workloads::new(ipam, networks, control, netlink, journal.clone()));
-    let membership =
-        Membership::new(Arc::clone(&store), Arc::clone(&workloads), journal, instance, config.block_idle);
+    let (same_store, same_workloads) = (Arc::clone(&store), Arc::clone(&workloads));
+    let membership = Membership::new(same_store, same_workloads, journal, instance, config.block_idle);
     let membership = Arc::new(membership);
     let stop = Arc::new(Notify::new());
     let report = Arc::new(Report::default());
     let docker = doors.open_to_docker(&workloads, &report, &on_rounds)?;
-    tokio::spawn(neighbours::vouch(
-        workloads.control.clone(),
-        workloads.netlink.clone(),
-        Arc::clone(&datapath),
-    ));
+    let (control, netlink) = (workloads.control.clone(), workloads.netlink.clone());
+    tokio::spawn(next_hops::vouch(control, netlink, Arc::clone(&datapath)));
     let agent = Arc::new(Agent {
         report,
         calls: docker.as_ref().map(|docker| docker.calls.clone()),
@@ -166,7 +162,7 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
     let Look { interfaces, occupied, uplink, .. } = facts::look(netlink, &name, expected).await?;
     let uplink = uplink?;
     let addresses = facts::node_addresses(netlink, &uplink, &config.addresses).await?;
-    Ok(LocalFacts {
+    let mut facts = LocalFacts {
         node: config.node.clone(),
         addresses,
         uplink,
@@ -179,7 +175,10 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
         },
         interfaces,
         endpoints,
-    })
+    };
+    facts.xdp = choose_xdp(config, netlink, &facts).await?;
+    facts.super_packets = size_super_packets(config, netlink, &facts).await?;
+    Ok(facts)
 }
 
 /// Whether and how the uplink gets its XDP program.

@@ -16,6 +16,7 @@ pub mod membership;
 pub mod metrics;
 pub mod model;
 pub mod network;
+pub mod next_hops;
 pub mod node;
 pub mod reconcile;
 pub mod report;

@@ -94,7 +94,7 @@ fn to_endpoint(
 /// Who is not of the network reaches it as a node of the cluster, or if the
 /// network is routable. An endpoint of another network never does.
 #[inline(always)]
-pub fn admit(ip: &Ip, routable: bool) -> Result<(), DropReason> {
+fn admit(ip: &Ip, routable: bool) -> Result<(), DropReason> {
     match maps::prefix(&ip.src) {
         Some(source) if source.kind == SUBNET => Err(DropReason::Isolated),
         // This node's own address does not come in from the wire.

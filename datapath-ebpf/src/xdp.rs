@@ -6,14 +6,13 @@
 
 use aya_ebpf::programs::XdpContext;
 use margay_common::{
-    endpoint::{BORROWED, Endpoint, ROUTABLE},
+    endpoint::{BORROWED, ROUTABLE},
     net::Family,
     route::{Node, Prefix, REMOTE, SUBNET, THIS_NODE},
     verdict::DropReason,
 };
 
 use crate::{
-    from_network::admit,
     ip::{Ip, decrement_ttl},
     maps,
     packet::{Bytes, ETH_LEN, IPV4, IPV6},
@@ -76,41 +75,16 @@ pub fn decide(frame: &Frame<'_>) -> Result<Onward, DropReason> {
     if maps::is_guarded(&ip.src) {
         return Err(DropReason::Guarded);
     }
-    if let Some(endpoint) = maps::endpoint(&ip.dst) {
-        return to_endpoint(&ip, endpoint);
-    }
     match maps::prefix(&ip.dst) {
-        Some(subnet) if subnet.kind == SUBNET => through(frame, &ip, subnet, node, l3_len),
+        Some(subnet) if subnet.kind == SUBNET => to_subnet(frame, &ip, subnet, node, l3_len),
         _ => Ok(Onward::Pass),
     }
 }
 
-/// Drops what may not reach a local endpoint, if nobody is told so.
+/// A frame for an address of ours. Who may not send it ends here if he would
+/// not be told; `from_network` tells the others.
 #[inline(always)]
-fn to_endpoint(ip: &Ip, endpoint: &Endpoint) -> Result<Onward, DropReason> {
-    if ip.src.matches(&ip.dst, &endpoint.subnet_mask) {
-        // A container of this very node does not send from elsewhere.
-        return match maps::endpoint(&ip.src) {
-            Some(_) => Err(DropReason::SpoofedSource),
-            None => Ok(Onward::Pass),
-        };
-    }
-    silently(admit(ip, endpoint.flags & ROUTABLE != 0)).map(|()| Onward::Pass)
-}
-
-/// A drop of which the sender is told is left to who can tell.
-#[inline(always)]
-fn silently(admitted: Result<(), DropReason>) -> Result<(), DropReason> {
-    match admitted {
-        Err(reason @ (DropReason::Outside | DropReason::SpoofedSource)) => Err(reason),
-        _ => Ok(()),
-    }
-}
-
-/// A frame for an endpoint of another node: on to it, if the network is
-/// routable and nothing has to be said about it.
-#[inline(always)]
-fn through(
+fn to_subnet(
     frame: &Frame<'_>,
     ip: &Ip,
     subnet: &Prefix,
@@ -119,13 +93,41 @@ fn through(
 ) -> Result<Onward, DropReason> {
     let routable = subnet.flags & ROUTABLE != 0;
     match maps::prefix(&ip.src) {
-        Some(source) if source.kind == SUBNET && source.network != subnet.network => return Ok(Onward::Pass),
+        Some(source) if source.kind == SUBNET => {
+            if source.network != subnet.network {
+                return Ok(Onward::Pass);
+            }
+            // A container of this very node does not send from elsewhere.
+            if maps::endpoint(&ip.src).is_some() {
+                return Err(DropReason::SpoofedSource);
+            }
+        }
         Some(source) if source.kind == THIS_NODE => return Err(DropReason::SpoofedSource),
         None if !routable => return Err(DropReason::Outside),
-        _ if !routable => return Ok(Onward::Pass),
         _ => {}
     }
+    if !routable {
+        return Ok(Onward::Pass);
+    }
+    through(frame, ip, subnet, node, l3_len)
+}
+
+/// Sends a frame on to the node that has the endpoint, if there is nothing to be
+/// said about it.
+#[inline(always)]
+fn through(
+    frame: &Frame<'_>,
+    ip: &Ip,
+    subnet: &Prefix,
+    node: &Node,
+    l3_len: u32,
+) -> Result<Onward, DropReason> {
     let borrowed = subnet.flags & BORROWED != 0;
+    // Only where single addresses move has a block's route nothing to say of
+    // those that are here.
+    if borrowed && maps::endpoint(&ip.dst).is_some() {
+        return Ok(Onward::Pass);
+    }
     let blocks = Blocks { mask: &subnet.block_mask, len: subnet.block_len, borrowed };
     let Some(route) = route::lookup(&ip.dst, &blocks) else { return Ok(Onward::Pass) };
     let out = route.kind == REMOTE && route.ifindex == node.uplink_ifindex;

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
     path::PathBuf,
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
@@ -66,7 +67,8 @@ pub const DROP: i32 = 2;
 pub const REDIRECT: i32 = 7;
 
 /// The cluster: this node is h1, h2 is on the link, h3 is not. Blue is plain
-/// and dual-stack, red is another, inner is internal, open is routable.
+/// and dual-stack, red is another, inner is internal, open and wide are
+/// routable, and of open single addresses are routed.
 const CLUSTER: &[(&str, &str)] = &[
     ("nodes/h1", r#"{"v":1,"name":"h1","addresses":["192.0.2.1","2001:db8::1"]}"#),
     ("nodes/h2", r#"{"v":1,"name":"h2","addresses":["192.0.2.2","2001:db8::2"]}"#),
@@ -95,6 +97,14 @@ const CLUSTER: &[(&str, &str)] = &[
         {"cidr":"10.4.0.0/16","gateway":"10.4.0.1","block_len":26},
         {"cidr":"fd00:4::/64","gateway":"fd00:4::1","block_len":122}]}"#,
     ),
+    (
+        "networks/5",
+        r#"{"v":1,"id":5,"name":"wide","routable":true,"subnets":[
+        {"cidr":"10.5.0.0/16","gateway":"10.5.0.1","block_len":26},
+        {"cidr":"fd00:5::/64","gateway":"fd00:5::1","block_len":122}]}"#,
+    ),
+    ("routes/5/10.5.0.64-26", r#"{"v":1,"node":"h2"}"#),
+    ("routes/5/fd00:5::40-122", r#"{"v":1,"node":"h2"}"#),
     ("routes/1/10.1.0.64-26", r#"{"v":1,"node":"h2"}"#),
     ("routes/1/fd00:1::40-122", r#"{"v":1,"node":"h2"}"#),
     ("routes/1/10.1.0.128-26", r#"{"v":1,"node":"h3"}"#),
@@ -244,6 +254,18 @@ impl Node {
         let until = ((now.tv_sec() + seconds) as u64) * 1_000_000_000;
         let neighbour = Neighbour { until, mac: Mac(mac), own: GATEWAY_MAC, reserved: [0; 4] };
         self.datapath.maps.neighbours.put(next_hop.into(), neighbour).expect("the map takes it");
+    }
+
+    /// Nanoseconds that a program of tc ran and how often, since statistics of
+    /// programs are kept.
+    pub fn run_time(&self, program: Program) -> (f64, f64) {
+        let fd = self.datapath.programs[&program].fd().expect("it is loaded").as_fd().as_raw_fd();
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("our own");
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.trim().parse().ok()).expect("a number")
+        };
+        (field("run_time_ns:"), field("run_cnt:"))
     }
 
     /// Gives every interface its whole budget of ICMP errors again.
@@ -433,46 +455,4 @@ fn fill(datapath: &mut Datapath, tables: &Tables) {
         }
         .expect("the map takes it");
     }
-}
-
-/// Loads an XDP program that lets everything pass, and pins it.
-pub fn pin_xdp_pass(path: &std::path::Path) {
-    /// `union bpf_attr` as far as BPF_PROG_LOAD reads it here.
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        instructions: u32,
-        code: u64,
-        license: u64,
-        rest: [u64; 14],
-    }
-    /// The same for BPF_OBJ_PIN.
-    #[repr(C)]
-    struct Pin {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
-    const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_OBJ_PIN: libc::c_int = 6;
-    const BPF_PROG_TYPE_XDP: u32 = 6;
-    // r0 = XDP_PASS; exit
-    let code: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
-    let license = c"GPL";
-    let load = Load {
-        kind: BPF_PROG_TYPE_XDP,
-        instructions: 2,
-        code: code.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        rest: [0; 14],
-    };
-    // SAFETY: the attributes and what they point to live until the call
-    // returns, and have the layout and size that it is told.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
-    assert!(fd >= 0, "load: {}", std::io::Error::last_os_error());
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
-    let pin = Pin { path: path.as_ptr() as u64, fd: fd as u32, flags: 0 };
-    // SAFETY: as above.
-    let pinned = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const pin, size_of::<Pin>()) };
-    assert_eq!(pinned, 0, "pin: {}", std::io::Error::last_os_error());
 }

@@ -13,3 +13,4 @@ pub mod host;
 pub mod lab;
 pub mod netlink;
 pub mod process;
+pub mod xdp;

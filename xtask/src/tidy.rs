@@ -23,7 +23,7 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 23] = [
+const EDGES: [(&str, &[&str]); 24] = [
     ("tables", &[]),
     ("model", &[]),
     ("desired", &["model", "tables"]),
@@ -34,6 +34,7 @@ const EDGES: [(&str, &[&str]); 23] = [
     ("journal", &["model"]),
     ("network", &["model", "store"]),
     ("metrics", &["control", "kernel", "version"]),
+    ("next_hops", &["control", "desired", "kernel"]),
     ("node", &["control", "model", "store"]),
     ("membership", &["control", "ipam", "journal", "model", "store", "workload"]),
     ("control", &["desired", "kernel", "model", "reconcile", "store", "tables"]),
@@ -73,6 +74,7 @@ const EDGES: [(&str, &[&str]); 23] = [
             "membership",
             "model",
             "network",
+            "next_hops",
             "report",
             "sockets",
             "version",
@@ -85,9 +87,10 @@ const EDGES: [(&str, &[&str]); 23] = [
 ];
 
 /// Crates that only these modules of the agent may name.
-const OWNED: [(&str, &[&str]); 13] = [
+const OWNED: [(&str, &[&str]); 14] = [
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
+    ("aya_obj", &["kernel"]),
     ("netlink_sys", &["kernel"]),
     ("redb", &["store"]),
     ("prometheus_client", &["control", "metrics"]),

@@ -226,7 +226,7 @@ async fn blocked(State(agent): Shared) -> Answer<Vec<wire::Blocked>> {
 
 async fn block(State(agent): Shared, Json(request): Json<wire::BlockRequest>) -> Answer<()> {
     agent.workloads.agreed().await?;
-    let revision = agent.workloads.networks.block(request.cidr, request.comment).await?;
+    let revision = agent.workloads.networks.block(request.cidr, request.comment, control::now()).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }

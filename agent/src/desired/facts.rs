@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -25,6 +26,16 @@ pub enum Xdp {
 impl Default for Xdp {
     fn default() -> Self {
         Self::Off("off".into())
+    }
+}
+
+impl fmt::Display for Xdp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Off(why) => why,
+        })
     }
 }
 

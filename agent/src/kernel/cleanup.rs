@@ -59,6 +59,7 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
         done.push(format!("interface {}", found.name));
     }
     link::remove(netlink, HOST_INTERFACE).await?;
+    datapath::clear(&pins.maps());
     if root.exists() {
         remove_pins(&pins)?;
         done.push(format!("pins in {}", root.display()));

@@ -141,6 +141,17 @@ impl Maps {
     }
 }
 
+/// Empties the tables that may be large, as far as they are there and readable.
+pub fn clear(dir: &Path) {
+    if let Ok(mut routes) = HashTable::<RouteKey, Route>::open(dir, table::ROUTES) {
+        // What stays goes with the map.
+        drop(routes.clear());
+    }
+    if let Ok(mut prefixes) = TrieTable::<Addr, Prefix>::open(dir, table::PREFIXES) {
+        drop(prefixes.clear());
+    }
+}
+
 /// The capacity of a pinned map.
 pub fn capacity(dir: &Path, name: &str) -> Result<u32> {
     Ok(MapInfo::from_pin(dir.join(name))?.max_entries())

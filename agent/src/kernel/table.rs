@@ -56,6 +56,13 @@ impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     pub fn remove(&mut self, key: K) -> Result<()> {
         absent_is_fine(self.0.remove(&Raw(key)))
     }
+
+    /// Removes all entries, one by one: a full map that goes at once holds a CPU
+    /// until the last of its entries is free.
+    pub fn clear(&mut self) -> Result<()> {
+        let keys = self.0.keys().collect::<Result<Vec<_>, _>>()?;
+        keys.into_iter().try_for_each(|key| absent_is_fine(self.0.remove(&key)))
+    }
 }
 
 /// A trie of prefixes.
@@ -83,6 +90,12 @@ impl<K: Plain + Ord, V: Plain> TrieTable<K, V> {
     /// Removes an entry, if it is there.
     pub fn remove(&mut self, len: u32, key: K) -> Result<()> {
         absent_is_fine(self.0.remove(&lpm_trie::Key::new(len, Raw(key))))
+    }
+
+    /// Removes all entries, as [`HashTable::clear`] does.
+    pub fn clear(&mut self) -> Result<()> {
+        let keys: Vec<(u32, K)> = self.read()?.into_keys().collect();
+        keys.into_iter().try_for_each(|(len, key)| self.remove(len, key))
     }
 }
 

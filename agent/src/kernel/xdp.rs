@@ -106,7 +106,7 @@ pub async fn attach(
             drop(program.take_link(id)?);
             return Ok(());
         }
-        Some(_) => pins::unlink(&path)?,
+        Some(_) => drop(detach(pins, interface)?),
         None => {}
     }
     if let Some(found) = link::find(netlink, interface).await?.and_then(|link| link.xdp) {
@@ -129,7 +129,12 @@ pub async fn attach(
 /// Detaches what is ours; whether there was anything.
 pub fn detach(pins: &Pins, interface: &str) -> Result<bool> {
     let path = pins.xdp(interface);
-    let there = path.exists();
-    pins::unlink(&path)?;
-    Ok(there)
+    if !path.exists() {
+        return Ok(false);
+    }
+    // The last descriptor's close detaches at once, the last pin's removal some
+    // time later.
+    let link = PinnedLink::from_pin(&path).with_context(|| format!("{}", path.display()))?;
+    drop(link.unpin()?);
+    Ok(true)
 }

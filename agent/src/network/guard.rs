@@ -5,21 +5,21 @@ use ipnet::IpNet;
 
 use super::{ATTEMPTS, Networks, Reading, overlap};
 use crate::{
-    control::now,
     model::{self, Unknown, blocked::Blocked, key::Key, snapshot::Snapshot},
     store::{Commit, Op, Txn},
 };
 
 impl Networks {
-    /// Blocks a prefix; the same again is fine. Gives the revision of it.
-    pub async fn block(&self, cidr: IpNet, comment: Option<String>) -> Result<i64> {
+    /// Blocks a prefix since `now`, seconds since 1970; the same again is fine.
+    /// Gives the revision of it.
+    pub async fn block(&self, cidr: IpNet, comment: Option<String>, now: u64) -> Result<i64> {
         for _ in 0..ATTEMPTS {
             let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
             if snapshot.blocked.get(&cidr).is_some_and(|found| found.comment == comment) {
                 return Ok(0);
             }
             check(cidr, &snapshot)?;
-            let blocked = Blocked { comment: comment.clone(), since: now(), unknown: Unknown::new() };
+            let blocked = Blocked { comment: comment.clone(), since: now, unknown: Unknown::new() };
             let ops = vec![
                 Op::Put(Key::Guard, model::encode(&guard)),
                 Op::Put(Key::Blocked(cidr), model::encode(&blocked)),

@@ -42,10 +42,10 @@ fn what_passes_through_goes_on_at_once() {
     let mut node = node();
     for family in 0..2 {
         node.vouch(addr(H2[family]), NEXT, 60);
-        for (src, host) in
-            [(addr(OUTSIDE[family]), 70), (addr(OUTSIDE[family]), 130), (both(4, 5)[family], 70)]
-        {
-            let frame = Frame::udp(WIRE, src, both(4, host)[family]);
+        let outside = addr(OUTSIDE[family]);
+        let cases = [(outside, 5, 70), (outside, 4, 70), (outside, 4, 130), (both(5, 5)[family], 5, 70)];
+        for (src, network, host) in cases {
+            let frame = Frame::udp(WIRE, src, both(network, host)[family]);
             let out = node.xdp(&frame.bytes());
             assert_eq!((out.action, &out.counted[..]), (XDP_TX, &["xdp_uplink remote".to_owned()][..]));
             assert_eq!(out.frame[..12], [NEXT, GATEWAY].concat(), "to the next hop, from the uplink");
@@ -118,6 +118,8 @@ fn what_is_for_this_host_or_nobody_here_passes() {
             Frame::udp(WIRE, addr(OUTSIDE[family]), addr(H2[family])),
             Frame::udp(WIRE, both(1, 70)[family], both(1, 2)[family]),
             Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 2)[family]),
+            // This node has borrowed it from h2's block.
+            Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 100)[family]),
             Frame::udp(WIRE, addr(BLOCKED[family]), addr(THIS_NODE[family])).to_mac([2, 7, 7, 7, 7, 7]),
             Frame::udp(WIRE, addr(OUTSIDE[family]), both(1, 2)[family]).to_mac([0xff; 6]),
         ];

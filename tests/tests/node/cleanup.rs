@@ -1,5 +1,6 @@
 //! Taking everything off a host, whatever state it is in.
 
+use margay_common::table::LAYOUT_VERSION;
 use margay_tests::{
     eventually::eventually,
     lab::{Lab, Plan},
@@ -96,7 +97,7 @@ fn a_half_broken_host_is_cleaned_all_the_same() {
     for program in ["iptables", "ip6tables"] {
         host.sh(&format!("{program} -P FORWARD DROP"));
     }
-    let maps = lab.plan.bpffs.join("h1/v1");
+    let maps = lab.plan.bpffs.join(format!("h1/v{LAYOUT_VERSION}"));
     std::fs::remove_file(maps.join("ROUTES")).expect("a pin");
     let said = clean(&lab, &[]);
     assert!(said.contains("removed program on up0"), "{said}");

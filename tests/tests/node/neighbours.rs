@@ -4,12 +4,12 @@
 use std::{net::IpAddr, os::unix::fs::chown, process::Command};
 
 use margay_tests::{
-    bpf::pin_xdp_pass,
     container::Namespace,
     eventually::eventually,
     host::{UPLINK, margay},
     lab::{Lab, Plan},
     process::{Process, say},
+    xdp,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -55,7 +55,7 @@ fn another_xdp_program_on_the_uplink_is_left_alone() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     let pin = lab.plan.bpffs.join("pass");
     std::fs::create_dir_all(&lab.plan.bpffs).expect("a bpffs");
-    pin_xdp_pass(&pin);
+    xdp::pin(&pin, xdp::PASS);
     let attach = format!("ip link set dev {UPLINK} xdpgeneric pinned {}", pin.display());
     let shown =
         |lab: &Lab| lab.h(1).namespace.sh(&format!("ip -d link show {UPLINK}")).contains("xdpgeneric");

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use margay_common::table::LAYOUT_VERSION;
 use margay_tests::{
     eventually::eventually,
     host::margay,
@@ -40,7 +41,9 @@ fn the_version_tells_commit_and_layout() {
     let said = say(std::process::Command::new(margay()).arg("--version"));
     let line = said.out.trim();
     assert!(
-        line.starts_with("margay ") && line.contains("(commit ") && line.ends_with(", layout 1)"),
+        line.starts_with("margay ")
+            && line.contains("(commit ")
+            && line.ends_with(&format!(", layout {LAYOUT_VERSION})")),
         "{line}"
     );
 }

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use margay_tests::{
-    bpf::pin_xdp_pass,
     container::Namespace,
     eventually::eventually,
     lab::{Lab, Plan},
+    xdp,
 };
 
 /// Two hosts with XDP in one way, a routable network, and a router outside that
@@ -16,7 +16,7 @@ fn routable(mode: &str) -> (Lab, Namespace) {
     // A veth hands on what XDP transmits into it only if it has a program, too.
     std::fs::create_dir_all(&lab.plan.bpffs).expect("a BPF file system");
     let pass = lab.plan.bpffs.join("xdp-pass");
-    pin_xdp_pass(&pass);
+    xdp::pin(&pass, xdp::PASS);
     for wire in ["w1", "w2"] {
         lab.wire.sh(&format!("ip link set {wire} xdp pinned {}", pass.display()));
     }

@@ -10,7 +10,6 @@ use super::problems::problems;
 use crate::{
     api::wire,
     control::State,
-    desired::Xdp,
     kernel::{attach::TcMode, host},
     model::{
         blocked::Blocked,
@@ -216,11 +215,7 @@ pub(super) fn status(state: &State, mode: TcMode, maps: &Path, store_at: &str) -
         uplink: state.facts.uplink.name.clone(),
         addresses: state.facts.addresses.clone(),
         tc_mode: format!("{mode:?}").to_lowercase(),
-        xdp: match &state.facts.xdp {
-            Xdp::Native => "native".into(),
-            Xdp::Generic => "generic".into(),
-            Xdp::Off(why) => why.clone(),
-        },
+        xdp: state.facts.xdp.to_string(),
         store: wire::Store {
             at: store_at.into(),
             in_sync: state.in_sync() && state.store.away.is_none(),

@@ -8,8 +8,10 @@ mod control;
 mod cpu;
 mod docker;
 mod report;
+mod scale;
 mod stats;
 mod work;
+mod xdp;
 
 use std::{
     net::IpAddr,
@@ -60,6 +62,10 @@ enum What {
 enum Part {
     /// Packets through the programs
     Datapath,
+    /// XDP against the kernel, by generated frames
+    Xdp,
+    /// Packets, tables and the kernel's own routing with up to a million routes
+    Scale,
     /// Streams between hosts, attaching, propagation
     Cluster,
     /// 250 attaches at once
@@ -74,12 +80,17 @@ enum Part {
     Docker,
 }
 
+/// Where reports go.
+const OUT: &str = "target/bench";
+
 fn main() {
     let options = Options::parse();
     let part: fn() = match options.what {
         None => return compare::run(&options.compare).expect("the report can be written"),
         Some(What::Load(load)) => return work::load(&load).expect("the other end answers"),
         Some(What::Part(Part::Datapath)) => programs,
+        Some(What::Part(Part::Xdp)) => xdp::xdp,
+        Some(What::Part(Part::Scale)) => || scale::scale(OUT.as_ref()).expect("a disk"),
         Some(What::Part(Part::Cluster)) => cluster,
         Some(What::Part(Part::Attach)) => control::many_at_once,
         Some(What::Part(Part::Single)) => control::single_host,

@@ -3,6 +3,7 @@
 mod aims;
 mod html;
 mod markdown;
+pub use markdown::short;
 mod plot;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};

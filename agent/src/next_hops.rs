@@ -1,0 +1,105 @@
+//! Next hops for XDP, which cannot ask for a neighbour's MAC: the kernel's own
+//! table of neighbours is looked at every second, and what stands there is
+//! vouched for a little longer. If nobody looks any more, the program leaves
+//! every packet to the kernel.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use margay_common::{
+    net::{Addr, Mac},
+    route::Neighbour,
+};
+use tokio::{sync::Mutex, time::sleep};
+use tracing::warn;
+
+use crate::{
+    control::Control,
+    desired::Xdp,
+    kernel::{
+        Netlink,
+        datapath::Datapath,
+        neighbours::{self, Seen},
+    },
+};
+
+/// How often the kernel is asked.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long its answer counts.
+const VOUCHED: Duration = Duration::from_secs(3);
+
+/// What of the control loop's knowledge is needed here.
+struct Wanted {
+    uplink: u32,
+    own: Mac,
+    next_hops: BTreeSet<IpAddr>,
+}
+
+/// Vouches for next hops for as long as the agent runs, where the uplink has an
+/// XDP program and a network is routable.
+pub async fn vouch(control: Control, netlink: Netlink, datapath: Arc<Mutex<Datapath>>) {
+    let mut told = String::new();
+    loop {
+        let result = async {
+            if let Some(wanted) = wanted(&control).await? {
+                vouch_once(&wanted, &netlink, &datapath).await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = result.await {
+            let text = format!("{error:#}");
+            if told != text {
+                warn!("XDP has no next hops: {text}");
+                told = text;
+            }
+        }
+        sleep(EVERY).await;
+    }
+}
+
+async fn wanted(control: &Control) -> Result<Option<Wanted>> {
+    control
+        .look(|state| {
+            let routable = state.snapshot.networks.values().any(|network| network.routable);
+            if matches!(state.facts.xdp, Xdp::Off(_)) || !routable {
+                return None;
+            }
+            let others = state.snapshot.nodes.values().filter(|node| node.name != state.facts.node);
+            let addresses =
+                others.flat_map(|node| node.addresses.iter().copied().chain(node.link_local.map(IpAddr::V6)));
+            let link_local = |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            let next_hops = addresses.filter(|addr| state.facts.is_on_link(*addr) || link_local(addr));
+            Some(Wanted {
+                uplink: state.facts.uplink.ifindex,
+                own: state.facts.uplink.mac,
+                next_hops: next_hops.collect(),
+            })
+        })
+        .await
+}
+
+async fn vouch_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datapath>) -> Result<()> {
+    let seen = neighbours::read(netlink, wanted.uplink).await?;
+    for addr in &wanted.next_hops {
+        if seen.get(addr).is_none_or(|seen| seen.stale) {
+            neighbours::ask(netlink, wanted.uplink, *addr).await;
+        }
+    }
+    let until = neighbours::now() + VOUCHED.as_nanos() as u64;
+    let table = &mut datapath.lock().await.maps.neighbours;
+    for addr in table.read()?.into_keys() {
+        if !wanted.next_hops.contains(&IpAddr::from(addr)) {
+            table.remove(addr)?;
+        }
+    }
+    for addr in &wanted.next_hops {
+        match seen.get(addr) {
+            Some(Seen { mac, .. }) => {
+                let neighbour = Neighbour { until, mac: *mac, own: wanted.own, reserved: [0; 4] };
+                table.put(Addr::from(*addr), neighbour)?;
+            }
+            None => table.remove(Addr::from(*addr))?,
+        }
+    }
+    Ok(())
+}

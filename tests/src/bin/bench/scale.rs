@@ -1,0 +1,297 @@
+//! What a packet and the tables cost with more and more routes, and what the
+//! kernel's own routing costs with as many.
+//!
+//! Packets pass the real program one by one by `BPF_PROG_TEST_RUN`, so that the
+//! system call between them cools the caches as traffic would; the time is the
+//! kernel's own statistics of the program's runs.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use margay_common::{
+    endpoint::{Side, Workload},
+    net::{Addr, Mac},
+    route::{REMOTE, Route, RouteKey},
+    verdict::Program,
+};
+use margay_tests::{
+    bpf::{Node, mac},
+    container::Namespace,
+    frame::Frame,
+    process::sh,
+};
+use serde::{Deserialize, Serialize};
+
+/// Routes, half of them of each family.
+const SIZES: [u32; 5] = [10, 1_000, 10_000, 100_000, 1_000_000];
+/// Packets of one measurement.
+const DRAWS: usize = 100_000;
+/// Routes that change at once.
+const CHANGED: u32 = 1_000;
+/// Length of the blocks, in their own family: networks of many small nodes.
+const BLOCK: [u8; 2] = [27, 122];
+
+/// What was measured with so many routes. Times of packets in nanoseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Routes.
+    pub routes: u32,
+    /// A packet to one destination.
+    pub hot: f64,
+    /// A packet to a destination drawn over all routes.
+    pub random: f64,
+    /// Filling the empty table, ms.
+    pub fill: f64,
+    /// Changing 1,000 routes, ms.
+    pub change: f64,
+    /// Memory of the kernel for a route, bytes.
+    pub memory: f64,
+    /// The longest that a CPU was held while the table went, ms.
+    pub stall: f64,
+    /// Filling the kernel's own routing table, ms.
+    pub kernel_fill: f64,
+    /// Memory of a route of the kernel's own, bytes.
+    pub kernel_memory: f64,
+    /// Sending a UDP packet by the kernel's own routing, one destination.
+    pub kernel_hot: f64,
+    /// The same, destinations drawn over all routes.
+    pub kernel_random: f64,
+}
+
+/// Measures all sizes, prints a table and keeps it for the report.
+pub fn scale(out: &Path) -> std::io::Result<()> {
+    let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("Linux 5.8");
+    let mut rows = Vec::new();
+    println!("{}", head());
+    for routes in SIZES {
+        let row = measure(routes);
+        println!("{}", line(&row));
+        rows.push(row);
+    }
+    std::fs::create_dir_all(out)?;
+    std::fs::write(out.join("scale.json"), serde_json::to_string_pretty(&rows)?)
+}
+
+/// The head of a table of rows, as Markdown.
+pub fn head() -> String {
+    let names = [
+        "routes",
+        "hot, ns",
+        "random, ns",
+        "fill, ms",
+        "change 1,000, ms",
+        "bytes/route",
+        "longest stall, ms",
+        "kernel: hot send, ns",
+        "random send, ns",
+        "fill, ms",
+        "bytes/route",
+    ];
+    format!("| {} |\n|{}", names.join(" | "), "--:|".repeat(names.len()))
+}
+
+/// One row of it.
+pub fn line(row: &Row) -> String {
+    let mut text = format!("| {}", row.routes);
+    let values = [
+        row.hot,
+        row.random,
+        row.fill,
+        row.change,
+        row.memory,
+        row.stall,
+        row.kernel_hot,
+        row.kernel_random,
+        row.kernel_fill,
+        row.kernel_memory,
+    ];
+    for value in values {
+        // Writing to a string does not fail.
+        write!(text, " | {}", crate::report::short(value)).unwrap_or_default();
+    }
+    text + " |"
+}
+
+fn measure(routes: u32) -> Row {
+    let mut node = Node::new();
+    let ifindex = node.ifindex("c1");
+    node.maps().workloads.put(ifindex, sender()).expect("the map takes it");
+    let before = available();
+    let fill = timed(|| (0..routes).for_each(|i| put(&mut node, i, 1500)));
+    let memory = (before - available()).max(0.0) / f64::from(routes);
+    let hot = packets(&node, ifindex, |_| 0);
+    let random = packets(&node, ifindex, |draw| draw.u32(0..routes));
+    let changed = CHANGED.min(routes);
+    let change = timed(|| (0..changed).for_each(|i| put(&mut node, i, 1400)));
+    let stall = longest_stall(move || {
+        node.maps().routes.clear().expect("the map");
+        drop(node);
+    });
+    let (kernel_hot, kernel_random, kernel_fill, kernel_memory) = kernels_own(routes);
+    Row {
+        routes,
+        hot,
+        random,
+        fill,
+        change,
+        memory,
+        stall,
+        kernel_fill,
+        kernel_memory,
+        kernel_hot,
+        kernel_random,
+    }
+}
+
+/// The container that sends: its networks hold all routes.
+fn sender() -> Workload {
+    let side = |addr: IpAddr, subnet: u8, block: u8| {
+        let addr = Addr::from(addr);
+        let mask = |len| Addr::mask(addr.mapped_len(len));
+        let (subnet_mask, block_mask) = (mask(subnet), mask(block));
+        Side { addr, gateway: Addr::UNSPECIFIED, subnet_mask, block_mask, block_len: addr.mapped_len(block) }
+    };
+    Workload {
+        network: 9,
+        sandbox: 1,
+        mac: Mac(mac("c1")),
+        v4: side(own(true), 8, BLOCK[0]),
+        v6: side(own(false), 32, BLOCK[1]),
+        ..Workload::default()
+    }
+}
+
+/// The sender's own address, of no block that is routed.
+fn own(v4: bool) -> IpAddr {
+    if v4 { [10, 255, 255, 254].into() } else { "fd00:0:ffff::2".parse().expect("a literal") }
+}
+
+/// An address of the `i`th block; even ones are IPv4.
+fn dst(i: u32) -> IpAddr {
+    match i % 2 {
+        0 => Ipv4Addr::from_bits(0x0a00_0000 + ((i / 2) << 5) + 3).into(),
+        _ => Ipv6Addr::from_bits((0xfd00_u128 << 112) + (u128::from(i / 2) << 6) + 3).into(),
+    }
+}
+
+fn put(node: &mut Node, i: u32, mtu: u32) {
+    let addr = Addr::from(dst(i));
+    let len = addr.mapped_len(BLOCK[(i % 2) as usize]);
+    let key = RouteKey { len, addr: addr.masked(&Addr::mask(len)) };
+    let next_hop = Addr::from(IpAddr::from([192, 0, 2, 2]));
+    let route = Route { kind: REMOTE, ifindex: 1, mtu, network: 9, next_hop };
+    node.maps().routes.put(key, route).expect("the map takes it");
+}
+
+/// Nanoseconds of one run of the program.
+fn packets(node: &Node, ifindex: u32, mut draw: impl FnMut(&mut fastrand::Rng) -> u32) -> f64 {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let before = node.run_time(Program::FromWorkload);
+    for _ in 0..DRAWS {
+        let dst = dst(draw(&mut rng));
+        let frame = Frame::udp(mac("c1"), own(dst.is_ipv4()), dst).bytes();
+        node.nanoseconds(Program::FromWorkload, &frame, ifindex, 1);
+    }
+    let after = node.run_time(Program::FromWorkload);
+    (after.0 - before.0) / (after.1 - before.1)
+}
+
+/// The kernel's own routing: hot and random sends in ns, fill in ms, bytes.
+fn kernels_own(routes: u32) -> (f64, f64, f64, f64) {
+    let host = Namespace::new(&format!("scale{routes}"));
+    let sink = Namespace::new(&format!("sink{routes}"));
+    sh(&format!("ip link add k0 netns {} type veth peer name k1 netns {}", host.name(), sink.name()));
+    for setup in [
+        "ip link set k0 up",
+        "ip addr add 192.0.2.1/24 dev k0",
+        "ip -6 addr add 2001:db8::1/64 dev k0 nodad",
+        "ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev k0",
+        "ip -6 neigh add 2001:db8::2 lladdr 02:00:00:00:00:02 dev k0",
+    ] {
+        host.sh(setup);
+    }
+    sink.sh("ip link set k1 up");
+    let batch = Path::new("/run/margay-bench-routes");
+    let mut text = String::new();
+    for i in 0..routes {
+        let (dst, via) = (dst(i), if i % 2 == 0 { "192.0.2.2" } else { "2001:db8::2" });
+        let block = ipnet::IpNet::new(dst, BLOCK[(i % 2) as usize]).expect("a length").trunc();
+        // Writing to a string does not fail.
+        writeln!(text, "route add {block} via {via} dev k0").unwrap_or_default();
+    }
+    std::fs::write(batch, text).expect("a disk");
+    let before = available();
+    let fill = timed(|| drop(host.sh(&format!("ip -batch {}", batch.display()))));
+    let memory = (before - available()).max(0.0) / f64::from(routes);
+    std::fs::remove_file(batch).expect("a disk");
+    let netns = std::fs::File::open(host.path()).expect("the namespace");
+    let send = || {
+        nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter");
+        let hot = sends(|_| 0);
+        (hot, sends(|rng| rng.u32(0..routes)))
+    };
+    let (hot, random) = thread::scope(|scope| scope.spawn(send).join().expect("sent"));
+    (hot, random, fill, memory)
+}
+
+fn sends(mut draw: impl FnMut(&mut fastrand::Rng) -> u32) -> f64 {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let sockets = ["0.0.0.0:0", "[::]:0"].map(|any| UdpSocket::bind(any).expect("a socket"));
+    let all: Vec<IpAddr> = (0..DRAWS).map(|_| dst(draw(&mut rng))).collect();
+    let took = timed(|| {
+        for dst in &all {
+            let socket = &sockets[usize::from(dst.is_ipv6())];
+            // A full queue costs as much as a packet that is sent.
+            drop(socket.send_to(&[0; 18], (*dst, 9)));
+        }
+    });
+    took * 1e6 / DRAWS as f64
+}
+
+/// The longest that a sleeper of 200 us overslept on any CPU, in ms, while
+/// something ends and in the two seconds after.
+fn longest_stall(end: impl FnOnce()) -> f64 {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    STOP.store(false, Ordering::Relaxed);
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let sleeper = |cpu: usize| {
+        move || {
+            let mut set = nix::sched::CpuSet::new();
+            set.set(cpu).expect("a CPU");
+            nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).expect("our own thread");
+            let mut worst = Duration::ZERO;
+            while !STOP.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                thread::sleep(Duration::from_micros(200));
+                worst = worst.max(start.elapsed().saturating_sub(Duration::from_micros(200)));
+            }
+            worst.as_secs_f64() * 1e3
+        }
+    };
+    let sleepers: Vec<_> = (0..cpus).map(|cpu| thread::spawn(sleeper(cpu))).collect();
+    thread::sleep(Duration::from_millis(100));
+    end();
+    thread::sleep(Duration::from_secs(2));
+    STOP.store(true, Ordering::Relaxed);
+    sleepers.into_iter().map(|sleeper| sleeper.join().expect("it sleeps")).fold(0.0, f64::max)
+}
+
+/// Milliseconds that something takes.
+fn timed(what: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    what();
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+/// Memory that is free or could be, bytes.
+fn available() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("MemAvailable")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() * 1024.0
+}

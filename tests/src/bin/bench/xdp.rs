@@ -1,0 +1,187 @@
+//! XDP against the kernel: frames made by BPF's own generator, since those of
+//! sockets pay for their buffers first. One processor makes, handles and takes
+//! them in.
+
+use std::{path::Path, time::Instant};
+
+use aya::{TestRun, TestRunAttrs, TestRunOptions, programs::Xdp};
+use aya_obj::programs::XdpAttachType;
+use margay::kernel::{self, attach, xdp};
+use margay_common::verdict::Program;
+use margay_tests::{
+    bpf::{Node, UPLINK, both},
+    frame::Frame,
+    process::sh,
+    xdp::{DROP, pin, sender},
+};
+
+use crate::stats::Summary;
+
+/// Frames of one measurement.
+const FRAMES: u32 = 1_000_000;
+const ROUNDS: usize = 5;
+/// Frames that are made at once.
+const BATCH: u32 = 64;
+/// The other node, which takes what is forwarded.
+const NEXT: [u8; 6] = [2, 8, 8, 8, 8, 8];
+const CLIENT: [u8; 6] = [2, 9, 9, 9, 9, 9];
+
+/// Who handles the frames, and what becomes of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Case {
+    /// Nobody: what the generator and the end cost by themselves.
+    Nothing,
+    KernelForwards,
+    TcForwards,
+    XdpForwards,
+    NftDrops,
+    TcDrops,
+    XdpDrops,
+}
+
+const CASES: [(Case, &str); 7] = [
+    (Case::Nothing, "generator and XDP_DROP alone"),
+    (Case::KernelForwards, "the kernel's own routing forwards"),
+    (Case::TcForwards, "from_network forwards"),
+    (Case::XdpForwards, "xdp_uplink forwards"),
+    (Case::NftDrops, "nftables drops (prerouting, raw)"),
+    (Case::TcDrops, "from_network drops (guard)"),
+    (Case::XdpDrops, "xdp_uplink drops (guard)"),
+];
+
+/// Measures all cases in interleaved rounds.
+pub fn xdp() {
+    let mut node = Node::new();
+    let peer = set_up();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut rates = [const { Vec::new() }; CASES.len()];
+    println!("\n60-byte UDP frames, million per second of one processor that also makes and ends them");
+    for _ in 0..ROUNDS {
+        for ((case, _), rates) in CASES.iter().zip(&mut rates) {
+            let arranged = runtime.block_on(arrange(*case, &mut node));
+            rates.push(generate(*case, &peer));
+            runtime.block_on(clear(arranged, &mut node));
+        }
+    }
+    println!("| what | median | least | most | ns above the first |\n|---|--:|--:|--:|--:|");
+    let alone = Summary::of(rates[0].clone()).map_or(f64::NAN, |rate| 1e3 / rate.median);
+    for ((_, name), rates) in CASES.iter().zip(rates) {
+        let Some(rate) = Summary::of(rates) else { continue };
+        let above = 1e3 / rate.median - alone;
+        println!("| {name} | {:.3} | {:.3} | {:.3} | {above:.0} |", rate.median, rate.min, rate.max);
+    }
+}
+
+/// The far end of the uplink's cable.
+struct Peer {
+    name: String,
+    index: u32,
+}
+
+/// Prepares the host for its own routing; what arrives at the far end ends there.
+fn set_up() -> Peer {
+    let link = sh(&format!("ip -o link show {UPLINK}"));
+    let name = link.split('@').nth(1).and_then(|rest| rest.split(':').next()).expect("a peer").to_owned();
+    for line in [
+        format!("ip link set {UPLINK} up"),
+        format!("ip link set {name} up"),
+        format!("ip addr add 192.0.2.1/24 dev {UPLINK}"),
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0"
+            .into(),
+        format!("sysctl -qw net.ipv4.conf.{UPLINK}.rp_filter=0 net.ipv4.conf.{UPLINK}.send_redirects=0"),
+        format!("ip neigh replace 192.0.2.2 lladdr 02:08:08:08:08:08 dev {UPLINK}"),
+        "ip route add 10.5.0.64/26 via 192.0.2.2".into(),
+        format!("ethtool -K {UPLINK} gro on"),
+    ] {
+        sh(&line);
+    }
+    let link = sh(&format!("ip -o link show {name}"));
+    let index = link.split(':').next().and_then(|index| index.trim().parse().ok()).expect("an index");
+    let ends = Path::new("/sys/fs/bpf/margay-bench-end");
+    pin(ends, DROP);
+    sh(&format!("ip link set {name} xdp pinned {}", ends.display()));
+    std::fs::remove_file(ends).expect("a pin");
+    Peer { name, index }
+}
+
+/// Puts in the place of the case what handles its frames; gives it back.
+async fn arrange(case: Case, node: &mut Node) -> Case {
+    let netlink = kernel::netlink().expect("netlink");
+    match case {
+        Case::Nothing => {
+            let ends = Path::new("/sys/fs/bpf/margay-bench-begin");
+            pin(ends, DROP);
+            sh(&format!("ip link set {UPLINK} xdp pinned {}", ends.display()));
+            std::fs::remove_file(ends).expect("a pin");
+        }
+        Case::KernelForwards => {}
+        Case::TcForwards | Case::TcDrops => {
+            let (pins, program) = node.program(Program::FromNetwork);
+            let (mode, hook) = (attach::TcMode::probe(), attach::hook(Program::FromNetwork).expect("of tc"));
+            attach::attach(mode, &pins, &netlink, UPLINK, hook, program).await.expect("attaches");
+        }
+        Case::XdpForwards | Case::XdpDrops => {
+            node.vouch([192, 0, 2, 2].into(), NEXT, 600);
+            let (pins, program) = node.xdp_program();
+            xdp::attach(&pins, &netlink, UPLINK, true, program).await.expect("attaches");
+        }
+        Case::NftDrops => {
+            sh("nft add table ip bench");
+            sh("nft add chain ip bench raw { type filter hook prerouting priority -300 ; }");
+            sh("nft add rule ip bench raw ip saddr 203.0.113.64/26 drop");
+        }
+    }
+    case
+}
+
+/// Takes it away again.
+async fn clear(case: Case, node: &mut Node) {
+    let netlink = kernel::netlink().expect("netlink");
+    match case {
+        Case::Nothing => drop(sh(&format!("ip link set {UPLINK} xdp off"))),
+        Case::KernelForwards => {}
+        Case::TcForwards | Case::TcDrops => {
+            let (pins, _) = node.program(Program::FromNetwork);
+            attach::detach(&pins, &netlink, UPLINK).await.expect("detaches");
+        }
+        Case::XdpForwards | Case::XdpDrops => {
+            let (pins, _) = node.xdp_program();
+            xdp::detach(&pins, UPLINK).expect("detaches");
+        }
+        Case::NftDrops => drop(sh("nft delete table ip bench")),
+    }
+}
+
+/// Sends the frames into the uplink; million of them per second. What came of
+/// them has to be what the case says.
+fn generate(case: Case, peer: &Peer) -> f64 {
+    let blocked = matches!(case, Case::NftDrops | Case::TcDrops | Case::XdpDrops);
+    let src = if blocked { [203, 0, 113, 65] } else { [203, 0, 113, 9] };
+    let frame = Frame::udp(CLIENT, src.into(), both(5, 70)[0]).bytes();
+    let path = Path::new("/sys/fs/bpf/margay-bench-sender");
+    pin(path, &sender(&frame[..36], peer.index));
+    let program = Xdp::from_pin(path, XdpAttachType::Interface).expect("just pinned");
+    std::fs::remove_file(path).expect("a pin");
+    let before = arrived(&peer.name);
+    let start = Instant::now();
+    let options = TestRunOptions {
+        data_in: Some(&frame),
+        repeat: FRAMES,
+        attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+        ..TestRunOptions::default()
+    };
+    program.test_run(options).expect("frames are made");
+    let took = start.elapsed().as_secs_f64();
+    let forwarded = arrived(&peer.name) - before;
+    let forwards = matches!(case, Case::KernelForwards | Case::TcForwards | Case::XdpForwards);
+    let expected = if forwards { f64::from(FRAMES) } else { 0.0 };
+    assert!((forwarded - expected).abs() < 0.02 * f64::from(FRAMES), "{forwarded} of {expected} arrived");
+    f64::from(FRAMES) / took / 1e6
+}
+
+/// Frames that reached the program at the far end.
+fn arrived(peer: &str) -> f64 {
+    let text = sh(&format!("ethtool -S {peer}"));
+    let counts = text.lines().filter(|line| line.contains("xdp_drops"));
+    counts.filter_map(|line| line.split(':').nth(1)?.trim().parse::<f64>().ok()).sum()
+}

@@ -1,0 +1,83 @@
+//! XDP programs of a few instructions, for the far end of a cable.
+
+use std::path::Path;
+
+/// r0 = XDP_PASS; exit
+pub const PASS: &[u64] = &[0x0000_0002_0000_00b7, EXIT];
+/// r0 = XDP_DROP; exit
+pub const DROP: &[u64] = &[0x0000_0001_0000_00b7, EXIT];
+
+const EXIT: u64 = 0x95;
+/// `struct bpf_insn`: opcode, registers, offset, immediate.
+const fn instruction(opcode: u8, dst: u8, src: u8, offset: i16, immediate: u32) -> u64 {
+    let registers = (dst | src << 4) as u64;
+    opcode as u64 | registers << 8 | (offset as u16 as u64) << 16 | (immediate as u64) << 32
+}
+
+/// Writes the first bytes of a frame, whose number is a multiple of four, and
+/// sends it out of an interface.
+pub fn sender(header: &[u8], ifindex: u32) -> Vec<u64> {
+    let len = header.len() as u32;
+    let words = header.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let mut code = vec![
+        // r2 = data; r3 = data_end; r4 = r2 + len; if r4 > r3 goto the end
+        instruction(0x61, 2, 1, 0, 0),
+        instruction(0x61, 3, 1, 4, 0),
+        instruction(0xbf, 4, 2, 0, 0),
+        instruction(0x07, 4, 0, 0, len),
+        instruction(0x2d, 4, 3, (len / 4 + 4) as i16, 0),
+    ];
+    code.extend(words.enumerate().map(|(i, word)| instruction(0x62, 2, 0, 4 * i as i16, word)));
+    code.extend([
+        // return bpf_redirect(ifindex, 0)
+        instruction(0xb7, 1, 0, 0, ifindex),
+        instruction(0xb7, 2, 0, 0, 0),
+        instruction(0x85, 0, 0, 0, 23),
+        EXIT,
+    ]);
+    code.extend(PASS);
+    code
+}
+
+/// Loads a program and pins it.
+pub fn pin(path: &Path, code: &[u64]) {
+    /// `union bpf_attr` as far as BPF_PROG_LOAD reads it here.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        code: u64,
+        license: u64,
+        rest: [u64; 14],
+    }
+    /// The same for BPF_OBJ_PIN.
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    const BPF_PROG_LOAD: libc::c_int = 5;
+    const BPF_OBJ_PIN: libc::c_int = 6;
+    const BPF_PROG_TYPE_XDP: u32 = 6;
+    let license = c"GPL";
+    let load = Load {
+        kind: BPF_PROG_TYPE_XDP,
+        instructions: code.len() as u32,
+        code: code.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        rest: [0; 14],
+    };
+    // SAFETY: the attributes and what they point to live until the call
+    // returns, and have the layout and size that it is told.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
+    assert!(fd >= 0, "load: {}", std::io::Error::last_os_error());
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
+    let pin = Pin { path: path.as_ptr() as u64, fd: fd as u32, flags: 0 };
+    // SAFETY: as above.
+    let pinned = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const pin, size_of::<Pin>()) };
+    assert_eq!(pinned, 0, "pin: {}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor is ours and used by nobody else; the pin keeps the
+    // program.
+    unsafe { libc::close(fd as libc::c_int) };
+}
