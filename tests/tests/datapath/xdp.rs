@@ -113,6 +113,7 @@ fn what_may_not_enter_ends() {
 fn what_is_for_this_host_or_nobody_here_passes() {
     let mut node = node();
     for family in 0..2 {
+        node.vouch(addr(H2[family]), NEXT, 60);
         let cases = [
             Frame::udp(WIRE, addr(H2[family]), addr(THIS_NODE[family])),
             Frame::udp(WIRE, addr(OUTSIDE[family]), addr(H2[family])),

@@ -3,6 +3,7 @@
 mod addresses;
 mod attach;
 mod bad_input;
+mod bench;
 mod big_tcp;
 mod cleanup;
 mod crash;

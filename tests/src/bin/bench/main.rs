@@ -39,7 +39,7 @@ use stats::{median, percentile};
 /// What to measure: how Margay compares, unless a part is named.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
-struct Options {
+struct Bench {
     #[command(flatten)]
     compare: compare::Options,
     #[command(subcommand)]
@@ -84,7 +84,7 @@ enum Part {
 const OUT: &str = "target/bench";
 
 fn main() {
-    let options = Options::parse();
+    let options = Bench::parse();
     let part: fn() = match options.what {
         None => return compare::run(&options.compare).expect("the report can be written"),
         Some(What::Load(load)) => return work::load(&load).expect("the other end answers"),
