@@ -2,6 +2,7 @@
 //! plane takes. Every figure says how it was taken; medians over interleaved
 //! rounds, since single rounds differ by a fifth.
 
+mod agents;
 mod candidate;
 mod compare;
 mod control;
@@ -52,6 +53,12 @@ enum What {
     /// Parts of Margay itself
     #[command(flatten)]
     Part(Part),
+    /// Many agents on recording kernels against a real etcd
+    Agents {
+        /// How many
+        #[arg(default_value_t = 1_000)]
+        count: usize,
+    },
     /// One end of a load, run by the bench itself
     #[command(subcommand, hide = true)]
     Load(work::Load),
@@ -87,6 +94,7 @@ fn main() {
     let options = Bench::parse();
     let part: fn() = match options.what {
         None => return compare::run(&options.compare).expect("the report can be written"),
+        Some(What::Agents { count }) => return agents::agents(count),
         Some(What::Load(load)) => return work::load(&load).expect("the other end answers"),
         Some(What::Part(Part::Datapath)) => programs,
         Some(What::Part(Part::Xdp)) => xdp::xdp,
