@@ -3,49 +3,73 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
+
 use super::State;
 use crate::{
-    desired::{Dirty, LocalFacts, Source, desired},
+    desired::{Dirty, LocalFacts, Source, desired, prefix_key},
     model::snapshot::Snapshot,
     reconcile::{Change, plan},
     tables::{Entry, Key, Tables},
 };
 
-/// What the kernel should hold, and which endpoint each part of it is for.
+/// What the kernel should hold, and what each part of it follows from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fold {
     /// What should be.
     pub tables: Tables,
-    /// The entries of each endpoint, so that they go with it.
-    endpoints: BTreeMap<String, Vec<Key>>,
+    /// The entries that go with an endpoint or a node, which nothing else tells.
+    own: BTreeMap<Source, Vec<Key>>,
 }
 
 impl Fold {
     /// Everything afresh.
     pub fn of(snapshot: &Snapshot, facts: &LocalFacts) -> Self {
-        let keys = |id: &String| {
-            let entries = Source::Endpoint(id.clone()).entries(snapshot, facts);
-            (id.clone(), entries.iter().map(Entry::key).collect())
+        let endpoints = facts.endpoints.keys().cloned().map(Source::Endpoint);
+        let sources = endpoints.chain(snapshot.nodes.keys().cloned().map(Source::Node));
+        let own = |source: Source| {
+            let keys = match &source {
+                // Not by its entries: that would be a scan of all claims for each.
+                Source::Node(name) => {
+                    let addresses = snapshot.nodes.get(name).into_iter().flat_map(|node| &node.addresses);
+                    addresses.map(|addr| Key::Prefix(prefix_key(IpNet::from(*addr)))).collect()
+                }
+                source => source.entries(snapshot, facts).iter().map(Entry::key).collect(),
+            };
+            (source, keys)
         };
-        Self { tables: desired(snapshot, facts), endpoints: facts.endpoints.keys().map(keys).collect() }
+        Self { tables: desired(snapshot, facts), own: sources.map(own).collect() }
     }
 
-    /// Folds one source anew, and gives the keys that may differ.
-    pub fn update(&mut self, source: &Source, snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Key> {
-        let mut keys: Vec<Key> = source.keys().into_iter().collect();
-        if let Source::Endpoint(id) = source {
-            keys.extend(self.endpoints.remove(id).unwrap_or_default());
+    /// Folds some sources anew, and gives the keys that may differ. What one of
+    /// them has lost another may have gained, so all is taken away first.
+    pub fn update(
+        &mut self,
+        sources: &BTreeSet<Source>,
+        snapshot: &Snapshot,
+        facts: &LocalFacts,
+    ) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::new();
+        for source in sources {
+            keys.extend(source.keys(snapshot));
+            keys.extend(self.own.remove(source).unwrap_or_default());
         }
         keys.iter().for_each(|key| self.tables.remove(key));
-        let entries = source.entries(snapshot, facts);
-        let new = entries.iter().map(Entry::key);
-        if let Source::Endpoint(id) = source
-            && facts.endpoints.contains_key(id)
-        {
-            self.endpoints.insert(id.clone(), new.clone().collect());
+        for source in sources {
+            let entries = source.entries(snapshot, facts);
+            let new = entries.iter().map(Entry::key);
+            let exists = match source {
+                Source::Endpoint(id) => facts.endpoints.contains_key(id),
+                Source::Node(name) => snapshot.nodes.contains_key(name),
+                Source::Block(..) => false,
+            };
+            if exists {
+                let own = new.clone().filter(|key| source.is_remembered(key)).collect();
+                self.own.insert(source.clone(), own);
+            }
+            keys.extend(new);
+            entries.into_iter().for_each(|entry| self.tables.put(entry));
         }
-        keys.extend(new);
-        entries.into_iter().for_each(|entry| self.tables.put(entry));
         keys
     }
 }
@@ -73,10 +97,7 @@ impl State {
     }
 
     fn some_changes(&mut self, sources: &BTreeSet<Source>, actual: &Tables) -> Vec<Change> {
-        let mut keys = BTreeSet::new();
-        for source in sources {
-            keys.extend(self.fold.update(source, &self.snapshot, &self.facts));
-        }
+        let mut keys = self.fold.update(sources, &self.snapshot, &self.facts);
         keys.extend(self.released.iter().cloned());
         let (mut part, mut there) = (Tables::default(), Tables::default());
         for key in &keys {

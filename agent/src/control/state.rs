@@ -89,6 +89,7 @@ impl State {
                 dirty = Dirty::Everything;
                 self.believe(read);
                 self.back();
+                self.note_lost_nodes();
             }
             Feed::Events { revision, events } => {
                 self.events += events.len() as u64;
@@ -103,6 +104,7 @@ impl State {
                 }
                 dirty.add(self.believe(read));
                 self.back();
+                events.iter().for_each(|event| self.note_lost_node(event));
             }
             Feed::Away(reason) => {
                 if self.store.away.is_none() {
@@ -113,7 +115,6 @@ impl State {
             }
             Feed::Back => self.back(),
         }
-        self.note_lost_nodes();
         dirty
     }
 
@@ -302,6 +303,18 @@ impl State {
     fn back(&mut self) {
         if self.store.away.take().is_some() {
             info!("the store is back");
+        }
+    }
+
+    /// The same for the one node that an event concerns.
+    fn note_lost_node(&mut self, event: &Event) {
+        let (Some(key::Key::Node(name)) | Some(key::Key::Alive(name))) = key::Key::parse(event.key()) else {
+            return;
+        };
+        if self.snapshot.nodes.contains_key(&name) && !self.snapshot.alive.contains_key(&name) {
+            self.lost.entry(name).or_insert_with(now);
+        } else {
+            self.lost.remove(&name);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{endpoints, facts::LocalFacts, routes};
+use super::{endpoints, facts::LocalFacts, prefixes, routes};
 use crate::{
     model::snapshot::{Snapshot, single},
     tables::{Entry, Key},
@@ -17,6 +17,8 @@ pub enum Source {
     Block(u32, IpNet),
     /// An endpoint of this node, by id.
     Endpoint(String),
+    /// A node, by name.
+    Node(String),
 }
 
 /// What has changed since the last fold.
@@ -60,6 +62,7 @@ impl Source {
             crate::model::key::Key::Route(id, cidr) if single(*cidr).is_none() => {
                 Some(Self::Block(*id, *cidr))
             }
+            crate::model::key::Key::Node(name) => Some(Self::Node(name.clone())),
             _ => None,
         }
     }
@@ -74,6 +77,14 @@ impl Source {
                     .into_iter()
                     .collect()
             }
+            Self::Node(name) => {
+                let own = snapshot.nodes.get(name).into_iter().flat_map(|node| prefixes::node(node, facts));
+                let claims = snapshot.claims_of(name);
+                own.chain(
+                    claims.filter_map(|(id, cidr, claim)| routes::entry(id, cidr, claim, snapshot, facts)),
+                )
+                .collect()
+            }
             Self::Endpoint(id) => {
                 let endpoint = facts.endpoints.get(id);
                 let network = endpoint.and_then(|endpoint| snapshot.networks.get(&endpoint.network));
@@ -85,12 +96,23 @@ impl Source {
         }
     }
 
-    /// The keys of entries that may have followed from it before, as far as it
-    /// says so itself.
-    pub fn keys(&self) -> Option<Key> {
+    /// The keys of entries that may have followed from it before, as far as the
+    /// snapshot says so; the others have to be remembered.
+    pub fn keys(&self, snapshot: &Snapshot) -> Vec<Key> {
+        let route = |cidr| Key::Route(routes::key(cidr));
         match self {
-            Self::Block(_, cidr) => Some(Key::Route(routes::key(*cidr))),
-            Self::Endpoint(_) => None,
+            Self::Block(_, cidr) => vec![route(*cidr)],
+            Self::Node(name) => snapshot.claims_of(name).map(|(_, cidr, _)| route(cidr)).collect(),
+            Self::Endpoint(_) => Vec::new(),
+        }
+    }
+
+    /// Whether the key of an entry that follows from it has to be remembered.
+    pub fn is_remembered(&self, key: &Key) -> bool {
+        match self {
+            Self::Block(..) => false,
+            Self::Node(_) => matches!(key, Key::Prefix(_)),
+            Self::Endpoint(_) => true,
         }
     }
 }

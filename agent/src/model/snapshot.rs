@@ -130,6 +130,13 @@ impl Snapshot {
         blocks.chain(single.map(|((_, addr), claim)| (IpNet::from(*addr), claim)))
     }
 
+    /// Blocks and single addresses that a node has, each with its network.
+    pub fn claims_of(&self, node: &str) -> impl Iterator<Item = (u32, IpNet, &Claim)> {
+        let blocks = self.claims.iter().map(|((id, cidr), claim)| (*id, *cidr, claim));
+        let single = self.borrowed.iter().map(|((id, addr), claim)| (*id, IpNet::from(*addr), claim));
+        blocks.chain(single).filter(move |(_, _, claim)| claim.node == node)
+    }
+
     /// The last good values of what cannot be read, as the store holds them.
     pub fn last_good(&self) -> BTreeMap<String, Vec<u8>> {
         let value = |key: &String| {

@@ -20,6 +20,8 @@ enum Happening {
     Network { network: u8, there: bool },
     /// A node borrows a single address, or gives it up.
     Borrow { addr: u8, there: bool },
+    /// A node comes with an address, or goes.
+    Node { node: u8, addr: Option<u8> },
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -30,6 +32,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         (0..3_u8, proptest::option::of(10..13_u8)).prop_map(|(id, index)| Happening::Interface { id, index }),
         (1..3_u8, any::<bool>()).prop_map(|(network, there)| Happening::Network { network, there }),
         (0..4_u8, any::<bool>()).prop_map(|(addr, there)| Happening::Borrow { addr, there }),
+        (1..4_u8, proptest::option::of(0..2_u8)).prop_map(|(node, addr)| Happening::Node { node, addr }),
     ]
 }
 
@@ -91,6 +94,13 @@ fn happen(state: &mut State, happening: &Happening) -> Dirty {
         }
         Happening::Borrow { addr, there } => {
             store(state, put(format!("routes/1/10.1.0.{}-32", 70 + addr), there.then(|| claim(2))))
+        }
+        Happening::Node { node, addr } => {
+            // No two nodes have one address at a time.
+            let value = |addr: u8| {
+                format!(r#"{{"v":1,"name":"h{node}","addresses":["192.0.2.{}"]}}"#, 10 * node + addr)
+            };
+            store(state, put(format!("nodes/h{node}"), addr.map(value)))
         }
         Happening::Endpoint { id, addr: Some(addr) } => {
             // An id never has another address; what comes anew went before.
