@@ -177,35 +177,39 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
         endpoints,
     };
     facts.xdp = choose_xdp(config, netlink, &facts).await?;
-    facts.super_packets = size_super_packets(config, netlink, &facts).await?;
+    facts.super_packets = size_super_packets(config, netlink, &facts).await;
     Ok(facts)
 }
 
 /// Whether and how the uplink gets its XDP program.
 async fn choose_xdp(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Result<Xdp> {
-    let name = &facts.uplink.name;
-    let link = link::find(netlink, name).await?.with_context(|| format!("uplink {name} is not there"))?;
-    Ok(match xdp::choose(config.xdp, &link) {
-        Ok(true) => Xdp::Native,
-        Ok(false) => Xdp::Generic,
-        Err(why) => Xdp::Off(why),
-    })
+    let links = link::list(netlink).await?;
+    let uplink = links.iter().find(|link| link.name == facts.uplink.name);
+    Ok(uplink.map(|uplink| xdp::choose(config.xdp, uplink, &links)).unwrap_or_default())
 }
 
 /// Has the uplink and the containers that are there send super-packets as large
 /// as is asked for now, and says how large where that is not usual. The uplink
 /// is raised before the containers and lowered after them.
-async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Result<Option<u32>> {
+async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Option<u32> {
     let uplink = SuperPackets::of(&config.state_dir);
     let was_raised = uplink.is_raised();
-    let size = if config.big_tcp { uplink.raise(netlink, &facts.uplink.name).await? } else { USUAL };
+    let mut size = USUAL;
+    if config.big_tcp {
+        match uplink.raise(netlink, &facts.uplink.name).await {
+            Ok(raised) => size = raised,
+            Err(error) => warn!("there is no BIG TCP: {error:#}"),
+        }
+    }
     if config.big_tcp || was_raised {
         super_packets::fit(netlink, facts.endpoints.values(), size).await;
     }
-    if size == USUAL {
-        uplink.restore(netlink).await?;
+    if size == USUAL
+        && let Err(error) = uplink.restore(netlink).await
+    {
+        warn!("BIG TCP is not undone: {error:#}");
     }
-    Ok((size != USUAL).then_some(size))
+    (size != USUAL).then_some(size)
 }
 
 /// What the control loop begins with.
@@ -243,8 +247,7 @@ async fn forget_old_programs(
     pins: Pins,
     log: bool,
 ) {
-    let settled =
-        |state: &State| state.in_sync() && state.actual.is_some() && state.retry.pending().is_empty();
+    let settled = |state: &State| state.in_sync() && state.hooks_are_settled();
     while !workloads.control.look(settled).await.unwrap_or(false) {
         if rounds.changed().await.is_err() {
             return;

@@ -36,7 +36,7 @@ use crate::{
     },
     reconcile::Change,
     store::Feed,
-    tables::Entry,
+    tables::{Entry, Key},
 };
 
 /// How often the kernel is read afresh without a reason.
@@ -513,6 +513,8 @@ impl<K: Kernel> Loop<K> {
             };
             match result {
                 Ok(()) => self.state.applied(change),
+                Err(error) if matches!(key, Key::Xdp(_)) && self.state.refused_xdp(&format!("{error:#}")) => {
+                }
                 Err(error) => {
                     closed.extend(self.state.ifindex_of(&key));
                     if self.state.retry.may_try(&key, now) {

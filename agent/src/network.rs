@@ -247,6 +247,9 @@ fn check_overlap(
                 bail!("subnet {cidr} overlaps {} of network {}", theirs.cidr, other.name);
             }
         }
+        if let Some(blocked) = snapshot.blocked.keys().find(|blocked| overlap(**blocked, cidr)) {
+            bail!("subnet {cidr} overlaps {blocked}, which the guard blocks: margay guard rm {blocked}");
+        }
         for node in snapshot.nodes.values() {
             if let Some(addr) = node.addresses.iter().find(|addr: &&IpAddr| cidr.contains(*addr)) {
                 bail!("subnet {cidr} contains {addr}, the address of node {}", node.name);

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use anyhow::Result;
 use margay_common::{
     net::{Addr, Mac},
-    route::Neighbour,
+    route::{Neighbour, REMOTE},
 };
 use tokio::{sync::Mutex, time::sleep};
 use tracing::warn;
@@ -60,33 +60,24 @@ pub async fn vouch(control: Control, netlink: Netlink, datapath: Arc<Mutex<Datap
 async fn wanted(control: &Control) -> Result<Option<Wanted>> {
     control
         .look(|state| {
-            let routable = state.snapshot.networks.values().any(|network| network.routable);
-            if matches!(state.facts.xdp, Xdp::Off(_)) || !routable {
+            if matches!(state.facts.xdp, Xdp::Off(_)) {
                 return None;
             }
-            let others = state.snapshot.nodes.values().filter(|node| node.name != state.facts.node);
-            let addresses =
-                others.flat_map(|node| node.addresses.iter().copied().chain(node.link_local.map(IpAddr::V6)));
-            let link_local = |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            let next_hops = addresses.filter(|addr| state.facts.is_on_link(*addr) || link_local(addr));
-            Some(Wanted {
-                uplink: state.facts.uplink.ifindex,
-                own: state.facts.uplink.mac,
-                next_hops: next_hops.collect(),
-            })
+            let routable: BTreeSet<u32> =
+                state.snapshot.networks.values().filter(|n| n.routable).map(|n| n.id).collect();
+            let routes = state.fold.tables.routes.values();
+            let remote = routes.filter(|route| route.kind == REMOTE && routable.contains(&route.network));
+            let next_hops: BTreeSet<IpAddr> = remote.map(|route| IpAddr::from(route.next_hop)).collect();
+            Some(Wanted { uplink: state.facts.uplink.ifindex, own: state.facts.uplink.mac, next_hops })
         })
         .await
 }
 
 async fn vouch_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datapath>) -> Result<()> {
     let seen = neighbours::read(netlink, wanted.uplink).await?;
-    for addr in &wanted.next_hops {
-        if seen.get(addr).is_none_or(|seen| seen.stale) {
-            neighbours::ask(netlink, wanted.uplink, *addr).await;
-        }
-    }
     let until = neighbours::now() + VOUCHED.as_nanos() as u64;
-    let table = &mut datapath.lock().await.maps.neighbours;
+    let mut datapath = datapath.lock().await;
+    let table = &mut datapath.maps.neighbours;
     for addr in table.read()?.into_keys() {
         if !wanted.next_hops.contains(&IpAddr::from(addr)) {
             table.remove(addr)?;
@@ -99,6 +90,13 @@ async fn vouch_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datapat
                 table.put(Addr::from(*addr), neighbour)?;
             }
             None => table.remove(Addr::from(*addr))?,
+        }
+    }
+    drop(datapath);
+    // What is known is vouched for before anything else is asked for.
+    for addr in &wanted.next_hops {
+        if seen.get(addr).is_none_or(|seen| seen.stale) {
+            neighbours::ask(netlink, wanted.uplink, *addr).await;
         }
     }
     Ok(())

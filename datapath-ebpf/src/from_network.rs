@@ -21,7 +21,14 @@ use crate::{
 #[inline(always)]
 pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropReason> {
     let Some(family) = packet.family() else { return Ok(Forward::Pass) };
-    if packet.had_vlan() || !packet.is_for_this_host() {
+    if packet.had_vlan() {
+        return Ok(Forward::Pass);
+    }
+    // Whatever its shape, and also if it came by broadcast.
+    if maps::has_guards() && Ip::source(packet, family).is_some_and(|src| maps::is_guarded(&src)) {
+        return Err(DropReason::Guarded);
+    }
+    if !packet.is_for_this_host() {
         return Ok(Forward::Pass);
     }
     let ip = match Ip::parse(packet, family) {
@@ -29,9 +36,6 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         Err(reason) => return refuse_if_ours(packet, family, reason),
     };
     blame.ip = ip;
-    if maps::is_guarded(&ip.src) {
-        return Err(DropReason::Guarded);
-    }
     if let Some(node) = maps::node().filter(|node| node.host_ifindex != 0) {
         let own = match family {
             Family::V4 => &node.v4,

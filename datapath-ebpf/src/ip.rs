@@ -165,6 +165,21 @@ impl Ip {
         }
     }
 
+    /// The source alone, of a packet of which nothing else is known.
+    #[inline(always)]
+    pub fn source(packet: &Packet<'_>, family: Family) -> Option<Addr> {
+        match family {
+            Family::V4 => {
+                packet.pull(ETH_LEN + IPV4_LEN);
+                packet.read::<Ipv4Header>(ETH_LEN).map(|h| Addr::from_v4_word(h.src))
+            }
+            Family::V6 => {
+                packet.pull(ETH_LEN + IPV6_LEN);
+                packet.read::<Ipv6Header>(ETH_LEN).map(|h| h.src)
+            }
+        }
+    }
+
     /// The type field where this is ICMP of the packet's family.
     #[inline(always)]
     pub fn icmp_type(&self, packet: &Packet<'_>) -> Option<u8> {

@@ -104,10 +104,16 @@ pub fn prefix(addr: &Addr) -> Option<&'static Prefix> {
     PREFIXES.get(Key::new(128, *addr))
 }
 
+/// Whether the guard blocks anything at all.
+#[inline(always)]
+pub fn has_guards() -> bool {
+    GUARDED.get(0).is_some_and(|any| *any != 0)
+}
+
 /// Whether the guard blocks an address.
 #[inline(always)]
 pub fn is_guarded(addr: &Addr) -> bool {
-    GUARDED.get(0).is_some_and(|any| *any != 0) && GUARD.get(Key::new(128, *addr)).is_some()
+    GUARD.get(Key::new(128, *addr)).is_some()
 }
 
 /// A next hop that the agent vouches for now.

@@ -72,7 +72,7 @@ pub fn decide(frame: &Frame<'_>) -> Result<Onward, DropReason> {
     }
     let l3_len = frame.len().wrapping_sub(ETH_LEN as u32);
     let Some(ip) = Ip::parse_plain(frame, family, l3_len) else { return Ok(Onward::Pass) };
-    if maps::is_guarded(&ip.src) {
+    if maps::has_guards() && maps::is_guarded(&ip.src) {
         return Err(DropReason::Guarded);
     }
     match maps::prefix(&ip.dst) {

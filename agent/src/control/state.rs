@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{Fold, Rounds, hold::describe};
 use crate::{
-    desired::{Dirty, LocalFacts, Source},
+    desired::{Dirty, LocalFacts, Source, Xdp},
     kernel::world::News,
     model::{
         key,
@@ -78,6 +78,22 @@ impl State {
         self.trust == Trust::Whole
     }
 
+    /// Whether every program of tc is the one that it should be.
+    pub fn hooks_are_settled(&self) -> bool {
+        let open = |key: &Key| !matches!(key, Key::Xdp(_));
+        self.actual.is_some() && !self.retry.pending().keys().any(open)
+    }
+
+    /// Gives up an XDP program that nobody insists on.
+    pub fn refused_xdp(&mut self, reason: &str) -> bool {
+        let gives_up = self.facts.xdp == Xdp::Auto;
+        if gives_up {
+            info!("no XDP on {}: {reason}", self.facts.uplink.name);
+            self.facts.xdp = Xdp::Off(format!("off: {reason}"));
+        }
+        gives_up
+    }
+
     /// Takes over what the store tells, and says what that changes.
     pub fn take(&mut self, feed: Feed) -> Dirty {
         let mut dirty = Dirty::Nothing;
@@ -99,8 +115,11 @@ impl State {
                     None => std::mem::take(&mut self.snapshot),
                 };
                 for event in &events {
+                    let was_unreadable = !read.unreadable.is_empty();
                     read.apply(event);
-                    dirty.add(concern(event));
+                    // What could not be read kept more than its own entries.
+                    let unreadable = was_unreadable || !read.unreadable.is_empty();
+                    dirty.add(if unreadable { Dirty::Everything } else { concern(event) });
                 }
                 dirty.add(self.believe(read));
                 self.back();

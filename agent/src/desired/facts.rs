@@ -15,6 +15,8 @@ use crate::model::endpoint::Endpoint;
 /// The uplink's XDP program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Xdp {
+    /// Run by the driver, if it takes it; what it came to is not known yet.
+    Auto,
     /// Run by the driver.
     Native,
     /// Run behind it.
@@ -32,7 +34,7 @@ impl Default for Xdp {
 impl fmt::Display for Xdp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Native => "native",
+            Self::Auto | Self::Native => "native",
             Self::Generic => "generic",
             Self::Off(why) => why,
         })

@@ -7,7 +7,7 @@ use super::{
     prefixes,
 };
 use crate::{
-    model::{network::Network, snapshot::Snapshot},
+    model::{blocked::holds_mapped, network::Network, snapshot::Snapshot},
     tables::{Attachment, Entry, HOST_INTERFACE, HostRoute, Interface, XdpAttachment},
 };
 
@@ -25,7 +25,7 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
         v6: own(false).copied().map(Addr::from).unwrap_or_default(),
     };
     let native = match facts.xdp {
-        Xdp::Native => Some(true),
+        Xdp::Auto | Xdp::Native => Some(true),
         Xdp::Generic => Some(false),
         Xdp::Off(_) => None,
     };
@@ -38,7 +38,8 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
         Entry::Attachment(facts.uplink.name.clone(), attached(Program::FromNetwork)),
     ];
     entries.extend(xdp);
-    entries.extend(snapshot.blocked.keys().map(|cidr| Entry::Guard(prefixes::key(*cidr), ())));
+    let blocked = snapshot.blocked.keys().filter(|cidr| !holds_mapped(**cidr));
+    entries.extend(blocked.map(|cidr| Entry::Guard(prefixes::key(*cidr), ())));
     entries
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 use rtnetlink::Handle;
+use tracing::warn;
 
 use super::{
     attach, datapath, facts, firewall, link,
@@ -26,8 +27,10 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
         originals.restore(&path)?;
         done.push(format!("our value of {path}"));
     }
-    if let Some(uplink) = SuperPackets::of(state_dir).restore(netlink).await? {
-        done.push(format!("BIG TCP on {uplink}"));
+    match SuperPackets::of(state_dir).restore(netlink).await {
+        Ok(None) => {}
+        Ok(Some(uplink)) => done.push(format!("BIG TCP on {uplink}")),
+        Err(error) => warn!("BIG TCP stays on: {error:#}"),
     }
     for accept in firewall::accepts().await {
         firewall::remove_accept(&accept).await?;

@@ -68,8 +68,9 @@ impl Guards {
 
     /// Blocks a prefix.
     pub fn put(&mut self, len: u32, addr: Addr) -> Result<()> {
-        self.prefixes.put(len, addr, 1)?;
-        self.any.put(1)
+        // In this order: a prefix that is there is looked for.
+        self.any.put(1)?;
+        self.prefixes.put(len, addr, 1)
     }
 
     /// Blocks it no longer.
@@ -112,7 +113,11 @@ impl Datapath {
                 remove_programs(&pins.programs().join(name))?;
             }
         }
-        pins.forget_other_layouts()
+        for dir in pins.other_layouts()? {
+            clear(&dir);
+            pins::remove_all(&dir)?;
+        }
+        Ok(())
     }
 
     /// The kernel's id of a program.

@@ -40,7 +40,7 @@ const LISTINGS: usize = 100;
 pub const HOST_PEER: &str = "margay0-peer";
 
 /// An interface.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Link {
     /// Its name.
     pub name: String,
@@ -58,6 +58,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Its XDP program.
     pub xdp: Option<AttachedXdp>,
+    /// The index of the interface that it stands on.
+    pub parent: Option<u32>,
     /// The largest super-packet that it sends, bytes.
     pub super_packet: u32,
     /// The most that this can be raised to, bytes; 0 before Linux 5.19.
@@ -77,7 +79,7 @@ impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {
         let (mut name, mut mtu) = (String::new(), 0);
         let (mut super_packet, mut super_packet_max) = (0, 0);
-        let (mut mac, mut kind, mut xdp) = (None, None, None);
+        let (mut mac, mut kind, mut xdp, mut parent) = (None, None, None, None);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(found) => name.clone_from(found),
@@ -89,6 +91,7 @@ impl From<LinkMessage> for Link {
                         _ => None,
                     });
                 }
+                LinkAttribute::Link(index) => parent = Some(*index),
                 LinkAttribute::Xdp(found) => xdp = attached_xdp(found),
                 LinkAttribute::GsoMaxSize(found) => super_packet = *found,
                 LinkAttribute::TsoMaxSize(found) => super_packet_max = *found,
@@ -106,6 +109,7 @@ impl From<LinkMessage> for Link {
             mac,
             kind,
             xdp,
+            parent,
         }
     }
 }

@@ -85,19 +85,10 @@ impl Pins {
         Ok(names.into_iter().map(|name| name.replace(':', ".")).collect())
     }
 
-    /// Removes the maps of other layouts, which no program of ours uses.
-    pub fn forget_other_layouts(&self) -> Result<()> {
-        for name in names(&self.root)? {
-            let dir = self.root.join(&name);
-            if !name.starts_with('v') || dir == self.maps() {
-                continue;
-            }
-            for map in names(&dir)? {
-                unlink(&dir.join(map))?;
-            }
-            fs::remove_dir(&dir).with_context(|| dir.display().to_string())?;
-        }
-        Ok(())
+    /// The folders of the maps of other layouts, which no program of ours uses.
+    pub fn other_layouts(&self) -> Result<Vec<PathBuf>> {
+        let dirs = names(&self.root)?.into_iter().filter(|name| name.starts_with('v'));
+        Ok(dirs.map(|name| self.root.join(name)).filter(|dir| *dir != self.maps()).collect())
     }
 
     /// The interfaces that have a link.
@@ -120,6 +111,14 @@ pub fn names(dir: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Removes a folder of pins.
+pub fn remove_all(dir: &Path) -> Result<()> {
+    for name in names(dir)? {
+        unlink(&dir.join(name))?;
+    }
+    fs::remove_dir(dir).with_context(|| format!("{}", dir.display()))
 }
 
 /// Removes a file; a missing one is fine.

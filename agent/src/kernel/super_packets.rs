@@ -57,8 +57,7 @@ impl SuperPackets {
             // Another uplink may still be raised.
             self.restore(netlink).await?;
             let before = Before { uplink: uplink.into(), size: link.super_packet };
-            fs::write(&self.file, serde_json::to_vec(&before)?)
-                .with_context(|| self.file.display().to_string())?;
+            self.write(&before)?;
         }
         link::set_super_packets(netlink, link.index, size)
             .await
@@ -81,6 +80,16 @@ impl SuperPackets {
         }
         pins::unlink(&self.file)?;
         Ok(Some(before.uplink))
+    }
+
+    fn write(&self, before: &Before) -> Result<()> {
+        let draft = self.file.with_extension("new");
+        let write = || {
+            fs::write(&draft, serde_json::to_vec(before)?)?;
+            fs::File::open(&draft)?.sync_all()?;
+            fs::rename(&draft, &self.file)
+        };
+        write().with_context(|| self.file.display().to_string())
     }
 
     fn before(&self) -> Result<Option<Before>> {

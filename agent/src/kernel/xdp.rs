@@ -15,7 +15,7 @@ use super::{
     link::{self, Link},
     pins::{self, Pins},
 };
-use crate::tables::XdpAttachment;
+use crate::{desired as chosen, tables::XdpAttachment};
 
 /// Whether and how the uplink gets an XDP program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -36,11 +36,27 @@ pub enum Wanted {
 /// (virtio_net, hv_netvsc), half of the queues (ena).
 const COSTLY: [&str; 3] = ["virtio_net", "hv_netvsc", "ena"];
 
-/// How the program is attached to an uplink, or why it is not.
-pub fn choose(wanted: Wanted, uplink: &Link) -> Result<bool, String> {
+/// How the program is attached to an uplink, or why it is not. With VLANs on the
+/// uplink it is not: the card takes tags off before XDP sees a frame, which would
+/// then pass for one of the uplink's own link.
+pub fn choose(wanted: Wanted, uplink: &Link, all: &[Link]) -> chosen::Xdp {
+    if wanted == Wanted::Off {
+        return chosen::Xdp::default();
+    }
+    let vlan = |link: &&Link| link.kind.as_deref() == Some("vlan") && link.parent == Some(uplink.index);
+    if let Some(vlan) = all.iter().find(vlan) {
+        return chosen::Xdp::Off(format!("off: {} is a VLAN on {}", vlan.name, uplink.name));
+    }
+    match choose_mode(wanted, uplink) {
+        Ok(mode) => mode,
+        Err(why) => chosen::Xdp::Off(why),
+    }
+}
+
+fn choose_mode(wanted: Wanted, uplink: &Link) -> Result<chosen::Xdp, String> {
     match wanted {
-        Wanted::Native => Ok(true),
-        Wanted::Generic => Ok(false),
+        Wanted::Native => Ok(chosen::Xdp::Native),
+        Wanted::Generic => Ok(chosen::Xdp::Generic),
         Wanted::Off => Err("off".into()),
         Wanted::Auto => {
             if let Some(kind) = &uplink.kind {
@@ -50,7 +66,7 @@ pub fn choose(wanted: Wanted, uplink: &Link) -> Result<bool, String> {
                 Some(driver) if COSTLY.contains(&driver.as_str()) => {
                     Err(format!("off: {driver} would lose offloads or queues"))
                 }
-                Some(_) => Ok(true),
+                Some(_) => Ok(chosen::Xdp::Auto),
                 None => Err("off: the uplink has no driver".into()),
             }
         }
@@ -137,4 +153,37 @@ pub fn detach(pins: &Pins, interface: &str) -> Result<bool> {
     let link = PinnedLink::from_pin(&path).with_context(|| format!("{}", path.display()))?;
     drop(link.unpin()?);
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: Option<&str>, parent: Option<u32>) -> Link {
+        Link { index, name: name.into(), kind: kind.map(str::to_owned), parent, ..Link::default() }
+    }
+
+    #[test]
+    fn auto_gives_up_what_would_cost() {
+        let off = |uplink: &Link, all: &[Link]| match choose(Wanted::Auto, uplink, all) {
+            chosen::Xdp::Off(why) => why,
+            other => panic!("{other:?}"),
+        };
+        let veth = link(2, "up0", Some("veth"), None);
+        assert!(off(&veth, &[]).contains("veth"));
+        assert!(off(&link(2, "no-such-interface", None, None), &[]).contains("no driver"));
+        assert_eq!(choose(Wanted::Off, &veth, &[]), chosen::Xdp::default());
+        assert_eq!(choose(Wanted::Native, &veth, &[]), chosen::Xdp::Native, "who insists has it");
+    }
+
+    #[test]
+    fn an_uplink_with_vlans_has_no_xdp() {
+        let uplink = link(2, "up0", None, None);
+        let all = [link(3, "up0.7", Some("vlan"), Some(2)), link(4, "other.7", Some("vlan"), Some(9))];
+        for wanted in [Wanted::Auto, Wanted::Native, Wanted::Generic] {
+            let chosen::Xdp::Off(why) = choose(wanted, &uplink, &all) else { panic!("{wanted:?}") };
+            assert!(why.contains("up0.7"), "{why}");
+        }
+        assert_eq!(choose(Wanted::Generic, &uplink, &all[1..]), chosen::Xdp::Generic);
+    }
 }

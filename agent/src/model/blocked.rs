@@ -1,5 +1,8 @@
 //! Prefixes that the guard blocks.
 
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Unknown;
@@ -15,4 +18,31 @@ pub struct Blocked {
     /// Fields of a newer agent.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// Whether an IPv6 prefix lies across the IPv4-mapped addresses (RFC 4291 section
+/// 2.5.5.2), which is where the programs' tables have IPv4.
+pub fn holds_mapped(cidr: IpNet) -> bool {
+    let IpNet::V6(v6) = cidr else { return false };
+    v6.addr().to_ipv4_mapped().is_some() || v6.contains(&Ipv4Addr::UNSPECIFIED.to_ipv6_mapped())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::holds_mapped;
+
+    #[test]
+    fn ipv4_is_not_blocked_as_ipv6() {
+        for (prefix, holds) in [
+            ("::/8", true),
+            ("::/80", true),
+            ("::ffff:0:0/96", true),
+            ("::ffff:203.0.113.0/120", true),
+            ("::/96", false),
+            ("2001:db8::/32", false),
+            ("203.0.113.0/24", false),
+        ] {
+            assert_eq!(holds_mapped(prefix.parse().expect("a literal")), holds, "{prefix}");
+        }
+    }
 }

@@ -5,9 +5,17 @@ use ipnet::IpNet;
 
 use super::{ATTEMPTS, Networks, Reading, overlap};
 use crate::{
-    model::{self, Unknown, blocked::Blocked, key::Key, snapshot::Snapshot},
+    model::{
+        self, Unknown,
+        blocked::{Blocked, holds_mapped},
+        key::Key,
+        snapshot::Snapshot,
+    },
     store::{Commit, Op, Txn},
 };
+
+/// What neighbours, routers and next hops speak from.
+const LINK_LOCAL: &str = "fe80::/10";
 
 impl Networks {
     /// Blocks a prefix since `now`, seconds since 1970; the same again is fine.
@@ -64,8 +72,11 @@ fn check(cidr: IpNet, snapshot: &Snapshot) -> Result<()> {
     if cidr.prefix_len() == 0 {
         bail!("{cidr} is everything: block a smaller prefix");
     }
-    if matches!(cidr, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some()) {
-        bail!("{cidr} is an IPv4 address in IPv6's clothes: name it as IPv4");
+    if holds_mapped(cidr) {
+        bail!("{cidr} holds IPv4 in IPv6's clothes, ::ffff:0:0/96: name what is IPv4 as IPv4");
+    }
+    if overlap(cidr, LINK_LOCAL.parse()?) {
+        bail!("{cidr} overlaps {LINK_LOCAL}, by which the nodes find each other: block a smaller prefix");
     }
     for node in snapshot.nodes.values() {
         if let Some(addr) = node.addresses.iter().find(|addr| cidr.contains(*addr)) {

@@ -24,10 +24,14 @@ impl Change {
 
 /// The changes that turn `actual` into `desired`, in an order in which every
 /// entry finds what it refers to: additions along the tables, then removals
-/// against them.
+/// against them. A program that takes another's place comes last: it may read
+/// tables that are only just filled.
 pub fn plan(desired: &Tables, actual: &Tables) -> Vec<Change> {
     let (put, remove) = desired.difference(actual);
-    let put = put.into_iter().map(Change::Put);
+    let replaces =
+        |entry: &Entry| matches!(entry, Entry::Attachment(name, _) if actual.attachments.contains_key(name));
+    let (last, put): (Vec<Entry>, Vec<Entry>) = put.into_iter().partition(replaces);
+    let put = put.into_iter().chain(last).map(Change::Put);
     put.chain(remove.into_iter().rev().map(Change::Remove)).collect()
 }
 

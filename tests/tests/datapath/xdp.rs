@@ -161,8 +161,17 @@ fn headers_that_need_a_closer_look_pass() {
 fn the_guard_needs_no_xdp() {
     let mut node = node();
     for family in 0..2 {
-        for dst in [both(4, 2)[family], addr(THIS_NODE[family]), addr(H2[family])] {
-            let frame = Frame::udp(WIRE, addr(BLOCKED[family]), dst).bytes();
+        let from = |dst| Frame::udp(WIRE, addr(BLOCKED[family]), dst);
+        let mut frames: Vec<Vec<u8>> = [both(4, 2)[family], addr(THIS_NODE[family]), addr(H2[family])]
+            .map(|dst| from(dst).bytes())
+            .into();
+        // By broadcast, and with headers that no parser gets to the end of.
+        frames.push(from(addr(THIS_NODE[family])).to_mac([0xff; 6]).bytes());
+        let mut broken = from(addr(THIS_NODE[family])).bytes();
+        broken[14] = [0x4f, 0x60][family];
+        broken[20] = [0x00, 0x3c][family];
+        frames.push(broken);
+        for frame in frames {
             dropped(&node.from_network(&frame), "from_network", "guarded");
         }
     }

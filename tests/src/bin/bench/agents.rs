@@ -1,5 +1,6 @@
-//! A thousand agents against a real etcd: everything of their control plane, on
-//! kernels that only record what they are told.
+//! Hundreds of agents against a real etcd: everything of their control plane, on
+//! kernels that only record what they are told. All of them share the processors
+//! of this machine with etcd, so what grows with their square ends soon.
 
 use std::{
     collections::BTreeMap,

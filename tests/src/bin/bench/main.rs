@@ -56,7 +56,7 @@ enum What {
     /// Many agents on recording kernels against a real etcd
     Agents {
         /// How many
-        #[arg(default_value_t = 1_000)]
+        #[arg(default_value_t = 400)]
         count: usize,
     },
     /// One end of a load, run by the bench itself

@@ -75,7 +75,7 @@ pub fn scale(out: &Path) -> std::io::Result<()> {
         rows.push(row);
     }
     std::fs::create_dir_all(out)?;
-    std::fs::write(out.join("scale.json"), serde_json::to_string_pretty(&rows)?)
+    std::fs::write(out.join(crate::report::SCALE), serde_json::to_string_pretty(&rows)?)
 }
 
 /// The head of a table of rows, as Markdown.

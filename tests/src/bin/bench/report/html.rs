@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     candidate::MARGAY,
+    scale::Row,
     work::{COST, P50, P99, Place, RATE, Work},
 };
 
@@ -16,7 +17,7 @@ svg{max-width:100%;height:auto;display:block;margin:1em 0}pre{overflow-x:auto;ba
 font-size:12px}h2{margin-top:2em;border-bottom:1px solid #ccc}";
 
 /// The whole page.
-pub fn render(report: &Report) -> Result<String, Failure> {
+pub fn render(report: &Report, scale: &[Row]) -> Result<String, Failure> {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Margay compared</title>\
          <style>{STYLE}</style><body><h1>Margay compared</h1>\
@@ -40,8 +41,28 @@ pub fn render(report: &Report) -> Result<String, Failure> {
         }
         page.push_str(&latencies(report, place)?);
     }
+    page.push_str(&scaling(scale)?);
     write!(page, "<h2>Figures</h2><pre>{}</pre></body></html>", escape(&markdown::render(report)))?;
     Ok(page)
+}
+
+/// Time of a packet over the number of routes, beside what the kernel's own
+/// routing adds to a send.
+fn scaling(rows: &[Row]) -> Result<String, Failure> {
+    let Some(first) = rows.first() else { return Ok(String::new()) };
+    let line = |name: &str, value: &dyn Fn(&Row) -> f64| Line {
+        name: name.into(),
+        points: rows.iter().map(|row| (f64::from(row.routes), value(row))).collect(),
+    };
+    let lines = [
+        line("margay, one destination", &|row| row.hot),
+        line("margay, destinations drawn over all routes", &|row| row.random),
+        line("kernel's own routing, drawn, above its ten routes", &|row| {
+            row.kernel_random - first.kernel_random
+        }),
+    ];
+    let plot = plot::lines("Nanoseconds of a packet by the number of routes", "routes", "ns", &lines)?;
+    Ok(format!("<h2>scale</h2>{plot}"))
 }
 
 fn bar(report: &Report, name: &str, case: super::Case) -> Option<Bar> {

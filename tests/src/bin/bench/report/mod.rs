@@ -13,9 +13,13 @@ use serde::Serialize;
 use crate::{
     candidate::{Candidate, LIMIT},
     cpu::{Cpu, Machine},
+    scale::Row,
     stats::Summary,
     work::{COST, Place, RATE, Sample, Work},
 };
+
+/// The file that `bench scale` leaves beside the report.
+pub const SCALE: &str = "scale.json";
 
 /// One measurement.
 pub struct Record {
@@ -91,7 +95,11 @@ impl Report {
         fs::write(dir.join("report.json"), serde_json::to_string_pretty(&self.json())?)?;
         let text = markdown::render(self);
         fs::write(dir.join("report.md"), &text)?;
-        fs::write(dir.join("report.html"), html::render(self).map_err(std::io::Error::other)?)?;
+        // Of an earlier `bench scale`, if there was one.
+        let scale: Option<Vec<Row>> =
+            fs::read(dir.join(SCALE)).ok().and_then(|rows| serde_json::from_slice(&rows).ok());
+        let page = html::render(self, &scale.unwrap_or_default()).map_err(std::io::Error::other)?;
+        fs::write(dir.join("report.html"), page)?;
         println!("\n{text}\nbench: {}/report.json, report.md, report.html", dir.display());
         Ok(())
     }
