@@ -225,10 +225,10 @@ async fn run(lab: &Lab, dir: PathBuf, count: usize) -> Result<()> {
     println!("  memory of an agent: {:.2} MiB", (resident(std::process::id()) - memory) / count as f64);
     report(lab);
     let start = Instant::now();
-    for i in 0..count / 2 {
+    for (i, agent) in agents.iter_mut().enumerate().take(count / 2) {
         // Its kernel keeps what it has.
-        let kernel = agents[i].kernel.clone();
-        agents[i] = Arc::new(Agent::start(&shared, i, kernel)?);
+        let kernel = agent.kernel.clone();
+        *agent = Arc::new(Agent::start(&shared, i, kernel)?);
     }
     wait(&agents, |_| true).await;
     println!(
