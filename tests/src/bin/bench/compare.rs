@@ -22,7 +22,7 @@ pub struct Options {
     /// Only these kinds of work
     #[arg(long, value_delimiter = ',', value_name = "WORK")]
     work: Vec<Work>,
-    /// Rounds [default: 5, quick 8]
+    /// Rounds [default: 4, quick 8]
     #[arg(long)]
     rounds: Option<usize>,
     /// Folder of the report
@@ -60,7 +60,7 @@ impl Options {
 pub fn run(options: &Options) -> std::io::Result<()> {
     let begun = (Instant::now(), Cpu::now());
     let mut report = Report::new(Machine::look(), command());
-    let rounds = options.rounds.unwrap_or(if options.quick { 8 } else { 5 });
+    let rounds = options.rounds.unwrap_or(if options.quick { 8 } else { 4 });
     let mut ready = Vec::new();
     for candidate in options.candidates() {
         println!("bench: {}: {}", candidate.name, candidate.what);

@@ -2,9 +2,15 @@
 
 use serde::Serialize;
 
-/// The middle one.
+/// The middle one, or the mean of the two that are in the middle.
 pub fn median(values: Vec<f64>) -> f64 {
-    percentile(values, 0.5)
+    let half = values.len() / 2;
+    let middle = |at: usize| {
+        let mut values = values.clone();
+        values.sort_by(f64::total_cmp);
+        values.get(at).copied().unwrap_or(f64::NAN)
+    };
+    if values.len() % 2 == 1 { middle(half) } else { (middle(half.wrapping_sub(1)) + middle(half)) / 2.0 }
 }
 
 /// The value that a share `p` of them does not exceed.
@@ -39,7 +45,7 @@ impl Summary {
             return None;
         }
         let at = |p| percentile(values.clone(), p);
-        let median = at(0.5);
+        let median = median(values.clone());
         let spread = (at(0.75) - at(0.25)) / median.abs().max(f64::MIN_POSITIVE);
         Some(Self { count: values.len(), min: at(0.0), median, max: at(1.0), spread })
     }
@@ -58,6 +64,7 @@ mod tests {
     fn the_middle_is_the_middle() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(percentile(vec![1.0, 2.0, 3.0, 4.0], 1.0), 4.0);
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 2.5, "neither of the two");
         assert!(median(Vec::new()).is_nan());
     }
 
