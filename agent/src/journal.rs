@@ -13,8 +13,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{ErrorKind, Write},
+    fs,
+    io::ErrorKind,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,6 +24,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::warn;
 
+use crate::files::replace;
 use crate::model::{self, endpoint::Endpoint, membership::Known, network::Network};
 
 /// A network that this node has endpoints or a stash of.
@@ -122,7 +123,7 @@ impl Journal {
             return Ok(String::from_utf8_lossy(&bytes).trim().to_owned());
         }
         let instance = new()?;
-        write(&path, instance.as_bytes())?;
+        replace(&path, instance.as_bytes())?;
         Ok(instance)
     }
 
@@ -134,7 +135,7 @@ impl Journal {
     /// Writes an endpoint; it is there whole or not at all.
     pub fn put(&self, endpoint: &Endpoint) -> Result<()> {
         let _turn = self.turn(&endpoint.id);
-        write(&self.entry(ENDPOINTS, &endpoint.id), &model::encode(endpoint))?;
+        replace(&self.entry(ENDPOINTS, &endpoint.id), &model::encode(endpoint))?;
         self.held().insert(endpoint.id.clone(), endpoint.clone());
         Ok(())
     }
@@ -144,7 +145,7 @@ impl Journal {
         let _turn = self.turn(id);
         let Some(mut endpoint) = self.held().get(id).cloned() else { return Ok(None) };
         change(&mut endpoint);
-        write(&self.entry(ENDPOINTS, id), &model::encode(&endpoint))?;
+        replace(&self.entry(ENDPOINTS, id), &model::encode(&endpoint))?;
         self.held().insert(id.to_owned(), endpoint.clone());
         Ok(Some(endpoint))
     }
@@ -168,7 +169,7 @@ impl Journal {
         let path = self.entry(NETWORKS, &member.network.id.to_string());
         let bytes = model::encode(member);
         let _turn = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
-        if read(&path)?.as_ref() == Some(&bytes) { Ok(()) } else { write(&path, &bytes) }
+        if read(&path)?.as_ref() == Some(&bytes) { Ok(()) } else { replace(&path, &bytes) }
     }
 
     /// Forgets a network.
@@ -184,7 +185,7 @@ impl Journal {
 
     /// Writes one of Docker's networks.
     pub fn put_docker_network(&self, network: &DockerNetwork) -> Result<()> {
-        write(&self.entry(DOCKER, &network.id), &model::encode(network))
+        replace(&self.entry(DOCKER, &network.id), &model::encode(network))
     }
 
     /// Forgets one of Docker's networks.
@@ -207,7 +208,7 @@ impl Journal {
 
     /// Writes the cluster as it is seen now.
     pub fn put_known(&self, known: &Known) -> Result<()> {
-        write(&self.dir.join(CLUSTER), &model::encode(known))
+        replace(&self.dir.join(CLUSTER), &model::encode(known))
     }
 
     /// The last good values of what could not be read, by key.
@@ -225,7 +226,7 @@ impl Journal {
         }
         let json = |bytes: &Vec<u8>| serde_json::from_slice(bytes).unwrap_or(serde_json::Value::Null);
         let values: BTreeMap<&String, serde_json::Value> = values.iter().map(|(k, v)| (k, json(v))).collect();
-        write(&path, &serde_json::to_vec(&values)?)
+        replace(&path, &serde_json::to_vec(&values)?)
     }
 
     /// Removes everything that the journal wrote.
@@ -281,19 +282,6 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("{}", path.display())),
     }
-}
-
-/// Writes a file whole or not at all, and so that it survives a crash.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let draft = path.with_extension("new");
-    let write = || {
-        let mut file = File::create(&draft)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    };
-    write().with_context(|| format!("{}", path.display()))
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -24,8 +24,12 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
     if packet.had_vlan() {
         return Ok(Forward::Pass);
     }
-    // Whatever its shape, and also if it came by broadcast.
-    if maps::has_guards() && Ip::source(packet, family).is_some_and(|src| maps::is_guarded(&src)) {
+    // Whatever its shape, and also if it came by broadcast; what is another
+    // machine's does not enter.
+    if maps::has_guards()
+        && !packet.is_for_another_host()
+        && Ip::source(packet, family).is_some_and(|src| maps::is_guarded(&src))
+    {
         return Err(DropReason::Guarded);
     }
     if !packet.is_for_this_host() {

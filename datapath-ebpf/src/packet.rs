@@ -37,6 +37,8 @@ pub const QINQ: u16 = 0x88a8_u16.to_be();
 
 /// `pkt_type` of a frame that is addressed to the device it came in on.
 const PACKET_HOST: u32 = 0;
+/// The same of a frame that is addressed to another machine.
+const PACKET_OTHERHOST: u32 = 3;
 /// Address families in `bpf_redir_neigh`.
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -193,6 +195,13 @@ impl<'a> Packet<'a> {
     pub fn is_for_this_host(&self) -> bool {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb()).pkt_type == PACKET_HOST }
+    }
+
+    /// Whether the frame is addressed to another machine, and only overheard.
+    #[inline(always)]
+    pub fn is_for_another_host(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).pkt_type == PACKET_OTHERHOST }
     }
 
     /// The family by the kernel's own notion of the protocol.

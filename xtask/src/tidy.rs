@@ -23,15 +23,16 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 24] = [
+const EDGES: [(&str, &[&str]); 25] = [
+    ("files", &[]),
     ("tables", &[]),
     ("model", &[]),
     ("desired", &["model", "tables"]),
     ("reconcile", &["tables"]),
     ("store", &["model"]),
     ("ipam", &["model", "store"]),
-    ("kernel", &["model", "reconcile", "tables", "desired"]),
-    ("journal", &["model"]),
+    ("kernel", &["files", "model", "reconcile", "tables", "desired"]),
+    ("journal", &["files", "model"]),
     ("network", &["model", "store"]),
     ("metrics", &["control", "kernel", "version"]),
     ("next_hops", &["control", "desired", "kernel"]),

@@ -4,7 +4,7 @@ use margay_common::route::{Route, RouteKey};
 
 use super::*;
 use crate::{
-    desired::{LocalFacts, Uplink},
+    desired::{LocalFacts, Uplink, Xdp},
     model::snapshot,
     store::Listing,
     tables::{Key, Tables},
@@ -46,6 +46,10 @@ struct Bench {
 }
 
 fn start(kernel: Recorder) -> Bench {
+    start_with(kernel, Xdp::default())
+}
+
+fn start_with(kernel: Recorder, xdp: Xdp) -> Bench {
     let netlink = crate::kernel::netlink().expect("netlink needs no privilege to open");
     let (store, store_feed) = mpsc::channel(8);
     let (links, link_feed) = mpsc::channel(1);
@@ -53,6 +57,7 @@ fn start(kernel: Recorder) -> Bench {
     let facts = LocalFacts {
         node: "h1".into(),
         uplink: Uplink { name: "lo".into(), ..Uplink::default() },
+        xdp,
         ..LocalFacts::default()
     };
     let state = State { facts, ..State::default() };
@@ -120,6 +125,21 @@ async fn a_failed_change_waits_visibly_and_stops_no_other() {
         tokio::task::yield_now().await;
     }
     assert_eq!(bench.kernel.tables.lock().expect("no panic").host_routes.len(), 1);
+}
+
+#[tokio::test]
+async fn a_driver_that_refuses_xdp_is_believed_unless_somebody_insists() {
+    for (wanted, pending, xdp) in [(Xdp::Auto, 0, "off: no room"), (Xdp::Native, 1, "native")] {
+        let refuse = Arc::new(Mutex::new(Some(Key::Xdp("lo".into()))));
+        let bench = start_with(Recorder { refuse, ..Recorder::default() }, wanted);
+        let listing = Listing { revision: 5, entries: vec![network()] };
+        bench.store.send(Feed::Listing(listing)).await.expect("the loop runs");
+        bench.control.revision(5).await.expect("reached");
+        let look = bench.control.look(|state| {
+            (state.retry.pending().len(), state.facts.xdp.to_string(), state.hooks_are_settled())
+        });
+        assert_eq!(look.await.expect("the loop runs"), (pending, xdp.into(), true));
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 use rtnetlink::Handle;
-use tracing::warn;
 
 use super::{
     attach, datapath, facts, firewall, link,
@@ -27,10 +26,10 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
         originals.restore(&path)?;
         done.push(format!("our value of {path}"));
     }
-    match SuperPackets::of(state_dir).restore(netlink).await {
-        Ok(None) => {}
-        Ok(Some(uplink)) => done.push(format!("BIG TCP on {uplink}")),
-        Err(error) => warn!("BIG TCP stays on: {error:#}"),
+    // What fails here keeps nothing else, and is told at the end.
+    let lowered = SuperPackets::of(state_dir).restore(netlink).await;
+    if let Ok(Some(uplink)) = &lowered {
+        done.push(format!("BIG TCP on {uplink}"));
     }
     for accept in firewall::accepts().await {
         firewall::remove_accept(&accept).await?;
@@ -67,6 +66,7 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
         remove_pins(&pins)?;
         done.push(format!("pins in {}", root.display()));
     }
+    lowered.context("all else is gone, but BIG TCP stays on")?;
     Ok(done)
 }
 

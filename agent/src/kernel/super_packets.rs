@@ -17,7 +17,7 @@ use super::{
     netns::Netns,
     pins,
 };
-use crate::model::endpoint::Endpoint;
+use crate::{files, model::endpoint::Endpoint};
 
 /// The size that is aimed at, bytes: larger ones bring nothing more.
 const WANTED: u32 = 196_608;
@@ -57,7 +57,7 @@ impl SuperPackets {
             // Another uplink may still be raised.
             self.restore(netlink).await?;
             let before = Before { uplink: uplink.into(), size: link.super_packet };
-            self.write(&before)?;
+            files::replace(&self.file, &serde_json::to_vec(&before)?)?;
         }
         link::set_super_packets(netlink, link.index, size)
             .await
@@ -80,16 +80,6 @@ impl SuperPackets {
         }
         pins::unlink(&self.file)?;
         Ok(Some(before.uplink))
-    }
-
-    fn write(&self, before: &Before) -> Result<()> {
-        let draft = self.file.with_extension("new");
-        let write = || {
-            fs::write(&draft, serde_json::to_vec(before)?)?;
-            fs::File::open(&draft)?.sync_all()?;
-            fs::rename(&draft, &self.file)
-        };
-        write().with_context(|| self.file.display().to_string())
     }
 
     fn before(&self) -> Result<Option<Before>> {

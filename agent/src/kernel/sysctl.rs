@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use crate::files;
+
 /// Sets a switch of an interface of ours. A family that the kernel lacks has
 /// no switches and needs none.
 pub fn set(family: &str, interface: &str, name: &str, value: &str) -> Result<()> {
@@ -75,12 +77,6 @@ impl Originals {
         if all.is_empty() {
             return super::pins::unlink(&self.file);
         }
-        let draft = self.file.with_extension("new");
-        let write = || {
-            fs::write(&draft, serde_json::to_vec(all)?)?;
-            fs::File::open(&draft)?.sync_all()?;
-            fs::rename(&draft, &self.file)
-        };
-        write().with_context(|| self.file.display().to_string())
+        files::replace(&self.file, &serde_json::to_vec(all)?)
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 
-use super::{ATTEMPTS, Networks, Reading, overlap};
+use super::{Networks, overlap};
 use crate::{
     model::{
         self, Unknown,
@@ -11,7 +11,7 @@ use crate::{
         key::Key,
         snapshot::Snapshot,
     },
-    store::{Commit, Op, Txn},
+    store::Op,
 };
 
 /// What neighbours, routers and next hops speak from.
@@ -21,41 +21,26 @@ impl Networks {
     /// Blocks a prefix since `now`, seconds since 1970; the same again is fine.
     /// Gives the revision of it.
     pub async fn block(&self, cidr: IpNet, comment: Option<String>, now: u64) -> Result<i64> {
-        for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+        self.amend(|snapshot| {
             if snapshot.blocked.get(&cidr).is_some_and(|found| found.comment == comment) {
-                return Ok(0);
+                return Ok(None);
             }
-            check(cidr, &snapshot)?;
+            check(cidr, snapshot)?;
             let blocked = Blocked { comment: comment.clone(), since: now, unknown: Unknown::new() };
-            let ops = vec![
-                Op::Put(Key::Guard, model::encode(&guard)),
-                Op::Put(Key::Blocked(cidr), model::encode(&blocked)),
-            ];
-            if let Commit::Done(revision) =
-                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
-            {
-                return Ok(revision);
-            }
-        }
-        bail!("others change the cluster at every attempt; try again");
+            Ok(Some(Op::Put(Key::Blocked(cidr), model::encode(&blocked))))
+        })
+        .await
     }
 
     /// Blocks a prefix no longer.
     pub async fn unblock(&self, cidr: IpNet) -> Result<i64> {
-        for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+        self.amend(|snapshot| {
             if !snapshot.blocked.contains_key(&cidr) {
                 bail!("the guard does not block {cidr}; margay guard ls lists what it blocks");
             }
-            let ops = vec![Op::Put(Key::Guard, model::encode(&guard)), Op::Delete(Key::Blocked(cidr))];
-            if let Commit::Done(revision) =
-                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
-            {
-                return Ok(revision);
-            }
-        }
-        bail!("others change the cluster at every attempt; try again");
+            Ok(Some(Op::Delete(Key::Blocked(cidr))))
+        })
+        .await
     }
 }
 

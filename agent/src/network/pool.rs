@@ -3,10 +3,10 @@
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 
-use super::{ATTEMPTS, Networks, Reading, overlap};
+use super::{Networks, Reading, overlap};
 use crate::{
     model::{self, key::Key, pool::Pool, snapshot::Snapshot},
-    store::{Commit, Op, Txn},
+    store::Op,
 };
 
 /// A pool, and how many networks have a subnet of it.
@@ -22,11 +22,10 @@ impl Networks {
     /// Adds a pool; the same again is fine. Gives the revision of it.
     pub async fn add_pool(&self, cidr: IpNet, network_len: Option<u8>) -> Result<i64> {
         let pool = Pool::new(cidr, network_len)?;
-        for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+        self.amend(|snapshot| {
             if let Some(found) = snapshot.pools.get(&pool.cidr) {
                 if found.network_len == pool.network_len {
-                    return Ok(0);
+                    return Ok(None);
                 }
                 bail!(
                     "pool {cidr} exists with networks of /{}, not /{}",
@@ -37,34 +36,20 @@ impl Networks {
             if let Some(other) = snapshot.pools.keys().find(|other| overlap(**other, cidr)) {
                 bail!("pool {cidr} overlaps pool {other}");
             }
-            let ops = vec![
-                Op::Put(Key::Guard, model::encode(&guard)),
-                Op::Put(Key::Pool(pool.cidr), model::encode(&pool)),
-            ];
-            if let Commit::Done(revision) =
-                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
-            {
-                return Ok(revision);
-            }
-        }
-        bail!("others change networks and pools at every attempt; try again");
+            Ok(Some(Op::Put(Key::Pool(pool.cidr), model::encode(&pool))))
+        })
+        .await
     }
 
     /// Removes a pool. Networks keep the subnets that they have.
     pub async fn remove_pool(&self, cidr: IpNet) -> Result<i64> {
-        for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+        self.amend(|snapshot| {
             if !snapshot.pools.contains_key(&cidr) {
                 bail!("there is no pool {cidr}; margay pool ls lists them");
             }
-            let ops = vec![Op::Put(Key::Guard, model::encode(&guard)), Op::Delete(Key::Pool(cidr))];
-            if let Commit::Done(revision) =
-                self.store.commit(Txn { conditions: vec![unchanged], ops }).await?
-            {
-                return Ok(revision);
-            }
-        }
-        bail!("others change networks and pools at every attempt; try again");
+            Ok(Some(Op::Delete(Key::Pool(cidr))))
+        })
+        .await
     }
 }
 

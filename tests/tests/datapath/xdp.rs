@@ -8,7 +8,7 @@ use margay_tests::{
     frame::{Frame, GATEWAY, arp},
 };
 
-use crate::dropped;
+use crate::{dropped, passed};
 
 const WIRE: [u8; 6] = [2, 9, 9, 9, 9, 9];
 const NEXT: [u8; 6] = [2, 8, 8, 8, 8, 8];
@@ -77,6 +77,8 @@ fn what_has_to_be_answered_passes() {
             // Above the uplink's 1400.
             Frame::udp_of(WIRE, outside, both(4, 70)[family], 1390),
             to(both(4, 200)[family]),
+            // Its node is not on the link.
+            to(both(5, 130)[family]),
             // An endpoint of another network asks: it is told.
             Frame::udp(WIRE, both(1, 70)[family], both(4, 70)[family]),
             Frame::udp(WIRE, both(1, 70)[family], both(2, 2)[family]),
@@ -151,6 +153,12 @@ fn headers_that_need_a_closer_look_pass() {
         } else {
             cases.push(whole.carrying(60, &[17, 0, 1, 4, 0, 0, 0, 0]).bytes());
         }
+        if family == 1 {
+            // An IPv4-mapped source.
+            let mut bytes = Frame::udp(WIRE, addr(OUTSIDE[1]), both(1, 2)[1]).bytes();
+            bytes[22..38].copy_from_slice(&std::net::Ipv4Addr::new(10, 1, 0, 70).to_ipv6_mapped().octets());
+            cases.push(bytes);
+        }
         for bytes in cases {
             passes(&node.xdp(&bytes), &bytes);
         }
@@ -174,5 +182,7 @@ fn the_guard_needs_no_xdp() {
         for frame in frames {
             dropped(&node.from_network(&frame), "from_network", "guarded");
         }
+        let overheard = from(addr(THIS_NODE[family])).to_mac([2, 7, 7, 7, 7, 7]).bytes();
+        passed(&node.from_network(&overheard), "from_network", &overheard);
     }
 }

@@ -77,3 +77,26 @@ fn containers_follow_and_an_uplink_that_was_reset_is_raised_again() {
     lab.host(1).up();
     assert_eq!((size(&host, "up0"), size(&a, "eth0")), (196_608, 196_608), "the container is not forgotten");
 }
+
+#[test]
+fn a_broken_record_keeps_the_agent_from_nothing_and_cleanup_names_it() {
+    let mut lab = asked_for();
+    let (_a, addrs) = lab.attached(1, "blue");
+    lab.host(1).stop();
+    let record = lab.h(1).dir().join("state/big-tcp.json");
+    std::fs::write(&record, "{").expect("a disk");
+    lab.host(1).flags.clear();
+    lab.host(1).up();
+    assert!(lab.h(1).log().contains("BIG TCP is not undone"), "{}", lab.h(1).log());
+    assert!(lab.h(1).namespace.pings(addrs[0], 1));
+    lab.host(1).stop();
+    let dir = |name: &str| lab.h(1).dir().join(name).display().to_string();
+    let bpffs = lab.plan.bpffs.join("h1");
+    let (pins, state, run) = (bpffs.display().to_string(), dir("state"), dir("run"));
+    let cleanup = ["cleanup", "--bpffs", &pins, "--state-dir", &state, "--run-dir", &run];
+    let refusal = lab.h(1).refused(&cleanup);
+    assert!(refusal.contains("BIG TCP stays on") && refusal.contains("big-tcp.json"), "{refusal}");
+    assert!(!bpffs.exists(), "all else is gone");
+    std::fs::remove_file(record).expect("our own");
+    lab.h(1).ok(&cleanup);
+}

@@ -22,6 +22,8 @@ enum Happening {
     Borrow { addr: u8, there: bool },
     /// A node comes with an address, or goes.
     Node { node: u8, addr: Option<u8> },
+    /// What is written of a node cannot be read.
+    Broken { node: u8 },
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -33,6 +35,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         (1..3_u8, any::<bool>()).prop_map(|(network, there)| Happening::Network { network, there }),
         (0..4_u8, any::<bool>()).prop_map(|(addr, there)| Happening::Borrow { addr, there }),
         (1..4_u8, proptest::option::of(0..2_u8)).prop_map(|(node, addr)| Happening::Node { node, addr }),
+        (1..4_u8).prop_map(|node| Happening::Broken { node }),
     ]
 }
 
@@ -102,6 +105,7 @@ fn happen(state: &mut State, happening: &Happening) -> Dirty {
             };
             store(state, put(format!("nodes/h{node}"), addr.map(value)))
         }
+        Happening::Broken { node } => store(state, put(format!("nodes/h{node}"), Some("{".into()))),
         Happening::Endpoint { id, addr: Some(addr) } => {
             // An id never has another address; what comes anew went before.
             state.release(&format!("e{id}"));

@@ -117,6 +117,19 @@ fn state(bits: u16) -> Tables {
 }
 
 #[test]
+fn a_program_takes_anothers_place_once_the_tables_are_filled() {
+    // The host's old program is there, routes and an endpoint are not.
+    let (from, to) = (state(0b1), state(0b0101_0101));
+    let changes = plan(&to, &from);
+    let position = |key: &Key| changes.iter().position(|change| change.key() == *key).expect("it changes");
+    let replaced = position(&Key::Attachment(HOST_INTERFACE.into()));
+    let new = position(&Key::Attachment("a".into()));
+    let endpoint = position(&Key::Endpoint(Addr([0, 0, 0, ifindex("a")])));
+    assert!(replaced > position(&Key::Route(RouteKey::default())) && replaced > endpoint);
+    assert!(new < endpoint, "a new program is there before its endpoint");
+}
+
+#[test]
 fn every_state_leads_to_every_other() {
     for from in 0..512 {
         for to in 0..512 {

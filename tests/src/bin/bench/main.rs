@@ -30,7 +30,6 @@ use margay_common::{
 use margay_tests::{
     bpf::{Node, both, mac},
     container::Namespace,
-    eventually::eventually,
     frame::Frame,
     lab::{ETCD, Lab, Plan},
 };
@@ -73,7 +72,7 @@ enum Part {
     Xdp,
     /// Packets, tables and the kernel's own routing with up to a million routes
     Scale,
-    /// Streams between hosts, attaching, propagation
+    /// Memory, attaching, propagation
     Cluster,
     /// 250 attaches at once
     Attach,
@@ -117,7 +116,6 @@ fn cluster() {
     memory(&lab);
     attach(&lab);
     propagation(&lab);
-    streams(&lab);
     memory(&lab);
 }
 
@@ -238,33 +236,4 @@ fn propagation(lab: &Lab) {
         median(times.clone()),
         percentile(times, 0.99)
     );
-}
-
-/// One TCP stream between containers against one between their hosts.
-fn streams(lab: &Lab) {
-    const ROUNDS: usize = 7;
-    let (a, _) = lab.attached(1, "blue");
-    let (b, addr_b) = lab.attached(2, "blue");
-    let mut ratios = [Vec::new(), Vec::new()];
-    println!("\none TCP stream, Gbit/s (iperf3, 3 s, {ROUNDS} interleaved rounds)");
-    for round in 1..=ROUNDS {
-        let hosts = lab.h(2).addresses[0];
-        let native = stream(lab, &lab.h(1).namespace, &lab.h(2).namespace, hosts);
-        let ours: Vec<f64> = addr_b.iter().map(|addr| stream(lab, &a, &b, *addr)).collect();
-        println!("  {round}: host {native:5.1}  containers IPv4 {:5.1}  IPv6 {:5.1}", ours[0], ours[1]);
-        for (ratios, ours) in ratios.iter_mut().zip(ours) {
-            ratios.push(ours / native);
-        }
-    }
-    let [v4, v6] = ratios.map(median);
-    println!("  median of the ratios to the host: IPv4 {v4:.2}, IPv6 {v6:.2}");
-}
-
-fn stream(lab: &Lab, from: &Namespace, to: &Namespace, addr: IpAddr) -> f64 {
-    let _server = to.start(&format!("iperf3 -s -1 -B {addr}"), &lab.plan.dir.join("iperf.log"));
-    eventually("iperf3 connects", || {
-        let said = from.run(&format!("iperf3 -c {addr} -t 3 -J"));
-        let result: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
-        result["end"]["sum_received"]["bits_per_second"].as_f64().ok_or(said)
-    }) / 1e9
 }

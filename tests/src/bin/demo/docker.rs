@@ -1,33 +1,13 @@
 //! Three hosts, each with its own Docker Engine: create once, run everywhere.
 
-use std::{fs, path::Path};
+use margay_tests::{engine::IMAGE, eventually::eventually, lab::Lab, process::Process};
 
-use margay_tests::{
-    engine::IMAGE,
-    eventually::eventually,
-    lab::{Lab, Plan},
-    process::{Process, sh},
-};
-
-use crate::{DIR, PREFIX, claim, note_process, step};
+use crate::{claim, note_process, plan, step};
 
 /// Shows Docker on three hosts; whether all of it was as expected.
 pub fn show() -> bool {
     step("three hosts, a real etcd, and on each host an agent and a Docker Engine of its own");
-    fs::create_dir_all("/run/netns").expect("a folder");
-    let bpffs = Path::new(DIR).join("bpf");
-    fs::create_dir_all(&bpffs).expect("a folder");
-    sh(&format!("mount -t bpf bpf {}", bpffs.display()));
-    let plan = Plan {
-        prefix: PREFIX.into(),
-        dir: DIR.into(),
-        bpffs,
-        hosts: 3,
-        mtu: 1500,
-        v6: true,
-        direct: false,
-        bound: false,
-    };
+    let plan = plan(3);
     let mut lab = Lab::without_agents(plan);
     note_process(lab.etcd_id());
     for host in &mut lab.hosts {

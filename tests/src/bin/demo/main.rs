@@ -102,22 +102,27 @@ struct Member {
     addresses: Vec<IpAddr>,
 }
 
-fn show(keep: bool) -> bool {
-    step("three hosts (network namespaces), a wire between them, a real etcd, an agent on each");
+/// Prepares this machine for a lab that lives on after the demo.
+fn plan(hosts: usize) -> Plan {
     fs::create_dir_all("/run/netns").expect("a folder");
     let bpffs = Path::new(DIR).join("bpf");
     fs::create_dir_all(&bpffs).expect("a folder");
     sh(&format!("mount -t bpf bpf {}", bpffs.display()));
-    let plan = Plan {
-        prefix: PREFIX.into(),
-        dir: DIR.into(),
-        bpffs,
-        hosts: 3,
+    Plan {
+        hosts,
         mtu: 1500,
         v6: true,
         direct: false,
         bound: false,
-    };
+        prefix: PREFIX.into(),
+        dir: DIR.into(),
+        bpffs,
+    }
+}
+
+fn show(keep: bool) -> bool {
+    step("three hosts (network namespaces), a wire between them, a real etcd, an agent on each");
+    let plan = plan(3);
     let mut lab = Lab::without_agents(plan);
     note_process(lab.etcd_id());
     for host in &mut lab.hosts {

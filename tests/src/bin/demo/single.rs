@@ -1,15 +1,10 @@
 //! One host by itself: no etcd, no configuration.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::net::IpAddr;
 
-use margay_tests::{
-    container::Namespace,
-    eventually::eventually,
-    lab::{Lab, Plan},
-    process::sh,
-};
+use margay_tests::{container::Namespace, eventually::eventually, lab::Lab};
 
-use crate::{DIR, PREFIX, claim, leave_up, list, note_process, run, step};
+use crate::{PREFIX, claim, leave_up, list, note_process, plan, run, step};
 
 /// An address beyond the wire.
 const WORLD: &str = "203.0.113.1";
@@ -17,20 +12,7 @@ const WORLD: &str = "203.0.113.1";
 /// Shows a single host; whether all of it was as expected.
 pub fn show(keep: bool) -> bool {
     step("one host with an address and a default route; a router on its wire; no etcd, no settings");
-    fs::create_dir_all("/run/netns").expect("a folder");
-    let bpffs = Path::new(DIR).join("bpf");
-    fs::create_dir_all(&bpffs).expect("a folder");
-    sh(&format!("mount -t bpf bpf {}", bpffs.display()));
-    let plan = Plan {
-        prefix: PREFIX.into(),
-        dir: DIR.into(),
-        bpffs,
-        hosts: 1,
-        mtu: 1500,
-        v6: true,
-        direct: false,
-        bound: false,
-    };
+    let plan = plan(1);
     let mut lab = Lab::single(plan);
     let mut router = lab.outsider();
     router.sh(&format!("ip addr add {WORLD}/32 dev lo"));
