@@ -9,7 +9,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc, watch},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use doors::Doors;
 
@@ -23,12 +23,12 @@ use crate::{
     kernel::{
         self, Netlink,
         attach::TcMode,
-        datapath::{self, Datapath},
+        datapath::{self, Datapath, Extras},
         facts::{self, Look},
         host::Host,
         link,
         pins::Pins,
-        privileges,
+        privileges, steering,
         super_packets::{self, SuperPackets, USUAL},
         sysctl::Originals,
         world, xdp,
@@ -58,10 +58,10 @@ pub async fn run(config: Config) -> Result<()> {
     let mut doors = Doors::open(&config).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
-    let log = config.datapath_log;
-    let host = Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), log)?;
+    let extras = Extras { log: config.datapath_log, tally: false };
+    let host = Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), extras)?;
     let datapath = host.datapath();
-    if log {
+    if extras.log {
         crate::kernel::log::follow(&*datapath.lock().await)?;
     }
     let (control, requests) = Control::channel();
@@ -89,7 +89,9 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
-    let workloads = Arc::new(Workloads::new(ipam, networks, control, netlink, journal.clone()));
+    let mut workloads = Workloads::new(ipam, networks, control, netlink, journal.clone());
+    workloads.steering.clone_from(&config.receive_steering);
+    let workloads = Arc::new(workloads);
     let (same_store, same_workloads) = (Arc::clone(&store), Arc::clone(&workloads));
     let membership = Membership::new(same_store, same_workloads, journal, instance, config.block_idle);
     let membership = Arc::new(membership);
@@ -111,7 +113,7 @@ pub async fn run(config: Config) -> Result<()> {
         mode,
     });
     tokio::spawn(membership.run(on_rounds.clone()));
-    tokio::spawn(forget_old_programs(Arc::clone(&workloads), on_rounds, pins, log));
+    tokio::spawn(forget_old_programs(Arc::clone(&workloads), on_rounds, pins, extras));
     tokio::spawn(undo_begun(Arc::clone(&workloads), begun));
     tokio::spawn(bury(workloads, vanishing));
     tokio::select! {
@@ -178,6 +180,7 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
     };
     facts.xdp = choose_xdp(config, netlink, &facts).await?;
     facts.super_packets = size_super_packets(config, netlink, &facts).await;
+    steer(config, &facts).await;
     Ok(facts)
 }
 
@@ -212,11 +215,28 @@ async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFac
     (size != USUAL).then_some(size)
 }
 
+/// Has the containers that are there steered as is asked for now.
+async fn steer(config: &Config, facts: &LocalFacts) {
+    let hosts = facts.endpoints.values().map(|endpoint| &endpoint.host_interface);
+    let there: Vec<String> = hosts.filter(|name| facts.interfaces.contains_key(*name)).cloned().collect();
+    if there.is_empty() {
+        return;
+    }
+    let mask = config.receive_steering.clone();
+    let asked = mask.is_some();
+    match steering::set(there, mask.unwrap_or(steering::Mask::off())).await {
+        Err(error) if asked => warn!("--receive-steering: {error:#}"),
+        // Most have never had it.
+        Err(error) => debug!("receive steering is not taken off: {error:#}"),
+        Ok(()) => {}
+    }
+}
+
 /// What the control loop begins with.
 fn first_state(journal: &Journal, members: &BTreeMap<u32, Member>, facts: LocalFacts) -> Result<State> {
     Ok(State {
         snapshot: remembered(journal, members)?,
-        known: journal.known()?,
+        known: journal.known()?.map(Arc::new),
         join_problem: Some("it is about to".into()),
         facts,
         ..State::default()
@@ -224,7 +244,7 @@ fn first_state(journal: &Journal, members: &BTreeMap<u32, Member>, facts: LocalF
 }
 
 /// What is known before the store says anything: the networks of our own
-/// endpoints, this node, and the last good values of what could not be read.
+/// endpoints, this node, what the guard blocks, and the last good values of what could not be read.
 fn remembered(journal: &Journal, members: &BTreeMap<u32, Member>) -> Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     for (key, value) in journal.last_good()? {
@@ -236,6 +256,7 @@ fn remembered(journal: &Journal, members: &BTreeMap<u32, Member>) -> Result<Snap
     }
     if let Some(known) = journal.known()? {
         snapshot.nodes.insert(known.node.name.clone(), known.node);
+        snapshot.blocked.extend(known.blocked);
     }
     Ok(snapshot)
 }
@@ -245,7 +266,7 @@ async fn forget_old_programs(
     workloads: Arc<Workloads>,
     mut rounds: watch::Receiver<u64>,
     pins: Pins,
-    log: bool,
+    extras: Extras,
 ) {
     let settled = |state: &State| state.in_sync() && state.hooks_are_settled();
     while !workloads.control.look(settled).await.unwrap_or(false) {
@@ -253,10 +274,10 @@ async fn forget_old_programs(
             return;
         }
     }
-    if let Err(error) = Datapath::forget_others(&pins, log) {
+    if let Err(error) = Datapath::forget_others(&pins, extras) {
         warn!("old programs: {error:#}");
     }
-    info!(programs = %datapath::programs_dir(&pins, log).display(), "every hook has this agent's programs");
+    info!(programs = %datapath::programs_dir(&pins, extras).display(), "every hook has this agent's programs");
 }
 
 /// Undoes what a crash left half-attached.

@@ -66,7 +66,7 @@ pub enum Request {
     /// Take over an endpoint whose entry in the journal changed.
     Update(Box<Endpoint>),
     /// What this node remembers of its cluster from now on.
-    Known(Box<Known>),
+    Known(Arc<Known>),
     /// What keeps this node from joining the cluster, if anything does.
     Joining(Option<String>),
     /// Serve an endpoint whose interface is there; told when the kernel holds
@@ -132,8 +132,8 @@ impl Control {
     }
 
     /// See [`Request::Known`].
-    pub async fn known(&self, known: Known) {
-        drop(self.requests.send(Request::Known(Box::new(known))).await);
+    pub async fn known(&self, known: Arc<Known>) {
+        drop(self.requests.send(Request::Known(known)).await);
     }
 
     /// See [`Request::Serve`].
@@ -279,10 +279,11 @@ impl<K: Kernel> Loop<K> {
     }
 
     /// Whether the kernel may be touched: what the store says may be done, or
-    /// there are endpoints of our own to serve or to let go.
+    /// there are endpoints of our own to serve or to let go, or the guard to keep.
     fn has_business(&self) -> bool {
         matches!(self.state.trust, Trust::Whole | Trust::Lossy(_))
             || !self.state.facts.endpoints.is_empty()
+            || !self.state.snapshot.blocked.is_empty()
             || !self.state.released.is_empty()
     }
 
@@ -359,7 +360,7 @@ impl<K: Kernel> Loop<K> {
                 self.state.facts.endpoints.insert(endpoint.id.clone(), *endpoint);
             }
             Request::Known(known) => {
-                let dirty = self.state.remember(*known);
+                let dirty = self.state.remember(known);
                 self.dirty.add(dirty);
             }
             Request::Serve(endpoint, reply) => {

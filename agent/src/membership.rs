@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Result;
+use ipnet::IpNet;
 use thiserror::Error;
 use tokio::{
     sync::{Mutex, watch},
@@ -23,6 +24,7 @@ use crate::{
     journal::Journal,
     model::{
         self,
+        blocked::Blocked,
         key::Key,
         membership::{Known, Loss, Trust},
         node::{Alive, Node},
@@ -40,6 +42,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// How often a revision alone is worth a write to disk.
 const REMEMBER: Duration = Duration::from_secs(5);
+/// How often, for each node, nodes that come and go are: of many that join at once
+/// each would otherwise be a write of all, on every node.
+const REMEMBER_NODE: Duration = Duration::from_millis(1);
+/// How soon nodes that were not worth a write are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why this node is not a member as it should be.
 #[derive(Debug, Error)]
@@ -70,7 +77,7 @@ pub struct Membership {
 struct Look {
     trust: Trust,
     away: Option<String>,
-    known: Option<Known>,
+    known: Option<Arc<Known>>,
     /// What this host is now.
     own: Node,
     /// What the store says of it.
@@ -100,6 +107,7 @@ impl Membership {
         let mut progress = Progress::default();
         loop {
             let wait = match self.step(&mut progress).await {
+                Ok(()) if progress.later => LOOK_AGAIN,
                 Ok(()) => HOUSEKEEPING,
                 Err(Trouble::Away(away)) => {
                     progress.restored = false;
@@ -166,7 +174,7 @@ impl Membership {
         }
         if !progress.restored || self.workloads.is_dirty() {
             progress.restored = false;
-            progress.restored = self.restore(look.trust != Trust::Whole).await?;
+            progress.restored = self.restore(&look).await?;
         }
         if awaited && progress.restored {
             self.arrive(&look.own.name).await?;
@@ -236,27 +244,39 @@ impl Membership {
 
     /// Writes down what the cluster is, so that a later store can be judged.
     async fn remember(&self, progress: &mut Progress, node: Node, fresh: bool, revision: i64) -> Result<()> {
-        let own = node.clone();
-        let seen = self.control.look(move |state| {
+        let since = progress.remembered.map(|at| at.elapsed());
+        let worth = move |state: &State| {
+            let waited = |least| since.is_none_or(|since| since >= least);
             let cluster = state.snapshot.cluster.as_ref()?;
-            let nodes = state.snapshot.nodes.keys().cloned().chain([own.name.clone()]).collect();
-            let known = Known {
+            let revision = state.revision.max(revision);
+            let nodes = &state.snapshot.nodes;
+            let before = state.known.as_ref();
+            let others = before.is_some_and(|before| !before.nodes.iter().eq(nodes.keys()));
+            let others_due = waited(REMEMBER_NODE * nodes.len() as u32);
+            let worth = fresh
+                || (others && others_due)
+                || before.is_none_or(|before| {
+                    before.cluster != cluster.id
+                        || before.epoch != cluster.epoch
+                        || before.node != node
+                        || before.blocked != blocked(state)
+                        || (before.revision < revision && waited(REMEMBER))
+                });
+            let known = worth.then(|| Known {
                 cluster: cluster.id.clone(),
                 epoch: cluster.epoch,
-                revision: state.revision.max(revision),
-                node: own,
-                nodes,
-            };
-            Some((known, state.known.clone()))
-        });
-        let Some((known, before)) = seen.await? else { return Ok(()) };
-        let plain = |known: &Known| Known { revision: 0, ..known.clone() };
-        let changed = before.as_ref().is_none_or(|before| plain(before) != plain(&known));
-        let higher = before.is_some_and(|before| before.revision < known.revision);
-        let due = progress.remembered.is_none_or(|at| at.elapsed() >= REMEMBER);
-        if changed || fresh || (higher && due) {
+                revision,
+                nodes: nodes.keys().cloned().chain([node.name.clone()]).collect(),
+                blocked: blocked(state),
+                node: node.clone(),
+            });
+            Some((known, others && !worth))
+        };
+        let Some((known, later)) = self.control.look(worth).await? else { return Ok(()) };
+        progress.later = later;
+        if let Some(known) = known {
             self.journal.put_known(&known)?;
-            self.control.known(known).await;
+            self.control.known(Arc::new(known)).await;
             progress.remembered = Some(Instant::now());
         }
         Ok(())
@@ -290,12 +310,24 @@ impl Membership {
     }
 }
 
+/// What the guard blocks, as far as a store that lost something is believed.
+fn blocked(state: &State) -> BTreeMap<IpNet, Blocked> {
+    let mut blocked = state.snapshot.blocked.clone();
+    if state.trust != Trust::Whole {
+        let before = state.known.iter().flat_map(|known| &known.blocked);
+        blocked.extend(before.map(|(cidr, blocked)| (*cidr, blocked.clone())));
+    }
+    blocked
+}
+
 /// What was done already.
 #[derive(Default)]
 struct Progress {
     /// Whether the store says what this node's endpoints have.
     restored: bool,
     remembered: Option<Instant>,
+    /// Whether nodes have come or gone that are still to be remembered.
+    later: bool,
     housekept: Option<Instant>,
     last_good: Option<BTreeMap<String, Vec<u8>>>,
 }

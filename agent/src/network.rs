@@ -90,13 +90,16 @@ impl Networks {
         bail!("others create and remove networks at every attempt; try again");
     }
 
-    /// Changes one key that all agree upon, as `plan` says of what is there; none
-    /// if all is as wanted. Gives the revision of the change.
-    async fn amend(&self, plan: impl Fn(&Snapshot) -> Result<Option<Op>>) -> Result<i64> {
+    /// Changes what all agree upon, as `plan` says of what is there; nothing if
+    /// all is as wanted. Gives the revision of the change.
+    async fn amend(&self, plan: impl Fn(&Snapshot) -> Result<Vec<Op>>) -> Result<i64> {
         for _ in 0..ATTEMPTS {
             let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
-            let Some(op) = plan(&snapshot)? else { return Ok(0) };
-            let ops = vec![Op::Put(Key::Guard, model::encode(&guard)), op];
+            let mut ops = plan(&snapshot)?;
+            if ops.is_empty() {
+                return Ok(0);
+            }
+            ops.push(Op::Put(Key::Guard, model::encode(&guard)));
             let txn = Txn { conditions: vec![unchanged], ops };
             if let Commit::Done(revision) = self.store.commit(txn).await? {
                 return Ok(revision);

@@ -32,7 +32,7 @@ use crate::{
         Netlink,
         link::{self, VethSpec},
         netns::Netns,
-        sysctl,
+        steering, sysctl,
     },
     model::{Unknown, block::Holder, endpoint::Endpoint, network::Network},
     network::Networks,
@@ -90,6 +90,8 @@ pub struct Workloads {
     pub netlink: Netlink,
     /// The endpoints of this node.
     pub journal: Journal,
+    /// Which processors carry what new containers send, if that is said.
+    pub steering: Option<steering::Mask>,
     /// Whether attaching may begin.
     open: watch::Sender<bool>,
     /// Whether the store may say more than this node's endpoints have.
@@ -111,6 +113,7 @@ impl Workloads {
             control,
             netlink,
             journal,
+            steering: None,
             open: watch::Sender::new(false),
             dirty: AtomicBool::new(false),
             losses: AtomicU64::new(0),
@@ -337,6 +340,11 @@ impl Workloads {
         let index = link::index(&self.netlink, host).await?;
         let index = index.ok_or_else(|| anyhow!("interface {host} vanished"))?;
         link::set_up(&self.netlink, index).await?;
+        if let Some(mask) = &self.steering
+            && let Err(error) = steering::set(vec![host.clone()], mask.clone()).await
+        {
+            warn!("--receive-steering: {error:#}");
+        }
         self.control.serve(endpoint.clone()).await
     }
 

@@ -24,6 +24,11 @@ pub const NEIGHBOURS: &str = "NEIGHBOURS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Interface index to the budget of ICMP errors; the programs' own.
 pub const ICMP_BUDGET: &str = "ICMP_BUDGET";
+/// Hash and trie look-ups so far, one entry per CPU, where programs are loaded
+/// to tally them.
+pub const LOOKUPS: &str = "LOOKUPS";
+/// The global that has them tallied, 0 or 1.
+pub const TALLY: &str = "TALLY";
 /// Scratch space for the building of ICMP errors, per CPU; the programs' own.
 pub const SCRATCH: &str = "SCRATCH";
 

@@ -89,7 +89,7 @@ fn to_endpoint(
 ) -> Result<Forward, DropReason> {
     let routable = endpoint.flags & ROUTABLE != 0;
     if !ip.src.matches(&ip.dst, &endpoint.subnet_mask) {
-        admit(ip, routable)?;
+        admit(maps::prefix(&ip.src), routable)?;
     }
     if packet.l3_len() > endpoint.mtu {
         blame.mtu = endpoint.mtu;
@@ -102,8 +102,8 @@ fn to_endpoint(
 /// Who is not of the network reaches it as a node of the cluster, or if the
 /// network is routable. An endpoint of another network never does.
 #[inline(always)]
-fn admit(ip: &Ip, routable: bool) -> Result<(), DropReason> {
-    match maps::prefix(&ip.src) {
+fn admit(source: Option<&Prefix>, routable: bool) -> Result<(), DropReason> {
+    match source {
         Some(source) if source.kind == SUBNET => Err(DropReason::Isolated),
         // This node's own address does not come in from the wire.
         Some(source) if source.kind == THIS_NODE => Err(DropReason::SpoofedSource),
@@ -121,7 +121,7 @@ fn through(packet: &Packet<'_>, ip: &Ip, subnet: &Prefix, blame: &mut Blame) -> 
     let source = maps::prefix(&ip.src);
     let same_network = source.is_some_and(|s| s.kind == SUBNET && s.network == subnet.network);
     if !same_network {
-        admit(ip, routable)?;
+        admit(source, routable)?;
     }
     blame.gateway = subnet.via;
     let borrowed = subnet.flags & BORROWED != 0;

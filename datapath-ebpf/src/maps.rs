@@ -7,6 +7,7 @@
 //! such a run reads is a valid value all the same.
 
 use aya_ebpf::{
+    Global,
     bindings::BPF_F_NO_PREALLOC,
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
@@ -44,9 +45,28 @@ static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTER_ENTR
 #[map]
 static ICMP_BUDGET: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(table::MAX_ICMP_BUDGETS, 0);
 #[map]
+static LOOKUPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 static CURSOR: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether look-ups are tallied. The agent has it 0, and the verifier then removes
+/// what depends on it.
+#[unsafe(no_mangle)]
+static TALLY: Global<u8> = Global::new(0);
+
+/// Adds a look-up to the tally, where there is one. Arrays do not count: the
+/// kernel compiles an access to them in place.
+#[inline(always)]
+fn tally() {
+    if TALLY.load() != 0
+        && let Some(lookups) = LOOKUPS.get_ptr_mut(0)
+    {
+        // SAFETY: as in `count`.
+        unsafe { *lookups += 1 };
+    }
+}
 
 /// The ICMP errors that one interface caused in the second that began at
 /// `since`, nanoseconds of the monotonic clock.
@@ -79,6 +99,7 @@ pub fn node() -> Option<&'static Node> {
 /// The container behind an interface.
 #[inline(always)]
 pub fn workload(ifindex: u32) -> Option<&'static Workload> {
+    tally();
     // SAFETY: the memory is the map's for as long as the program is loaded, and
     // every bit pattern in it is a value; see the module's text.
     unsafe { WORKLOADS.get(ifindex) }
@@ -87,6 +108,7 @@ pub fn workload(ifindex: u32) -> Option<&'static Workload> {
 /// The local endpoint that has an address.
 #[inline(always)]
 pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
+    tally();
     // SAFETY: as in `workload`.
     unsafe { ENDPOINTS.get(addr) }
 }
@@ -94,6 +116,7 @@ pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
 /// The route for exactly this prefix.
 #[inline(always)]
 pub fn route(key: &RouteKey) -> Option<&'static Route> {
+    tally();
     // SAFETY: as in `workload`.
     unsafe { ROUTES.get(key) }
 }
@@ -101,6 +124,7 @@ pub fn route(key: &RouteKey) -> Option<&'static Route> {
 /// The longest subnet or node that contains an address.
 #[inline(always)]
 pub fn prefix(addr: &Addr) -> Option<&'static Prefix> {
+    tally();
     PREFIXES.get(Key::new(128, *addr))
 }
 
@@ -113,12 +137,14 @@ pub fn has_guards() -> bool {
 /// Whether the guard blocks an address.
 #[inline(always)]
 pub fn is_guarded(addr: &Addr) -> bool {
+    tally();
     GUARD.get(Key::new(128, *addr)).is_some()
 }
 
 /// A next hop that the agent vouches for now.
 #[inline(always)]
 pub fn neighbour(next_hop: &Addr) -> Option<&'static Neighbour> {
+    tally();
     // SAFETY: as in `workload`.
     let found = unsafe { NEIGHBOURS.get(next_hop) }?;
     // SAFETY: the helper only reads the clock.
@@ -190,6 +216,7 @@ impl Cursor {
 /// Takes one ICMP error out of the interface's budget of this second.
 #[inline(always)]
 pub fn may_send_error(ifindex: u32) -> bool {
+    tally();
     // SAFETY: the helper only reads the clock.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(budget) = ICMP_BUDGET.get_ptr_mut(ifindex) {

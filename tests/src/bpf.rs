@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::PathBuf,
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
@@ -21,10 +21,10 @@ use margay::{
     desired::{LocalFacts, Uplink, desired},
     kernel::{
         counters,
-        datapath::{Datapath, Maps},
+        datapath::{Datapath, Extras, Maps},
         link,
         pins::{self, Pins},
-        table::HashTable,
+        table::{HashTable, PerCpu},
     },
     model::{
         endpoint::Endpoint,
@@ -35,7 +35,7 @@ use margay::{
 use margay_common::{
     net::{GATEWAY_MAC, Mac},
     route::Neighbour,
-    table::ICMP_BUDGET,
+    table::{ICMP_BUDGET, LOOKUPS},
     verdict::Program,
 };
 use nix::sched::{CloneFlags, setns, unshare};
@@ -156,6 +156,11 @@ pub fn node() -> MutexGuard<'static, Node> {
 impl Node {
     /// A fresh node in a fresh network namespace, which this thread enters.
     pub fn new() -> Self {
+        Self::with(Extras::default())
+    }
+
+    /// The same with programs that do something besides.
+    pub fn with(extras: Extras) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
         let netns = File::open("/proc/thread-self/ns/net").expect("this thread's namespace");
         let names = ENDPOINTS.iter().map(|e| interface(e.0)).chain([UPLINK.into(), HOST_INTERFACE.into()]);
@@ -164,7 +169,7 @@ impl Node {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let root = PathBuf::from(format!("/sys/fs/bpf/margay-test-{}-{n}", std::process::id()));
         let pins = Pins::create(&root).expect("a bpffs on /sys/fs/bpf; run by `cargo xtask test`");
-        let mut datapath = Datapath::load(&pins, false).expect("the programs load");
+        let mut datapath = Datapath::load(&pins, extras).expect("the programs load");
         let tables = desired(&snapshot(), &facts(&ifindexes));
         fill(&mut datapath, &tables);
         Self { datapath, root, ifindexes, netns }
@@ -258,16 +263,21 @@ impl Node {
         self.datapath.maps.neighbours.put(next_hop.into(), neighbour).expect("the map takes it");
     }
 
-    /// Nanoseconds that a program of tc ran and how often, since statistics of
-    /// programs are kept.
+    /// Hash and trie look-ups so far, of programs that tally them.
+    pub fn lookups(&self) -> u64 {
+        let maps = Pins::at(&self.root).maps();
+        let tally: PerCpu<u64> = PerCpu::open(&maps, LOOKUPS).expect("the programs tally");
+        tally.read(0).expect("the map").into_iter().sum()
+    }
+
+    /// Nanoseconds that a program ran and how often, since statistics of programs
+    /// are kept.
     pub fn run_time(&self, program: Program) -> (f64, f64) {
-        let fd = self.datapath.programs[&program].fd().expect("it is loaded").as_fd().as_raw_fd();
-        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("our own");
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|value| value.trim().parse().ok()).expect("a number")
+        let fd = match program {
+            Program::Xdp => self.datapath.xdp.as_ref().expect("this kernel takes it").fd(),
+            _ => self.datapath.programs[&program].fd(),
         };
-        (field("run_time_ns:"), field("run_cnt:"))
+        statistics(fd.expect("it is loaded").as_fd())
     }
 
     /// Gives every interface its whole budget of ICMP errors again.
@@ -328,6 +338,17 @@ impl Drop for Node {
         }
         drop(std::fs::remove_dir(&self.root));
     }
+}
+
+/// Nanoseconds that a program ran and how often, as the kernel keeps them.
+pub fn statistics(program: BorrowedFd<'_>) -> (f64, f64) {
+    let text =
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).expect("our own");
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse().ok()).expect("a number")
+    };
+    (field("run_time_ns:"), field("run_cnt:"))
 }
 
 /// What a program is told of a packet besides its bytes.

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod eventually;
 pub mod frame;
 pub mod host;
+pub mod kinds;
 pub mod lab;
 pub mod netlink;
 pub mod process;

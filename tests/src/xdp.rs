@@ -39,6 +39,47 @@ pub fn sender(header: &[u8], ifindex: u32) -> Vec<u64> {
     code
 }
 
+/// Looks the first `len` bytes of a frame up in a map, or does all but that
+/// without one.
+pub fn lookup(len: u32, map: Option<u32>) -> Vec<u64> {
+    // r1 = the map; call bpf_map_lookup_elem(r1, r2)
+    let call = map.map(|map| [instruction(0x18, 1, 1, 0, map), 0, instruction(0x85, 0, 0, 0, 1)]);
+    let call: Vec<u64> = call.into_iter().flatten().collect();
+    let mut code = vec![
+        // r2 = data; r3 = data_end; r4 = r2 + len; if r4 > r3 goto the end
+        instruction(0x61, 2, 1, 0, 0),
+        instruction(0x61, 3, 1, 4, 0),
+        instruction(0xbf, 4, 2, 0, 0),
+        instruction(0x07, 4, 0, 0, len),
+        instruction(0x2d, 4, 3, call.len() as i16, 0),
+    ];
+    code.extend(call);
+    code.extend(PASS);
+    code
+}
+
+/// Makes a map without preallocated entries and pins it. Kinds are those of
+/// `enum bpf_map_type`.
+pub fn pin_map(path: &Path, kind: u32, key: u32, value: u32, entries: u32) {
+    /// `union bpf_attr` as far as BPF_MAP_CREATE reads it here.
+    #[repr(C)]
+    struct Create {
+        kind: u32,
+        key: u32,
+        value: u32,
+        entries: u32,
+        flags: u32,
+    }
+    const BPF_MAP_CREATE: libc::c_int = 0;
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    let create = Create { kind, key, value, entries, flags: BPF_F_NO_PREALLOC };
+    // SAFETY: the attributes live until the call returns, and have the layout and
+    // size that it is told.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const create, size_of::<Create>()) };
+    assert!(fd >= 0, "create: {}", std::io::Error::last_os_error());
+    pin_object(path, fd as libc::c_int);
+}
+
 /// Loads a program and pins it.
 pub fn pin(path: &Path, code: &[u64]) {
     /// `union bpf_attr` as far as BPF_PROG_LOAD reads it here.
@@ -50,15 +91,7 @@ pub fn pin(path: &Path, code: &[u64]) {
         license: u64,
         rest: [u64; 14],
     }
-    /// The same for BPF_OBJ_PIN.
-    #[repr(C)]
-    struct Pin {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
     const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_OBJ_PIN: libc::c_int = 6;
     const BPF_PROG_TYPE_XDP: u32 = 6;
     let license = c"GPL";
     let load = Load {
@@ -72,12 +105,26 @@ pub fn pin(path: &Path, code: &[u64]) {
     // returns, and have the layout and size that it is told.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
     assert!(fd >= 0, "load: {}", std::io::Error::last_os_error());
+    pin_object(path, fd as libc::c_int);
+}
+
+/// Pins what a descriptor holds, and closes it.
+fn pin_object(path: &Path, fd: libc::c_int) {
+    /// `union bpf_attr` as far as BPF_OBJ_PIN reads it.
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    const BPF_OBJ_PIN: libc::c_int = 6;
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
     let pin = Pin { path: path.as_ptr() as u64, fd: fd as u32, flags: 0 };
-    // SAFETY: as above.
+    // SAFETY: the attributes and the path live until the call returns, and have the
+    // layout and size that it is told.
     let pinned = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const pin, size_of::<Pin>()) };
     assert_eq!(pinned, 0, "pin: {}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor is ours and used by nobody else; the pin keeps the
-    // program.
-    unsafe { libc::close(fd as libc::c_int) };
+    // SAFETY: the descriptor is ours and used by nobody else; the pin keeps what it
+    // holds.
+    unsafe { libc::close(fd) };
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -41,7 +42,7 @@ pub struct State {
     /// The highest revision seen of the store that is believed.
     pub seen: i64,
     /// What this node remembers of its cluster.
-    pub known: Option<Known>,
+    pub known: Option<Arc<Known>>,
     /// How far the store is believed.
     pub trust: Trust,
     /// How the store stands.
@@ -138,7 +139,7 @@ impl State {
     }
 
     /// Remembers anew what the cluster is, and judges the store by that.
-    pub fn remember(&mut self, known: Known) -> Dirty {
+    pub fn remember(&mut self, known: Arc<Known>) -> Dirty {
         self.seen = known.revision;
         self.known = Some(known);
         if self.trust != Trust::Unseen {
@@ -151,11 +152,7 @@ impl State {
     /// Judges what was read, and takes it over unless it is another cluster's.
     /// Another judgement changes everything.
     fn believe(&mut self, read: Snapshot) -> Dirty {
-        let known = self
-            .known
-            .as_ref()
-            .map(|known| Known { revision: self.seen.max(known.revision), ..known.clone() });
-        let trust = judge(known.as_ref(), &read, self.revision);
+        let trust = judge(self.known.as_deref(), self.seen, &read, self.revision);
         if trust == Trust::Whole {
             self.seen = self.seen.max(self.revision);
         }

@@ -80,6 +80,15 @@ impl Guards {
     }
 }
 
+/// What the programs do besides.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+pub struct Extras {
+    /// Tell of every drop through aya-log.
+    pub log: bool,
+    /// Count their look-ups in `LOOKUPS`, for tests and the bench.
+    pub tally: bool,
+}
+
 /// The programs and maps of this agent's object.
 pub struct Datapath {
     /// The programs of tc, ready to be attached.
@@ -91,12 +100,11 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Finds what is pinned, or loads and pins it. With `log` the programs
-    /// tell of every drop through aya-log.
-    pub fn load(pins: &Pins, log: bool) -> Result<Self> {
-        let dir = pins.programs().join(object_name(log));
+    /// Finds what is pinned, or loads and pins it.
+    pub fn load(pins: &Pins, extras: Extras) -> Result<Self> {
+        let dir = pins.programs().join(object_name(extras));
         if !is_complete(&dir) {
-            load_and_pin(pins, &dir, log)?;
+            load_and_pin(pins, &dir, extras)?;
         }
         let maps = Maps::open(&pins.maps())?;
         let programs = of_tc().map(|program| Ok((program, open(&dir, program)?)));
@@ -107,9 +115,9 @@ impl Datapath {
 
     /// Removes the programs of other objects and the maps of other layouts.
     /// Whatever is attached keeps its program until it is replaced.
-    pub fn forget_others(pins: &Pins, log: bool) -> Result<()> {
+    pub fn forget_others(pins: &Pins, extras: Extras) -> Result<()> {
         for name in pins::names(&pins.programs())? {
-            if name != object_name(log) {
+            if name != object_name(extras) {
                 remove_programs(&pins.programs().join(name))?;
             }
         }
@@ -176,15 +184,17 @@ const PINNED: [&str; 10] = [
     table::ICMP_BUDGET,
 ];
 
-fn load_and_pin(pins: &Pins, dir: &Path, log: bool) -> Result<()> {
-    let level = if log { aya_log::Level::Info as u8 } else { 0 };
+fn load_and_pin(pins: &Pins, dir: &Path, extras: Extras) -> Result<()> {
+    let level = if extras.log { aya_log::Level::Info as u8 } else { 0 };
+    let tally = u8::from(extras.tally);
     let mut loader = EbpfLoader::new();
-    loader.btf(None).verifier_log_level(VerifierLogLevel::STATS).override_global(
-        aya_log::LEVEL,
-        &level,
-        true,
-    );
-    for name in PINNED {
+    loader
+        .btf(None)
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .override_global(aya_log::LEVEL, &level, true)
+        .override_global(table::TALLY, &tally, true);
+    let pinned = PINNED.into_iter().chain(extras.tally.then_some(table::LOOKUPS));
+    for name in pinned {
         loader.map_pin_path(name, pins.maps().join(name));
     }
     let mut object = loader.load(OBJECT).context("the eBPF object does not load")?;
@@ -263,15 +273,15 @@ pub fn remove_programs(dir: &Path) -> Result<()> {
 }
 
 /// Names the object and the way that it is loaded.
-fn object_name(log: bool) -> String {
+fn object_name(extras: Extras) -> String {
     let mut hasher = DefaultHasher::new();
-    (OBJECT, log).hash(&mut hasher);
+    (OBJECT, extras).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
 /// Where the programs of this agent's object are pinned.
-pub fn programs_dir(pins: &Pins, log: bool) -> PathBuf {
-    pins.programs().join(object_name(log))
+pub fn programs_dir(pins: &Pins, extras: Extras) -> PathBuf {
+    pins.programs().join(object_name(extras))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::{
     Kernel,
     attach::{self, TcMode},
-    datapath::{Datapath, capacity},
+    datapath::{Datapath, Extras, capacity},
     facts, firewall, link,
     pins::Pins,
     sysctl::{self, Originals},
@@ -43,9 +43,9 @@ impl Host {
         mode: TcMode,
         uplink: String,
         originals: Originals,
-        log: bool,
+        extras: Extras,
     ) -> Result<Self> {
-        let datapath = Datapath::load(&pins, log)?;
+        let datapath = Datapath::load(&pins, extras)?;
         Ok(Self { pins, netlink, mode, uplink, originals, datapath: Arc::new(Mutex::new(datapath)) })
     }
 

@@ -13,6 +13,7 @@ pub mod neighbours;
 pub mod netns;
 pub mod pins;
 pub mod privileges;
+pub mod steering;
 pub mod super_packets;
 pub mod sysctl;
 pub mod table;

@@ -125,7 +125,7 @@ pub struct PerCpu<V: Plain>(PerCpuArray<MapData, Raw<V>>);
 
 impl<V: Plain> PerCpu<V> {
     /// Opens a pinned map.
-    pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
+    pub fn open(dir: &Path, name: &str) -> Result<Self> {
         let map = open::<V>(dir, name, size_of::<u32>())?;
         Ok(Self(PerCpuArray::try_from(Map::from_map_data(map)?)?))
     }

@@ -34,9 +34,14 @@ impl Membership {
             Key::Removed(own.name.clone()),
         ];
         let mut prefixes: Vec<String> = addresses.iter().chain(&singles).map(Key::to_string).collect();
-        prefixes.extend(["networks/", "nodes/", "pools/"].map(|prefix| format!("{ROOT}{prefix}")));
+        prefixes.extend(["networks/", "pools/", "refused/"].map(|prefix| format!("{ROOT}{prefix}")));
         for _ in 0..ATTEMPTS {
-            let listing = self.store.list(&prefixes).await?;
+            let mut listing = self.store.list(&prefixes).await?;
+            // Not all nodes: of many that join at once each would read all.
+            let holders = holders(&listing, &addresses, &own.name);
+            if !holders.is_empty() {
+                listing.entries.extend(self.store.list(&holders).await?.entries);
+            }
             let (txn, node) = self.registration(look, &listing, &addresses)?;
             if let Commit::Done(revision) = self.store.commit(txn).await? {
                 // Until the loop has seen it, the store would seem to have lost it.
@@ -55,6 +60,7 @@ impl Membership {
         let mut txn = Txn::default();
         first_node(listing, &mut txn)?;
         check_subnets(own, &snapshot)?;
+        check_guard(own, &snapshot)?;
         txn.conditions.push(listing.unchanged(&Key::Guard));
         let key = Key::Node(own.name.clone());
         let written = snapshot.nodes.get(&own.name);
@@ -190,6 +196,17 @@ fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Nobody would hear a node that every other one blocks. Blocking rewrites the
+/// guard's key, so none comes between.
+fn check_guard(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
+    for blocked in snapshot.blocked.keys() {
+        if let Some(addr) = own.addresses.iter().find(|addr| blocked.contains(*addr)) {
+            bail!("its address {addr} lies in {blocked}, which the guard blocks: margay guard rm {blocked}");
+        }
+    }
+    Ok(())
+}
+
 /// Another agent has the name as long as its lease lives.
 fn check_name(own: &Node, written: Option<&Node>, snapshot: &Snapshot) -> anyhow::Result<()> {
     let Some(holder) = written else { return Ok(()) };
@@ -204,6 +221,14 @@ fn check_name(own: &Node, written: Option<&Node>, snapshot: &Snapshot) -> anyhow
         );
     }
     Ok(())
+}
+
+/// The keys of the other nodes that some addresses are written to.
+fn holders(listing: &Listing, addresses: &[Key], own: &str) -> Vec<String> {
+    let values = addresses.iter().filter_map(|address| listing.value_of(address));
+    let nodes =
+        values.filter_map(|value| model::decode::<AddressHolder>(value).ok()).map(|holder| holder.node);
+    nodes.filter(|node| node != own).map(|node| Key::Node(node).to_string()).collect()
 }
 
 fn check_address(own: &Node, address: &Key, listing: &Listing, snapshot: &Snapshot) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context;
 use tracing::{info, warn};
 
-use super::{Membership, Trouble};
+use super::{Look, Membership, Trouble};
 use crate::{
     ipam::Held,
     journal::Member,
@@ -14,6 +14,7 @@ use crate::{
         block::Holder,
         endpoint::Endpoint,
         key::{Key, ROOT},
+        membership::Trust,
         network::Network,
         snapshot::Snapshot,
     },
@@ -21,10 +22,10 @@ use crate::{
 };
 
 impl Membership {
-    /// Makes the store say what this node's endpoints have. `lossy` says that
-    /// their networks may have been lost, too. Whether it does now: what cannot
-    /// be read is in the way.
-    pub(super) async fn restore(&self, lossy: bool) -> Result<bool, Trouble> {
+    /// Makes the store say what this node's endpoints have, and, where it lost
+    /// something, their networks and what the guard blocks. Whether it does now:
+    /// what cannot be read is in the way.
+    pub(super) async fn restore(&self, look: &Look) -> Result<bool, Trouble> {
         self.workloads.clean();
         self.workloads.ipam.forget().await;
         let mut by_network: BTreeMap<u32, Vec<Endpoint>> = BTreeMap::new();
@@ -32,12 +33,16 @@ impl Membership {
             by_network.entry(endpoint.network).or_default().push(endpoint);
         }
         let members = self.journal.networks()?;
-        if lossy {
+        if look.trust != Trust::Whole {
             self.workloads.lost();
+            let networks = &self.workloads.networks;
+            let trouble =
+                |error: anyhow::Error| error.downcast::<Away>().map_or_else(Trouble::Refused, Trouble::Away);
             for member in by_network.keys().filter_map(|id| members.get(id)) {
-                let put_back = self.workloads.networks.put_back(&member.network).await;
-                put_back
-                    .map_err(|error| error.downcast::<Away>().map_or_else(Trouble::Refused, Trouble::Away))?;
+                networks.put_back(&member.network).await.map_err(trouble)?;
+            }
+            if let Some(known) = &look.known {
+                networks.block_again(&known.blocked).await.map_err(trouble)?;
             }
         }
         let listing = self.store.list(&[format!("{ROOT}networks/")]).await?;

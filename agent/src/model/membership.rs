@@ -1,11 +1,13 @@
 //! What a node remembers of its cluster, and how far it trusts the store by
 //! that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    blocked::Blocked,
     node::{Cluster, Node},
     snapshot::Snapshot,
 };
@@ -23,6 +25,9 @@ pub struct Known {
     pub node: Node,
     /// All nodes.
     pub nodes: BTreeSet<String>,
+    /// What the guard blocks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocked: BTreeMap<IpNet, Blocked>,
 }
 
 /// How far the store is to be believed.
@@ -62,8 +67,9 @@ pub enum Loss {
     Awaiting(BTreeSet<String>),
 }
 
-/// Judges a store by a complete reading of it.
-pub fn judge(known: Option<&Known>, snapshot: &Snapshot, revision: i64) -> Trust {
+/// Judges a store by a complete reading of it, at `revision`. `seen` is the
+/// highest revision since the agent started, which may be above the remembered.
+pub fn judge(known: Option<&Known>, seen: i64, snapshot: &Snapshot, revision: i64) -> Trust {
     let cluster = snapshot.cluster.as_ref();
     let Some(known) = known else {
         return cluster.map_or(Trust::Whole, awaited);
@@ -78,8 +84,9 @@ pub fn judge(known: Option<&Known>, snapshot: &Snapshot, revision: i64) -> Trust
     if cluster.epoch > known.epoch {
         return awaited(cluster);
     }
-    if revision < known.revision {
-        return Trust::Lossy(Loss::Older { found: revision, seen: known.revision });
+    let seen = known.revision.max(seen);
+    if revision < seen {
+        return Trust::Lossy(Loss::Older { found: revision, seen });
     }
     let name = &known.node.name;
     let written = snapshot.nodes.get(name);
@@ -118,7 +125,14 @@ mod tests {
 
     fn known() -> Known {
         let nodes = ["h1", "h2"].map(str::to_owned).into();
-        Known { cluster: "c1".into(), epoch: 1, revision: 100, node: node("h1"), nodes }
+        Known {
+            cluster: "c1".into(),
+            epoch: 1,
+            revision: 100,
+            node: node("h1"),
+            nodes,
+            blocked: BTreeMap::new(),
+        }
     }
 
     fn store(id: &str, epoch: u64) -> Snapshot {
@@ -135,39 +149,41 @@ mod tests {
 
     #[test]
     fn the_store_that_we_knew_is_believed() {
-        assert_eq!(judge(Some(&known()), &store("c1", 1), 100), Trust::Whole);
-        assert_eq!(judge(None, &Snapshot::default(), 1), Trust::Whole);
+        assert_eq!(judge(Some(&known()), 0, &store("c1", 1), 100), Trust::Whole);
+        assert_eq!(judge(None, 0, &Snapshot::default(), 1), Trust::Whole);
     }
 
     #[test]
     fn one_that_lost_something_is_not() {
-        let empty = judge(Some(&known()), &Snapshot::default(), 500);
+        let empty = judge(Some(&known()), 0, &Snapshot::default(), 500);
         assert_eq!(empty, Trust::Lossy(Loss::Emptied));
-        let older = judge(Some(&known()), &store("c1", 1), 99);
+        let older = judge(Some(&known()), 0, &store("c1", 1), 99);
         assert_eq!(older, Trust::Lossy(Loss::Older { found: 99, seen: 100 }));
+        let since = judge(Some(&known()), 120, &store("c1", 1), 119);
+        assert_eq!(since, Trust::Lossy(Loss::Older { found: 119, seen: 120 }));
         let mut forgot = store("c1", 1);
         forgot.nodes.clear();
-        assert_eq!(judge(Some(&known()), &forgot, 100), Trust::Lossy(Loss::Forgotten));
+        assert_eq!(judge(Some(&known()), 0, &forgot, 100), Trust::Lossy(Loss::Forgotten));
         let mut stale = store("c1", 1);
         stale.nodes.insert("h1".into(), Node { generation: 2, ..node("h1") });
-        assert_eq!(judge(Some(&known()), &stale, 100), Trust::Lossy(Loss::Forgotten));
+        assert_eq!(judge(Some(&known()), 0, &stale, 100), Trust::Lossy(Loss::Forgotten));
         let mut marked = store("c1", 1);
         let awaiting: BTreeSet<String> = ["h2".to_owned()].into();
         marked.cluster.as_mut().expect("there").awaiting.clone_from(&awaiting);
-        assert_eq!(judge(None, &marked, 1), Trust::Lossy(Loss::Awaiting(awaiting)));
+        assert_eq!(judge(None, 0, &marked, 1), Trust::Lossy(Loss::Awaiting(awaiting)));
     }
 
     #[test]
     fn anothers_is_not_even_read() {
-        assert!(matches!(judge(Some(&known()), &store("c2", 9), 500), Trust::Other { .. }));
+        assert!(matches!(judge(Some(&known()), 0, &store("c2", 9), 500), Trust::Other { .. }));
     }
 
     #[test]
     fn an_operators_word_ends_every_doubt() {
-        assert_eq!(judge(Some(&known()), &store("c1", 2), 1), Trust::Whole);
+        assert_eq!(judge(Some(&known()), 0, &store("c1", 2), 1), Trust::Whole);
         let mut moved = store("c2", 2);
         moved.cluster.as_mut().expect("there").formerly.insert("c1".into());
-        assert_eq!(judge(Some(&known()), &moved, 1), Trust::Whole);
+        assert_eq!(judge(Some(&known()), 0, &moved, 1), Trust::Whole);
     }
 
     #[test]
@@ -175,9 +191,9 @@ mod tests {
         let mut removed = store("c1", 1);
         removed.nodes.clear();
         removed.removed.insert("h1".into(), Removed { instance: "i1".into(), since: 5 });
-        assert_eq!(judge(Some(&known()), &removed, 100), Trust::Whole);
+        assert_eq!(judge(Some(&known()), 0, &removed, 100), Trust::Whole);
         let mut replaced = store("c1", 1);
         replaced.nodes.insert("h1".into(), Node { instance: "i2".into(), ..node("h1") });
-        assert_eq!(judge(Some(&known()), &replaced, 100), Trust::Whole);
+        assert_eq!(judge(Some(&known()), 0, &replaced, 100), Trust::Whole);
     }
 }

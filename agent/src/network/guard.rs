@@ -1,5 +1,7 @@
 //! The guard: prefixes whose packets enter no node.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 
@@ -21,13 +23,17 @@ impl Networks {
     /// Blocks a prefix since `now`, seconds since 1970; the same again is fine.
     /// Gives the revision of it.
     pub async fn block(&self, cidr: IpNet, comment: Option<String>, now: u64) -> Result<i64> {
+        let store = self.store.addresses().await;
         self.amend(|snapshot| {
             if snapshot.blocked.get(&cidr).is_some_and(|found| found.comment == comment) {
-                return Ok(None);
+                return Ok(Vec::new());
             }
             check(cidr, snapshot)?;
+            if let Some(addr) = store.iter().find(|addr| cidr.contains(*addr)) {
+                bail!("{cidr} holds {addr} of the store: block a smaller prefix");
+            }
             let blocked = Blocked { comment: comment.clone(), since: now, unknown: Unknown::new() };
-            Ok(Some(Op::Put(Key::Blocked(cidr), model::encode(&blocked))))
+            Ok(vec![Op::Put(Key::Blocked(cidr), model::encode(&blocked))])
         })
         .await
     }
@@ -38,9 +44,19 @@ impl Networks {
             if !snapshot.blocked.contains_key(&cidr) {
                 bail!("the guard does not block {cidr}; margay guard ls lists what it blocks");
             }
-            Ok(Some(Op::Delete(Key::Blocked(cidr))))
+            Ok(vec![Op::Delete(Key::Blocked(cidr))])
         })
         .await
+    }
+
+    /// Blocks again what a store lost, unless it became a part of the cluster.
+    pub async fn block_again(&self, known: &BTreeMap<IpNet, Blocked>) -> Result<()> {
+        let put_back = |snapshot: &Snapshot| {
+            let lost = known.iter().filter(|(cidr, _)| !snapshot.blocked.contains_key(*cidr));
+            let lost = lost.filter(|(cidr, _)| check(**cidr, snapshot).is_ok());
+            Ok(lost.map(|(cidr, blocked)| Op::Put(Key::Blocked(*cidr), model::encode(blocked))).collect())
+        };
+        self.amend(put_back).await.map(drop)
     }
 }
 

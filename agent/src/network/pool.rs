@@ -25,7 +25,7 @@ impl Networks {
         self.amend(|snapshot| {
             if let Some(found) = snapshot.pools.get(&pool.cidr) {
                 if found.network_len == pool.network_len {
-                    return Ok(None);
+                    return Ok(Vec::new());
                 }
                 bail!(
                     "pool {cidr} exists with networks of /{}, not /{}",
@@ -36,7 +36,7 @@ impl Networks {
             if let Some(other) = snapshot.pools.keys().find(|other| overlap(**other, cidr)) {
                 bail!("pool {cidr} overlaps pool {other}");
             }
-            Ok(Some(Op::Put(Key::Pool(pool.cidr), model::encode(&pool))))
+            Ok(vec![Op::Put(Key::Pool(pool.cidr), model::encode(&pool))])
         })
         .await
     }
@@ -47,7 +47,7 @@ impl Networks {
             if !snapshot.pools.contains_key(&cidr) {
                 bail!("there is no pool {cidr}; margay pool ls lists them");
             }
-            Ok(Some(Op::Delete(Key::Pool(cidr))))
+            Ok(vec![Op::Delete(Key::Pool(cidr))])
         })
         .await
     }

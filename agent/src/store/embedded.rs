@@ -4,12 +4,16 @@
 use std::{
     fmt,
     fs::{self, File},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use nix::fcntl::{Flock, FlockArg};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::{sync::mpsc, task::spawn_blocking};
@@ -313,6 +317,10 @@ impl Store for Embedded {
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Commit, Away>> {
         self.run(move |inner| inner.commit(&txn)).boxed()
+    }
+
+    fn addresses(&self) -> BoxFuture<'_, Vec<IpAddr>> {
+        Box::pin(ready(Vec::new()))
     }
 
     fn watch(&self) -> mpsc::Receiver<Feed> {

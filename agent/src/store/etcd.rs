@@ -1,6 +1,6 @@
 //! etcd v3.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use etcd_client::{
@@ -155,6 +155,19 @@ impl Store for Etcd {
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Commit, Away>> {
         async { within(Self::commit_now(self.client().await?, txn)).await }.boxed()
+    }
+
+    fn addresses(&self) -> BoxFuture<'_, Vec<IpAddr>> {
+        Box::pin(async {
+            let mut all = Vec::new();
+            for endpoint in &self.endpoints {
+                let host = endpoint.split_once("://").map_or(&**endpoint, |(_, host)| host);
+                // A name that means nothing now is reached at no address.
+                let found = tokio::net::lookup_host(host).await;
+                all.extend(found.into_iter().flatten().map(|addr| addr.ip()));
+            }
+            all
+        })
     }
 
     fn watch(&self) -> mpsc::Receiver<Feed> {

@@ -5,7 +5,7 @@ pub mod etcd;
 pub mod transfer;
 mod watch;
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::future::BoxFuture;
@@ -146,6 +146,9 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Carries out a transaction.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Commit, Away>>;
+
+    /// The addresses at which it is reached; none for one that is here.
+    fn addresses(&self) -> BoxFuture<'_, Vec<IpAddr>>;
 
     /// Tells of the watched part of the store, a listing first, until the
     /// receiver is dropped.

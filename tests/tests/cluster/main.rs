@@ -1,6 +1,7 @@
 //! Several agents, a real etcd, real packets.
 
 mod foreign;
+mod guard;
 mod matrix;
 mod nodes;
 mod races;

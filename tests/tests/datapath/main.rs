@@ -13,7 +13,11 @@ mod size;
 mod spoof;
 mod xdp;
 
-use margay_tests::bpf::{DROP, Outcome, PASS, REDIRECT, node};
+use margay::kernel::datapath::Extras;
+use margay_tests::{
+    bpf::{DROP, Node, Outcome, PASS, REDIRECT, node},
+    kinds::{all, prepare},
+};
 
 /// Far from the million instructions at which the kernel gives up, so that
 /// another compiler or kernel does not lose a program.
@@ -22,6 +26,19 @@ fn the_verifier_has_little_to_do() {
     for (program, verified) in node().verified() {
         println!("{program}: {verified} instructions verified");
         assert!(verified < 400_000, "{program}: {verified}");
+    }
+}
+
+/// What a packet costs is bounded and known, whatever stands in the maps.
+#[test]
+fn every_kind_of_packet_costs_the_look_ups_that_are_told() {
+    let mut node = Node::with(Extras { tally: true, ..Extras::default() });
+    prepare(&mut node);
+    for kind in all() {
+        for family in 0..2 {
+            let took = kind.pass(&mut node, family);
+            assert_eq!(took, kind.lookups, "{} {}, family {family}", kind.program.label(), kind.what);
+        }
     }
 }
 

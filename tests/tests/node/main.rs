@@ -13,5 +13,6 @@ mod neighbours;
 mod observe;
 mod reach;
 mod single;
+mod steering;
 mod world;
 mod xdp;

@@ -103,7 +103,7 @@ fn no_ttl_is_lost_between_neighbours() {
 /// Another program at the same hook, behind ours: it counts what it sees.
 fn other_program(lab: &Lab, mode: &str) -> Datapath {
     let pins = Pins::create(&lab.plan.bpffs.join("other")).expect("a bpffs");
-    let mut other = Datapath::load(&pins, false).expect("the programs load");
+    let mut other = Datapath::load(&pins, Default::default()).expect("the programs load");
     let file = std::fs::File::open(lab.h(1).namespace.path()).expect("the namespace");
     setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter");
     let options = match mode {

@@ -139,13 +139,14 @@ fn the_guard_blocks_no_part_of_the_cluster() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     for (prefix, words) in [
-        ("192.0.2.0/24", "192.0.2.1 of node h1"),
+        ("192.0.2.0/29", "192.0.2.1 of node h1"),
         ("10.0.0.0/8", "10.1.0.0/16 of network blue"),
         ("10.1.2.0/24", "10.1.0.0/16 of network blue"),
         ("203.0.113.9/24", "203.0.113.0/24"),
         ("0.0.0.0/0", "everything"),
         ("::/8", "IPv4 in IPv6's clothes"),
         ("fe80::/64", "fe80::/10"),
+        ("192.0.2.254/32", "192.0.2.254 of the store"),
     ] {
         let refusal = lab.h(1).refused(&["guard", "add", prefix]);
         assert!(refusal.contains(words), "{prefix}: {refusal}");

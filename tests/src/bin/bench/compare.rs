@@ -39,7 +39,11 @@ impl Options {
             self.only.iter().any(|name| c.name == name || c.name.contains(&format!("{name} ")))
         };
         let wanted = |c: &Candidate| {
-            if self.only.is_empty() { !self.quick || c.quick } else { c.name == candidate::LIMIT || named(c) }
+            if self.only.is_empty() {
+                !self.quick || c.does == candidate::Does::Quick
+            } else {
+                c.name == candidate::LIMIT || named(c)
+            }
         };
         candidate::ALL.into_iter().filter(wanted).collect()
     }
@@ -78,7 +82,9 @@ pub fn run(options: &Options) -> std::io::Result<()> {
             // Nobody is always first.
             for i in 0..ready.len() {
                 let ready = &ready[(i + round) % ready.len()];
-                report.add(measure(ready, round, *place, *work));
+                if ready.candidate.does(*place, *work) {
+                    report.add(measure(ready, round, *place, *work));
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ mod candidate;
 mod compare;
 mod control;
 mod cpu;
+mod datapath;
 mod docker;
 mod report;
 mod scale;
@@ -14,10 +15,7 @@ mod stats;
 mod work;
 mod xdp;
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use margay::{kernel::table::HashTable, model::key::Key};
@@ -25,12 +23,9 @@ use margay_common::{
     net::Addr,
     route::{Route, RouteKey},
     table,
-    verdict::Program,
 };
 use margay_tests::{
-    bpf::{Node, both, mac},
     container::Namespace,
-    frame::Frame,
     lab::{ETCD, Lab, Plan},
 };
 
@@ -95,7 +90,7 @@ fn main() {
         None => return compare::run(&options.compare).expect("the report can be written"),
         Some(What::Agents { count }) => return agents::agents(count),
         Some(What::Load(load)) => return work::load(&load).expect("the other end answers"),
-        Some(What::Part(Part::Datapath)) => programs,
+        Some(What::Part(Part::Datapath)) => datapath::datapath,
         Some(What::Part(Part::Xdp)) => xdp::xdp,
         Some(What::Part(Part::Scale)) => || scale::scale(OUT.as_ref()).expect("a disk"),
         Some(What::Part(Part::Cluster)) => cluster,
@@ -117,53 +112,6 @@ fn cluster() {
     attach(&lab);
     propagation(&lab);
     memory(&lab);
-}
-
-/// Time per packet by repeated test run. The repeats share one packet, which
-/// loses a hop each time: TTL 255 and 200 repeats.
-fn programs() {
-    println!("\nper packet, ns (BPF_PROG_TEST_RUN, 200 repeats, median of 200 rounds)");
-    let mut node = Node::new();
-    let host: [IpAddr; 2] =
-        ["192.0.2.1".parse().expect("a literal"), "2001:db8::1".parse().expect("a literal")];
-    let wire = [2, 9, 9, 9, 9, 9];
-    for (family, name) in ["IPv4", "IPv6"].into_iter().enumerate() {
-        let [own, there] = [2, 70].map(|host_part| both(1, host_part)[family]);
-        let cases = [
-            (Program::FromWorkload, "to a remote node", Frame::udp(mac("c1"), own, there), "c1", "remote"),
-            (Program::FromNetwork, "to a local container", Frame::udp(wire, there, own), "up0", "local"),
-            (
-                Program::FromNetwork,
-                "not ours",
-                Frame::udp(wire, "203.0.113.9".parse().expect("a literal"), host[0]),
-                "up0",
-                "passed",
-            ),
-            (
-                Program::FromHost,
-                "to a remote node",
-                Frame::udp([0xee; 6], host[family], there),
-                "margay0",
-                "remote",
-            ),
-        ];
-        for (program, what, frame, interface, verdict) in cases {
-            let ifindex = node.ifindex(interface);
-            let bytes = frame.ttl(255).bytes();
-            let once =
-                node.run(program, &bytes, margay_tests::bpf::Context { ifindex, ..Default::default() });
-            assert_eq!(once.counted, [format!("{} {verdict}", program.label())], "the path is the one meant");
-            let rounds = (0..200).map(|_| node.nanoseconds(program, &bytes, ifindex, 200) as f64);
-            println!("  {name} {:13} {what:22} {:>5.0}", program.label(), median(rounds.collect()));
-        }
-    }
-    println!("verified instructions and time to load");
-    for (name, verified) in node.verified() {
-        println!("  {name:13} {verified:>7}");
-    }
-    let start = Instant::now();
-    drop(Node::new());
-    println!("  all, with maps and interfaces of a test node: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
 }
 
 /// Resident memory of the agents.

@@ -5,6 +5,10 @@
 //! system call between them cools the caches as traffic would; the time is the
 //! kernel's own statistics of the program's runs.
 
+mod endpoints;
+mod lookups;
+mod stream;
+
 use std::{
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -66,7 +70,7 @@ pub struct Row {
 
 /// Measures all sizes, prints a table and keeps it for the report.
 pub fn scale(out: &Path) -> std::io::Result<()> {
-    let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("Linux 5.8");
+    let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("Linux 5.8");
     let mut rows = Vec::new();
     println!("{}", head());
     for routes in SIZES {
@@ -74,6 +78,10 @@ pub fn scale(out: &Path) -> std::io::Result<()> {
         println!("{}", line(&row));
         rows.push(row);
     }
+    endpoints::measure();
+    lookups::measure();
+    drop(statistics);
+    stream::measure();
     std::fs::create_dir_all(out)?;
     std::fs::write(out.join(crate::report::SCALE), serde_json::to_string_pretty(&rows)?)
 }
@@ -180,22 +188,37 @@ fn dst(i: u32) -> IpAddr {
     }
 }
 
-fn put(node: &mut Node, i: u32, mtu: u32) {
+/// The `i`th block as a route's key.
+fn block(i: u32) -> RouteKey {
     let addr = Addr::from(dst(i));
     let len = addr.mapped_len(BLOCK[(i % 2) as usize]);
-    let key = RouteKey { len, addr: addr.masked(&Addr::mask(len)) };
-    let next_hop = Addr::from(IpAddr::from([192, 0, 2, 2]));
-    let route = Route { kind: REMOTE, ifindex: 1, mtu, network: 9, next_hop };
-    node.maps().routes.put(key, route).expect("the map takes it");
+    RouteKey { len, addr: addr.masked(&Addr::mask(len)) }
 }
 
-/// Nanoseconds of one run of the program.
+fn route(mtu: u32) -> Route {
+    Route { kind: REMOTE, ifindex: 1, mtu, network: 9, next_hop: IpAddr::from([192, 0, 2, 2]).into() }
+}
+
+fn put(node: &mut Node, i: u32, mtu: u32) {
+    node.maps().routes.put(block(i), route(mtu)).expect("the map takes it");
+}
+
+/// Nanoseconds of one run of the program, to blocks that are drawn.
 fn packets(node: &Node, ifindex: u32, mut draw: impl FnMut(&mut fastrand::Rng) -> u32) -> f64 {
+    sent(node, ifindex, |rng| {
+        let dst = dst(draw(rng));
+        (own(dst.is_ipv4()), dst)
+    })
+}
+
+/// Nanoseconds of one run of the program, with sources and destinations that are
+/// drawn.
+fn sent(node: &Node, ifindex: u32, mut draw: impl FnMut(&mut fastrand::Rng) -> (IpAddr, IpAddr)) -> f64 {
     let mut rng = fastrand::Rng::with_seed(1);
     let before = node.run_time(Program::FromWorkload);
     for _ in 0..DRAWS {
-        let dst = dst(draw(&mut rng));
-        let frame = Frame::udp(mac("c1"), own(dst.is_ipv4()), dst).bytes();
+        let (src, dst) = draw(&mut rng);
+        let frame = Frame::udp(mac("c1"), src, dst).bytes();
         node.nanoseconds(Program::FromWorkload, &frame, ifindex, 1);
     }
     let after = node.run_time(Program::FromWorkload);

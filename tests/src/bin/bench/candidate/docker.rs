@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use margay_tests::{container::Namespace, engine::IMAGE, eventually::eventually, lab::Lab};
 
-use super::{Built, hosts, uplink};
+use super::{Built, hosts, kernel, uplink};
 use crate::work::{PORTS, UDP_PORTS, Way};
 
 fn with_engines(flags: &[&str]) -> Lab {
@@ -45,6 +45,18 @@ fn three(lab: Lab, flags: &str) -> Built {
         local: Way { client, server: third.0, target: third.1 },
         keep: vec![Box::new(lab)],
     }
+}
+
+/// No network of Docker's: a veth to a bridge, by hand.
+pub fn none() -> Built {
+    let lab = with_engines(&[]);
+    kernel::add_bridges(&lab);
+    let make = |lab: &Lab, host: usize, n: usize, addr: IpAddr| {
+        let container = container(lab, host, &format!("c{n}"), "--network none");
+        kernel::join_bridge(lab, host, n, &container, addr);
+        container
+    };
+    kernel::three(lab, make, kernel::flat)
 }
 
 /// A network of each host's own, and routes.

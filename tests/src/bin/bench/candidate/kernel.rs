@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use margay_tests::{container::Namespace, host::UPLINK, lab::Lab};
 
-use super::{Built, host as on, hosts, uplink, wired};
+use super::{Built, host as on, hosts, uplink, wire, wired};
 use crate::work::Way;
 
 /// Size of super-packets with BIG TCP, bytes.
@@ -29,9 +29,23 @@ pub fn host_big() -> Built {
     built
 }
 
+/// A candidate with BIG TCP on every interface of its hosts and containers.
+pub fn enlarge(built: Built) -> Built {
+    let lab = built.keep.iter().find_map(|kept| kept.downcast_ref::<Lab>()).expect("every candidate has one");
+    let hosts = lab.hosts.iter().map(|host| &host.namespace);
+    for namespace in hosts.chain([&built.across.client, &built.across.server]) {
+        let links = namespace.sh("ip -o link show");
+        let names = links.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next());
+        for name in names.filter(|name| !["lo", "store0"].contains(name)) {
+            margay_tests::netlink::big_tcp(namespace, name, BIG);
+        }
+    }
+    built
+}
+
 /// Three containers, the third on the first host, made by `make` from host,
 /// number and address.
-fn three(
+pub fn three(
     lab: Lab,
     make: impl Fn(&Lab, usize, usize, IpAddr) -> Namespace,
     addr: fn(usize, usize) -> IpAddr,
@@ -47,7 +61,7 @@ fn three(
 }
 
 /// An address of the cable's own network.
-fn flat(host: usize, n: usize) -> IpAddr {
+pub fn flat(host: usize, n: usize) -> IpAddr {
     [192, 0, 2, (100 * host + n) as u8].into()
 }
 
@@ -59,6 +73,17 @@ fn routed_addr(host: usize, n: usize) -> IpAddr {
 /// A bridge that holds the uplink.
 pub fn bridge() -> Built {
     let lab = hosts();
+    add_bridges(&lab);
+    let make = |lab: &Lab, host: usize, n: usize, addr: IpAddr| {
+        let container = lab.container();
+        join_bridge(lab, host, n, &container, addr);
+        container
+    };
+    three(lab, make, flat)
+}
+
+/// Gives both hosts a bridge that holds the uplink.
+pub fn add_bridges(lab: &Lab) {
     for i in [1, 2] {
         let host = &lab.h(i).namespace;
         no_bridge_filter(host);
@@ -68,13 +93,14 @@ pub fn bridge() -> Built {
         host.sh("ip link set br0 up");
         host.sh(&format!("ip addr add {}/24 dev br0", uplink(i)));
     }
-    let make = |lab: &Lab, host: usize, n: usize, addr: IpAddr| {
-        let container = wired(lab, host, &format!("v{n}"));
-        lab.h(host).namespace.sh(&format!("ip link set v{n} master br0"));
-        container.sh(&format!("ip addr add {addr}/24 dev eth0"));
-        container
-    };
-    three(lab, make, flat)
+}
+
+/// Wires a container to the bridge of its host.
+pub fn join_bridge(lab: &Lab, host: usize, n: usize, container: &Namespace, addr: IpAddr) {
+    let host = &lab.h(host).namespace;
+    wire(container, host, &format!("v{n}"));
+    host.sh(&format!("ip link set v{n} master br0"));
+    container.sh(&format!("ip addr add {addr}/24 dev eth0"));
 }
 
 /// Bridges of hosts without Docker pass no rules of iptables.

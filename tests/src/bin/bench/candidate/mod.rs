@@ -14,7 +14,7 @@ use margay_tests::{
     process::sh,
 };
 
-use crate::work::{Place, Servers, Way};
+use crate::work::{Place, Servers, Way, Work};
 
 /// A way of connecting containers.
 #[derive(Clone, Copy)]
@@ -23,9 +23,27 @@ pub struct Candidate {
     pub name: &'static str,
     /// What it is made of.
     pub what: &'static str,
-    /// Whether it is one of the few of the quick form.
-    pub quick: bool,
+    /// Which kinds of work it does.
+    pub does: Does,
     setup: fn() -> Built,
+}
+
+/// Which kinds of work a candidate does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Does {
+    /// All, and it is one of the few of the quick form.
+    Quick,
+    /// All.
+    Everything,
+    /// Streams across hosts: what super-packets can change.
+    Streams,
+}
+
+impl Candidate {
+    /// Whether it does a kind of work in a place.
+    pub fn does(&self, place: Place, work: Work) -> bool {
+        self.does != Does::Streams || (place == Place::Across && work.is_streams())
+    }
 }
 
 /// The limit that all are compared with.
@@ -38,90 +56,120 @@ pub const MARGAY: &str = "margay";
 pub const BIG: &str = "margay BIG TCP";
 
 /// All of them.
-pub const ALL: [Candidate; 14] = [
+pub const ALL: [Candidate; 19] = [
     Candidate {
         name: LIMIT,
         what: "processes of the hosts themselves: the limit",
-        quick: true,
+        does: Does::Quick,
         setup: kernel::host,
     },
     Candidate {
         name: MARGAY,
         what: "Margay, with the defaults that ship",
-        quick: true,
+        does: Does::Quick,
         setup: margay::margay,
     },
     Candidate {
         name: BRIDGE,
-        what: "containers without a network of Docker's, wired by hand to a bridge that holds the uplink; no rules",
-        quick: true,
+        what: "a Linux bridge that holds the uplink, no rules",
+        does: Does::Quick,
         setup: kernel::bridge,
     },
     Candidate {
         name: "routed veth",
         what: "the kernel routes between veths and the uplink, no rules (Calico without eBPF or policies)",
-        quick: false,
+        does: Does::Everything,
         setup: kernel::routed,
     },
     Candidate {
         name: "routed veth + rules",
         what: "the same with connection tracking and 40 rules of iptables before the one that accepts",
-        quick: false,
+        does: Does::Everything,
         setup: kernel::routed_with_rules,
     },
     Candidate {
         name: "bridge + VXLAN",
         what: "a bridge on each host, routes between them through a VXLAN device with static entries (flannel)",
-        quick: true,
+        does: Does::Quick,
         setup: kernel::vxlan,
     },
     Candidate {
         name: "macvlan",
         what: "macvlan on the uplink, bridge mode",
-        quick: false,
+        does: Does::Everything,
         setup: kernel::macvlan,
+    },
+    Candidate {
+        name: "docker none",
+        what: "containers of Docker's without a network (none), wired by hand to a bridge that holds the uplink",
+        does: Does::Everything,
+        setup: docker::none,
     },
     Candidate {
         name: "docker bridge + routes",
         what: "Docker's bridge network with its rules; the hosts route each other's subnet",
-        quick: false,
+        does: Does::Everything,
         setup: docker::routes,
     },
     Candidate {
         name: "docker bridge + ports",
         what: "Docker's bridge network, ports published by its rules",
-        quick: false,
+        does: Does::Everything,
         setup: docker::ports,
     },
     Candidate {
         name: "docker bridge + proxy",
         what: "Docker's bridge network, ports published by docker-proxy (iptables off)",
-        quick: false,
+        does: Does::Everything,
         setup: docker::proxy,
     },
     Candidate {
         name: "docker overlay",
         what: "Docker's overlay network, swarm mode",
-        quick: false,
+        does: Does::Everything,
         setup: docker::overlay,
     },
     Candidate {
         name: "tinc",
         what: "a mesh in user space over UDP, without encryption (Weave's and flannel's UDP way)",
-        quick: false,
+        does: Does::Everything,
         setup: mesh::tinc,
     },
     Candidate {
         name: BIG,
         what: "Margay with --big-tcp on both hosts",
-        quick: false,
+        does: Does::Everything,
         setup: margay::margay_big,
     },
     Candidate {
         name: "host BIG TCP",
         what: "the limit, with BIG TCP of 192 KiB on the uplinks",
-        quick: false,
+        does: Does::Everything,
         setup: kernel::host_big,
+    },
+    Candidate {
+        name: "bridge BIG TCP",
+        what: "the bridge, with BIG TCP of 192 KiB on every interface",
+        does: Does::Streams,
+        setup: || kernel::enlarge(kernel::bridge()),
+    },
+    Candidate {
+        name: "routed veth BIG TCP",
+        what: "routed veths, with BIG TCP of 192 KiB on every interface",
+        does: Does::Streams,
+        setup: || kernel::enlarge(kernel::routed()),
+    },
+    Candidate {
+        name: "macvlan BIG TCP",
+        what: "macvlan, with BIG TCP of 192 KiB on every interface",
+        does: Does::Streams,
+        setup: || kernel::enlarge(kernel::macvlan()),
+    },
+    Candidate {
+        name: "bridge + VXLAN BIG TCP",
+        what: "the bridge and VXLAN, with BIG TCP of 192 KiB on every interface",
+        does: Does::Streams,
+        setup: || kernel::enlarge(kernel::vxlan()),
     },
 ];
 
@@ -198,9 +246,14 @@ fn uplink(i: usize) -> IpAddr {
 /// A container with a veth to a host, its end there without an address.
 fn wired(lab: &Lab, host: usize, outside: &str) -> Namespace {
     let container = lab.container();
-    let (inside, host) = (container.name(), &lab.h(host).namespace);
+    wire(&container, &lab.h(host).namespace, outside);
+    container
+}
+
+/// Gives a container a veth to a host, its end there without an address.
+fn wire(container: &Namespace, host: &Namespace, outside: &str) {
+    let inside = container.name();
     sh(&format!("ip link add eth0 netns {inside} type veth peer name {outside} netns {}", host.name()));
     container.sh("ip link set eth0 up");
     host.sh(&format!("ip link set {outside} up"));
-    container
 }

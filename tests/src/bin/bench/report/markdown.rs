@@ -72,7 +72,7 @@ fn table(report: &Report, case: Case, text: &mut String) -> std::fmt::Result {
         text,
         "| candidate | median | least | most | to host | least | most | |\n|---|--:|--:|--:|--:|--:|--:|---|"
     )?;
-    for entry in report.present() {
+    for entry in report.present().filter(|entry| report.has_done(entry.name, case)) {
         let Some(value) = report.summary(entry.name, case) else {
             writeln!(text, "| {} | - | - | - | - | - | - | failed |", entry.name)?;
             continue;

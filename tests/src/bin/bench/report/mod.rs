@@ -138,6 +138,11 @@ impl Report {
         of.filter_map(|r| Some((r.round, *r.result.as_ref().ok()?.get(measure)?))).collect()
     }
 
+    /// Whether a candidate did that kind of work there, with whatever result.
+    fn has_done(&self, candidate: &str, (place, work, _): Case) -> bool {
+        self.records.iter().any(|r| r.candidate == candidate && r.place == place && r.work == work)
+    }
+
     /// A candidate's values.
     fn summary(&self, candidate: &str, case: Case) -> Option<Summary> {
         Summary::of(self.values(candidate, case).into_values().collect())

@@ -125,12 +125,17 @@ impl Work {
     pub fn unit(self, measure: &str) -> &'static str {
         match (self, measure) {
             (_, time) if time.starts_with("time") => "us",
-            (Self::Stream | Self::StreamBack | Self::Streams | Self::StreamsBack, COST) => "CPU s/GB",
+            (streams, COST) if streams.is_streams() => "CPU s/GB",
             (Self::Packets, COST) => "CPU s/million packets",
             (_, COST) => "CPU s/million",
-            (Self::Stream | Self::StreamBack | Self::Streams | Self::StreamsBack, _) => "Gbit/s",
+            (streams, _) if streams.is_streams() => "Gbit/s",
             _ => "1/s",
         }
+    }
+
+    /// Whether it is TCP streams.
+    pub fn is_streams(self) -> bool {
+        matches!(self, Self::Stream | Self::StreamBack | Self::Streams | Self::StreamsBack)
     }
 
     /// Whether it is done in a place. Pinned are the kinds in which one client

@@ -1,0 +1,108 @@
+//! The look-up alone: a hash of the masked address, as routes have it, and a trie
+//! of the same prefixes, as routes could have it.
+
+use std::{
+    fs,
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    TestRun, TestRunOptions,
+    maps::{MapData, lpm_trie::LpmTrie},
+    programs::Xdp,
+};
+use aya_obj::programs::XdpAttachType;
+use margay::kernel::table::HashTable;
+use margay_common::route::{Route, RouteKey};
+use margay_tests::xdp::{lookup, pin, pin_map};
+use zerocopy::IntoBytes;
+
+use super::{DRAWS, SIZES, block, dst, route};
+
+/// `enum bpf_map_type`.
+const HASH: u32 = 1;
+const LPM_TRIE: u32 = 11;
+const KEY: u32 = size_of::<RouteKey>() as u32;
+
+/// Prints the times above a program that does all but the look-up.
+pub fn measure() {
+    println!("\n| routes | hash: hot, ns | random, ns | trie: hot, ns | random, ns |\n|--:|--:|--:|--:|--:|");
+    let nothing = Prober::new("nothing", None);
+    for routes in SIZES {
+        let [hash, trie] = [("hash", HASH), ("trie", LPM_TRIE)].map(|(name, kind)| {
+            let map = make(name, kind, routes);
+            let prober = Prober::new(name, Some(map.fd().as_fd().as_raw_fd() as u32));
+            [1, routes].map(|among| prober.time(among, kind == HASH) - nothing.time(among, kind == HASH))
+        });
+        let words = [hash[0], hash[1], trie[0], trie[1]].map(|time| format!("{time:.0}"));
+        println!("| {routes} | {} |", words.join(" | "));
+    }
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf").join(format!("margay-bench-{name}"))
+}
+
+/// A map of the blocks.
+fn make(name: &str, kind: u32, routes: u32) -> MapData {
+    let path = path(name);
+    pin_map(&path, kind, KEY, size_of::<Route>() as u32, routes);
+    let map = MapData::from_pin(&path).expect("just pinned");
+    if kind == HASH {
+        let mut table: HashTable<RouteKey, Route> =
+            HashTable::open(Path::new("/sys/fs/bpf"), &file(name)).expect("a hash");
+        (0..routes).for_each(|i| table.put(block(i), route(1500)).expect("it takes them"));
+    } else {
+        let map = MapData::from_pin(&path).expect("just pinned");
+        let mut trie =
+            LpmTrie::<_, [u8; 16], [u8; size_of::<Route>()]>::try_from(aya::maps::Map::LpmTrie(map))
+                .expect("a trie");
+        for i in 0..routes {
+            let RouteKey { len, addr } = block(i);
+            let key = aya::maps::lpm_trie::Key::new(len, bytes(&addr));
+            let value: [u8; size_of::<Route>()] = route(1500).as_bytes().try_into().expect("its size");
+            trie.insert(&key, value, 0).expect("it takes them");
+        }
+    }
+    fs::remove_file(path).expect("our own");
+    map
+}
+
+fn file(name: &str) -> String {
+    format!("margay-bench-{name}")
+}
+
+fn bytes(addr: &margay_common::net::Addr) -> [u8; 16] {
+    addr.as_bytes().try_into().expect("its size")
+}
+
+/// A program that looks up.
+struct Prober(Xdp);
+
+impl Prober {
+    fn new(name: &str, map: Option<u32>) -> Self {
+        let path = path(&format!("{name}-prober"));
+        pin(&path, &lookup(KEY, map));
+        let program = Xdp::from_pin(&path, XdpAttachType::Interface).expect("just pinned");
+        fs::remove_file(path).expect("our own");
+        Self(program)
+    }
+
+    /// Nanoseconds of a run, with keys drawn among the first blocks.
+    fn time(&self, among: u32, masked: bool) -> f64 {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let before = margay_tests::bpf::statistics(self.0.fd().expect("loaded").as_fd());
+        for _ in 0..DRAWS {
+            let i = rng.u32(0..among);
+            let whole = RouteKey { len: 128, addr: dst(i).into() };
+            let key = if masked { block(i) } else { whole };
+            let mut frame = [0; 64];
+            frame[..KEY as usize].copy_from_slice(key.as_bytes());
+            let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+            self.0.test_run(options).expect("it runs");
+        }
+        let after = margay_tests::bpf::statistics(self.0.fd().expect("loaded").as_fd());
+        (after.0 - before.0) / (after.1 - before.1)
+    }
+}
