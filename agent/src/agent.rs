@@ -89,9 +89,8 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
-    let mut workloads = Workloads::new(ipam, networks, control, netlink, journal.clone());
-    workloads.steering.clone_from(&config.receive_steering);
-    let workloads = Arc::new(workloads);
+    let workloads = Workloads::new(ipam, networks, control, netlink, journal.clone());
+    let workloads = Arc::new(workloads.steered(config.receive_steering.clone()));
     let (same_store, same_workloads) = (Arc::clone(&store), Arc::clone(&workloads));
     let membership = Membership::new(same_store, same_workloads, journal, instance, config.block_idle);
     let membership = Arc::new(membership);

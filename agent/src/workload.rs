@@ -91,7 +91,7 @@ pub struct Workloads {
     /// The endpoints of this node.
     pub journal: Journal,
     /// Which processors carry what new containers send, if that is said.
-    pub steering: Option<steering::Mask>,
+    steering: Option<steering::Mask>,
     /// Whether attaching may begin.
     open: watch::Sender<bool>,
     /// Whether the store may say more than this node's endpoints have.
@@ -120,6 +120,11 @@ impl Workloads {
             leases: staged::Leases::default(),
             busy: Mutex::default(),
         }
+    }
+
+    /// The same with new containers steered.
+    pub fn steered(self, steering: Option<steering::Mask>) -> Self {
+        Self { steering, ..self }
     }
 
     /// Attaches a container to a network, or finds it attached.
