@@ -38,6 +38,7 @@ use crate::{
     network::Networks,
     next_hops,
     report::Report,
+    store::Store,
     workload::{Which, Workloads, new_id},
 };
 
@@ -77,7 +78,7 @@ pub async fn run(config: Config) -> Result<()> {
         Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash);
     let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
     let begun: Vec<String> = begun.map(|endpoint| endpoint.id.clone()).collect();
-    let state = first_state(&journal, &members, facts)?;
+    let state = first_state(&journal, &members, facts, &*store).await?;
     let sources = Sources {
         store: store.watch(),
         links: link_events,
@@ -232,9 +233,20 @@ async fn steer(config: &Config, facts: &LocalFacts) {
 }
 
 /// What the control loop begins with.
-fn first_state(journal: &Journal, members: &BTreeMap<u32, Member>, facts: LocalFacts) -> Result<State> {
+async fn first_state(
+    journal: &Journal,
+    members: &BTreeMap<u32, Member>,
+    facts: LocalFacts,
+    store: &dyn Store,
+) -> Result<State> {
+    let mut snapshot = remembered(journal, members)?;
+    if !snapshot.blocked.is_empty() {
+        // The store may have moved since: without it nobody could unblock it.
+        let store = store.addresses().await;
+        snapshot.blocked.retain(|cidr, _| !store.iter().any(|addr| cidr.contains(addr)));
+    }
     Ok(State {
-        snapshot: remembered(journal, members)?,
+        snapshot,
         known: journal.known()?.map(Arc::new),
         join_problem: Some("it is about to".into()),
         facts,

@@ -2,6 +2,7 @@
 //! node true, and putting back what a store lost.
 
 mod join;
+mod memory;
 mod restore;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use ipnet::IpNet;
+use memory::{Due, REMEMBER};
 use thiserror::Error;
 use tokio::{
     sync::{Mutex, watch},
@@ -24,7 +25,6 @@ use crate::{
     journal::Journal,
     model::{
         self,
-        blocked::Blocked,
         key::Key,
         membership::{Known, Loss, Trust},
         node::{Alive, Node},
@@ -40,11 +40,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How often to look without a reason, and to give empty blocks back.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
-/// How often a revision alone is worth a write to disk.
-const REMEMBER: Duration = Duration::from_secs(5);
-/// How often, for each node, nodes that come and go are: of many that join at once
-/// each would otherwise be a write of all, on every node.
-const REMEMBER_NODE: Duration = Duration::from_millis(1);
 /// How soon nodes that were not worth a write are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -146,6 +141,10 @@ impl Membership {
             self.remember_last_good(progress).await?;
         }
         if let Some(reason) = look.away {
+            // A store that does not come back as it was would be asked for them.
+            if let (true, Some(known)) = (progress.later, &look.known) {
+                self.remember(progress, known.node.clone(), true, 0).await?;
+            }
             return Err(Away(reason).into());
         }
         match &look.trust {
@@ -158,7 +157,10 @@ impl Membership {
                 return Ok(());
             }
             Trust::Lossy(Loss::Awaiting(_)) | Trust::Whole => {}
-            Trust::Lossy(_) => self.mark_lossy(&look).await?,
+            Trust::Lossy(_) => {
+                self.block_again(&look).await?;
+                self.mark_lossy(&look).await?;
+            }
         }
         let awaited = match &look.trust {
             Trust::Lossy(Loss::Awaiting(nodes)) => nodes.contains(&look.own.name),
@@ -174,7 +176,7 @@ impl Membership {
         }
         if !progress.restored || self.workloads.is_dirty() {
             progress.restored = false;
-            progress.restored = self.restore(&look).await?;
+            progress.restored = self.restore(look.trust != Trust::Whole).await?;
         }
         if awaited && progress.restored {
             self.arrive(&look.own.name).await?;
@@ -243,36 +245,10 @@ impl Membership {
     }
 
     /// Writes down what the cluster is, so that a later store can be judged.
-    async fn remember(&self, progress: &mut Progress, node: Node, fresh: bool, revision: i64) -> Result<()> {
+    async fn remember(&self, progress: &mut Progress, node: Node, must: bool, revision: i64) -> Result<()> {
         let since = progress.remembered.map(|at| at.elapsed());
-        let worth = move |state: &State| {
-            let waited = |least| since.is_none_or(|since| since >= least);
-            let cluster = state.snapshot.cluster.as_ref()?;
-            let revision = state.revision.max(revision);
-            let nodes = &state.snapshot.nodes;
-            let before = state.known.as_ref();
-            let others = before.is_some_and(|before| !before.nodes.iter().eq(nodes.keys()));
-            let others_due = waited(REMEMBER_NODE * nodes.len() as u32);
-            let worth = fresh
-                || (others && others_due)
-                || before.is_none_or(|before| {
-                    before.cluster != cluster.id
-                        || before.epoch != cluster.epoch
-                        || before.node != node
-                        || before.blocked != blocked(state)
-                        || (before.revision < revision && waited(REMEMBER))
-                });
-            let known = worth.then(|| Known {
-                cluster: cluster.id.clone(),
-                epoch: cluster.epoch,
-                revision,
-                nodes: nodes.keys().cloned().chain([node.name.clone()]).collect(),
-                blocked: blocked(state),
-                node: node.clone(),
-            });
-            Some((known, others && !worth))
-        };
-        let Some((known, later)) = self.control.look(worth).await? else { return Ok(()) };
+        let due = self.control.look(move |state| memory::due(state, &node, revision, must, since));
+        let Due { known, later } = due.await?;
         progress.later = later;
         if let Some(known) = known {
             self.journal.put_known(&known)?;
@@ -308,16 +284,6 @@ impl Membership {
         }
         Ok(())
     }
-}
-
-/// What the guard blocks, as far as a store that lost something is believed.
-fn blocked(state: &State) -> BTreeMap<IpNet, Blocked> {
-    let mut blocked = state.snapshot.blocked.clone();
-    if state.trust != Trust::Whole {
-        let before = state.known.iter().flat_map(|known| &known.blocked);
-        blocked.extend(before.map(|(cidr, blocked)| (*cidr, blocked.clone())));
-    }
-    blocked
 }
 
 /// What was done already.

@@ -48,6 +48,8 @@ struct Reading {
     guard: Guard,
     /// That nobody else created or removed anything since.
     unchanged: Condition,
+    /// That no node came or changed since.
+    same_nodes: Condition,
 }
 
 impl Reading {
@@ -94,13 +96,13 @@ impl Networks {
     /// all is as wanted. Gives the revision of the change.
     async fn amend(&self, plan: impl Fn(&Snapshot) -> Result<Vec<Op>>) -> Result<i64> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+            let Reading { snapshot, guard, unchanged, same_nodes, .. } = self.read().await?;
             let mut ops = plan(&snapshot)?;
             if ops.is_empty() {
                 return Ok(0);
             }
             ops.push(Op::Put(Key::Guard, model::encode(&guard)));
-            let txn = Txn { conditions: vec![unchanged], ops };
+            let txn = Txn { conditions: vec![unchanged, same_nodes], ops };
             if let Commit::Done(revision) = self.store.commit(txn).await? {
                 return Ok(revision);
             }
@@ -116,7 +118,7 @@ impl Networks {
         request: NetworkRequest,
         own: impl Fn(&IpNet, &Reservation) -> bool,
     ) -> Result<Option<(Network, i64)>> {
-        let Reading { snapshot, mut reserved, guard, unchanged } = reading;
+        let Reading { snapshot, mut reserved, guard, unchanged, same_nodes } = reading;
         let next = guard.next_network;
         let network = request.into_network(next)?;
         let kept: Vec<IpNet> =
@@ -127,7 +129,7 @@ impl Networks {
         }
         let guard = Guard { next_network: next + 1, ..guard };
         let mut txn = Txn {
-            conditions: vec![unchanged, Condition::Absent(Key::Network(next))],
+            conditions: vec![unchanged, same_nodes, Condition::Absent(Key::Network(next))],
             ops: vec![
                 Op::Put(Key::Guard, model::encode(&guard)),
                 Op::Put(Key::Network(next), model::encode(&network)),
@@ -223,7 +225,9 @@ impl Networks {
             None => Guard { next_network: 1, unknown: Unknown::new() },
         };
         let reserved = runtime::reservations(&listing.entries)?;
-        Ok(Reading { snapshot, reserved, guard, unchanged: listing.unchanged(&Key::Guard) })
+        let unchanged = listing.unchanged(&Key::Guard);
+        let same_nodes = Condition::UnchangedSince(format!("{ROOT}nodes/"), listing.revision);
+        Ok(Reading { snapshot, reserved, guard, unchanged, same_nodes })
     }
 }
 

@@ -61,7 +61,9 @@ pub async fn set(interfaces: Vec<String>, mask: Mask) -> Result<()> {
     std::thread::Builder::new().name("steering".into()).spawn(move || {
         let set = || {
             mount_sysfs().context("sysfs, for receive steering")?;
-            interfaces.iter().try_for_each(|interface| set_one(interface, &mask))
+            // One that is gone keeps the others from nothing.
+            let results: Vec<Result<()>> = interfaces.iter().map(|name| set_one(name, &mask)).collect();
+            results.into_iter().collect()
         };
         drop(send.send(set()));
     })?;
@@ -77,14 +79,16 @@ fn mount_sysfs() -> Result<()> {
 
 fn set_one(interface: &str, mask: &Mask) -> Result<()> {
     let queues = Path::new("/sys/class/net").join(interface).join("queues");
+    let mut any = false;
     for queue in fs::read_dir(&queues).with_context(|| queues.display().to_string())? {
         let file = queue?.path().join("rps_cpus");
         // Sending queues have none.
         if file.exists() {
             fs::write(&file, &mask.0).with_context(|| format!("{}: {}", file.display(), mask.0))?;
+            any = true;
         }
     }
-    Ok(())
+    if any { Ok(()) } else { bail!("this kernel steers nothing: {} has no rps_cpus", queues.display()) }
 }
 
 #[cfg(test)]

@@ -89,21 +89,24 @@ impl Membership {
     /// put back what is theirs before it counts as whole.
     pub(super) async fn mark_lossy(&self, look: &Look) -> Result<(), Trouble> {
         let Some(known) = &look.known else { return Ok(()) };
-        let listing = self.store.list(&[Key::Cluster.to_string(), format!("{ROOT}pools/")]).await?;
-        let mut cluster = match listing.value_of(&Key::Cluster) {
-            Some(value) => model::decode::<Cluster>(value).context("the cluster's key")?,
-            None => new_cluster(known.cluster.clone(), known.epoch),
-        };
-        cluster.awaiting.extend(known.nodes.iter().cloned());
-        cluster.awaiting.insert(look.own.name.clone());
-        let mut ops = vec![Op::Put(Key::Cluster, model::encode(&cluster))];
-        if listing.value_of(&Key::Cluster).is_none() && listing.entries.is_empty() {
-            ops.push(default_pool());
+        // Another may have marked it first, who knew others.
+        loop {
+            let listing = self.store.list(&[Key::Cluster.to_string(), format!("{ROOT}pools/")]).await?;
+            let mut cluster = match listing.value_of(&Key::Cluster) {
+                Some(value) => model::decode::<Cluster>(value).context("the cluster's key")?,
+                None => new_cluster(known.cluster.clone(), known.epoch),
+            };
+            cluster.awaiting.extend(known.nodes.iter().cloned());
+            cluster.awaiting.insert(look.own.name.clone());
+            let mut ops = vec![Op::Put(Key::Cluster, model::encode(&cluster))];
+            if listing.value_of(&Key::Cluster).is_none() && listing.entries.is_empty() {
+                ops.push(default_pool());
+            }
+            let txn = Txn { conditions: vec![listing.unchanged(&Key::Cluster)], ops };
+            if let Commit::Done(_) = self.store.commit(txn).await? {
+                return Ok(());
+            }
         }
-        let txn = Txn { conditions: vec![listing.unchanged(&Key::Cluster)], ops };
-        // Lost to another node's mark: the next step sees that.
-        self.store.commit(txn).await?;
-        Ok(())
     }
 
     /// Tells everybody that this node has put back what is its own.
@@ -186,7 +189,8 @@ fn first_node(listing: &Listing, txn: &mut Txn) -> anyhow::Result<()> {
 }
 
 /// A node whose address lies in a network's subnet would be unreachable from
-/// that network. Creating a network rewrites the guard, so none comes between.
+/// that network. Creating a network rests on no node having come meanwhile, so
+/// none comes between.
 fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
     for network in snapshot.networks.values() {
         if let Some((addr, subnet)) = own.addresses.iter().find_map(|a| Some((a, network.subnet_of(*a)?))) {
@@ -196,8 +200,8 @@ fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nobody would hear a node that every other one blocks. Blocking rewrites the
-/// guard's key, so none comes between.
+/// Nobody would hear a node that every other one blocks. Blocking rests on no node
+/// having come meanwhile, so none comes between.
 fn check_guard(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
     for blocked in snapshot.blocked.keys() {
         if let Some(addr) = own.addresses.iter().find(|addr| blocked.contains(*addr)) {

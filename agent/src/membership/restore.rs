@@ -14,7 +14,6 @@ use crate::{
         block::Holder,
         endpoint::Endpoint,
         key::{Key, ROOT},
-        membership::Trust,
         network::Network,
         snapshot::Snapshot,
     },
@@ -22,10 +21,22 @@ use crate::{
 };
 
 impl Membership {
-    /// Makes the store say what this node's endpoints have, and, where it lost
-    /// something, their networks and what the guard blocks. Whether it does now:
-    /// what cannot be read is in the way.
-    pub(super) async fn restore(&self, look: &Look) -> Result<bool, Trouble> {
+    /// Blocks again what a store lost of the guard, as this node remembers it. Only
+    /// who finds the loss does: what a node that was off remembers is older.
+    pub(super) async fn block_again(&self, look: &Look) -> Result<(), Trouble> {
+        let Some(known) = &look.known else { return Ok(()) };
+        match self.workloads.networks.block_again(&known.blocked).await.map_err(trouble) {
+            // The nodes are put back all the same.
+            Err(Trouble::Refused(error)) => warn!("what the guard blocked is not put back: {error:#}"),
+            result => result?,
+        }
+        Ok(())
+    }
+
+    /// Makes the store say what this node's endpoints have. `lossy` says that
+    /// their networks may have been lost, too. Whether it does now: what cannot
+    /// be read is in the way.
+    pub(super) async fn restore(&self, lossy: bool) -> Result<bool, Trouble> {
         self.workloads.clean();
         self.workloads.ipam.forget().await;
         let mut by_network: BTreeMap<u32, Vec<Endpoint>> = BTreeMap::new();
@@ -33,16 +44,10 @@ impl Membership {
             by_network.entry(endpoint.network).or_default().push(endpoint);
         }
         let members = self.journal.networks()?;
-        if look.trust != Trust::Whole {
+        if lossy {
             self.workloads.lost();
-            let networks = &self.workloads.networks;
-            let trouble =
-                |error: anyhow::Error| error.downcast::<Away>().map_or_else(Trouble::Refused, Trouble::Away);
             for member in by_network.keys().filter_map(|id| members.get(id)) {
-                networks.put_back(&member.network).await.map_err(trouble)?;
-            }
-            if let Some(known) = &look.known {
-                networks.block_again(&known.blocked).await.map_err(trouble)?;
+                self.workloads.networks.put_back(&member.network).await.map_err(trouble)?;
             }
         }
         let listing = self.store.list(&[format!("{ROOT}networks/")]).await?;
@@ -106,6 +111,11 @@ impl Membership {
         }
         Ok(())
     }
+}
+
+/// A store that is away is another matter than what it refuses.
+fn trouble(error: anyhow::Error) -> Trouble {
+    error.downcast::<Away>().map_or_else(Trouble::Refused, Trouble::Away)
 }
 
 /// An endpoint as its block names it.

@@ -1,6 +1,6 @@
 //! The guard: prefixes whose packets enter no node.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
@@ -16,6 +16,8 @@ use crate::{
     store::Op,
 };
 
+/// Prefixes that one transaction takes; etcd's own limit is 128 operations.
+const AT_ONCE: usize = 100;
 /// What neighbours, routers and next hops speak from.
 const LINK_LOCAL: &str = "fe80::/10";
 
@@ -28,10 +30,7 @@ impl Networks {
             if snapshot.blocked.get(&cidr).is_some_and(|found| found.comment == comment) {
                 return Ok(Vec::new());
             }
-            check(cidr, snapshot)?;
-            if let Some(addr) = store.iter().find(|addr| cidr.contains(*addr)) {
-                bail!("{cidr} holds {addr} of the store: block a smaller prefix");
-            }
+            check(cidr, snapshot, &store)?;
             let blocked = Blocked { comment: comment.clone(), since: now, unknown: Unknown::new() };
             Ok(vec![Op::Put(Key::Blocked(cidr), model::encode(&blocked))])
         })
@@ -51,17 +50,22 @@ impl Networks {
 
     /// Blocks again what a store lost, unless it became a part of the cluster.
     pub async fn block_again(&self, known: &BTreeMap<IpNet, Blocked>) -> Result<()> {
+        if known.is_empty() {
+            return Ok(());
+        }
+        let store = self.store.addresses().await;
         let put_back = |snapshot: &Snapshot| {
             let lost = known.iter().filter(|(cidr, _)| !snapshot.blocked.contains_key(*cidr));
-            let lost = lost.filter(|(cidr, _)| check(**cidr, snapshot).is_ok());
+            let lost = lost.filter(|(cidr, _)| check(**cidr, snapshot, &store).is_ok()).take(AT_ONCE);
             Ok(lost.map(|(cidr, blocked)| Op::Put(Key::Blocked(*cidr), model::encode(blocked))).collect())
         };
-        self.amend(put_back).await.map(drop)
+        while self.amend(put_back).await? != 0 {}
+        Ok(())
     }
 }
 
 /// Nobody blocks a part of the cluster itself, and with it the way to mend that.
-fn check(cidr: IpNet, snapshot: &Snapshot) -> Result<()> {
+fn check(cidr: IpNet, snapshot: &Snapshot, store: &[IpAddr]) -> Result<()> {
     if cidr.trunc() != cidr {
         bail!(
             "{cidr} has bits behind its prefix: {} or {}/{}",
@@ -83,6 +87,9 @@ fn check(cidr: IpNet, snapshot: &Snapshot) -> Result<()> {
         if let Some(addr) = node.addresses.iter().find(|addr| cidr.contains(*addr)) {
             bail!("{cidr} holds {addr} of node {}: block a smaller prefix", node.name);
         }
+    }
+    if let Some(addr) = store.iter().find(|addr| cidr.contains(*addr)) {
+        bail!("{cidr} holds {addr} of the store: block a smaller prefix");
     }
     for network in snapshot.networks.values() {
         if let Some(subnet) = network.subnets.iter().find(|subnet| overlap(subnet.cidr, cidr)) {

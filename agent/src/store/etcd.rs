@@ -158,15 +158,13 @@ impl Store for Etcd {
     }
 
     fn addresses(&self) -> BoxFuture<'_, Vec<IpAddr>> {
+        let host = |endpoint: &String| endpoint.split_once("://").map(|(_, host)| host.to_owned());
+        let hosts: Vec<String> = self.endpoints.iter().filter_map(host).collect();
         Box::pin(async {
-            let mut all = Vec::new();
-            for endpoint in &self.endpoints {
-                let host = endpoint.split_once("://").map_or(&**endpoint, |(_, host)| host);
-                // A name that means nothing now is reached at no address.
-                let found = tokio::net::lookup_host(host).await;
-                all.extend(found.into_iter().flatten().map(|addr| addr.ip()));
-            }
-            all
+            let lookups = hosts.into_iter().map(|host| timeout(REQUEST, tokio::net::lookup_host(host)));
+            // A name that means nothing now is reached at no address.
+            let found = futures::future::join_all(lookups).await.into_iter().flatten().flatten();
+            found.flatten().map(|addr| addr.ip()).collect()
         })
     }
 

@@ -12,15 +12,21 @@ fn the_guard_outlives_the_store() {
     let mut lab = Lab::new(2);
     let outside = lab.outsider();
     let (noisy, own) = ("192.0.2.200/32", lab.h(1).addresses[0]);
+    assert!(outside.reaches(own));
     lab.h(2).ok(&["guard", "add", noisy, "--comment", "noise"]);
+    // More than etcd takes in one transaction.
+    (0..130).for_each(|i| drop(lab.h(2).ok(&["guard", "add", &format!("198.18.{i}.0/24")])));
     eventually("it is blocked", || if outside.reaches(own) { Err("reached") } else { Ok(()) });
     etcdctl(&lab, &["del", "--prefix", "/margay"]);
     eventually("the nodes block it again", || {
-        let found = etcdctl(&lab, &["get", "--prefix", "/margay/v1/refused/"]);
-        if found.contains("noise") { Ok(()) } else { Err(found) }
+        let found = etcdctl(&lab, &["get", "--prefix", "--keys-only", "/margay/v1/refused/"]);
+        let count = found.lines().filter(|line| !line.is_empty()).count();
+        if count == 131 { Ok(()) } else { Err(found) }
     });
     lab.hosts.iter().for_each(margay_tests::host::Host::settled);
-    assert_eq!(lab.h(1).json(&["guard", "ls"])[0]["cidr"], noisy);
+    let blocked = lab.h(1).json(&["guard", "ls"]);
+    let noise = blocked.as_array().expect("a list").iter().find(|blocked| blocked["cidr"] == noisy);
+    assert_eq!(noise.map(|noise| &noise["comment"]), Some(&"noise".into()));
     assert!(!outside.reaches(own));
     // As if the host had been booted, with no store to ask.
     lab.host(1).kill();

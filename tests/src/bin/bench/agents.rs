@@ -149,7 +149,10 @@ impl Agent {
             match self.workloads.ipam.allocate(network, &request).await {
                 Ok(addresses) => break addresses,
                 // As a runtime does that starts it again.
-                Err(_) if refusals < REFUSALS => refusals += 1,
+                Err(_) if refusals < REFUSALS => {
+                    refusals += 1;
+                    sleep(Duration::from_millis(100)).await;
+                }
                 Err(refusal) => return Err(refusal.into()),
             }
         };
