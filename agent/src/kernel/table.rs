@@ -1,6 +1,6 @@
 //! A BPF map as a table of typed entries.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use aya::{
@@ -57,13 +57,25 @@ impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
         absent_is_fine(self.0.remove(&Raw(key)))
     }
 
-    /// Removes all entries, one by one: a full map that goes at once holds a CPU
-    /// until the last of its entries is free.
+    /// Removes all entries, one by one and with pauses: a full map that goes at
+    /// once holds a CPU until the last of its entries is free, and what is removed
+    /// within one grace period of the kernel is freed at once, too.
     pub fn clear(&mut self) -> Result<()> {
         let keys = self.0.keys().collect::<Result<Vec<_>, _>>()?;
-        keys.into_iter().try_for_each(|key| absent_is_fine(self.0.remove(&key)))
+        for (i, key) in keys.into_iter().enumerate() {
+            if i % FREED_AT_ONCE == FREED_AT_ONCE - 1 {
+                thread::sleep(GRACE);
+            }
+            absent_is_fine(self.0.remove(&key))?;
+        }
+        Ok(())
     }
 }
+
+/// Entries whose memory may be freed in one piece: some milliseconds of a CPU.
+const FREED_AT_ONCE: usize = 1 << 16;
+/// A pause that is longer than a grace period mostly is.
+const GRACE: Duration = Duration::from_millis(30);
 
 /// A trie of prefixes.
 pub struct TrieTable<K: Plain, V: Plain>(LpmTrie<MapData, Raw<K>, Raw<V>>);
