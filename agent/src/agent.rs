@@ -38,7 +38,6 @@ use crate::{
     network::Networks,
     next_hops,
     report::Report,
-    store::Store,
     workload::{Which, Workloads, new_id},
 };
 
@@ -78,7 +77,7 @@ pub async fn run(config: Config) -> Result<()> {
         Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash);
     let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
     let begun: Vec<String> = begun.map(|endpoint| endpoint.id.clone()).collect();
-    let state = first_state(&journal, &members, facts, &*store).await?;
+    let state = first_state(&journal, &members, facts, store.addresses()).await?;
     let sources = Sources {
         store: store.watch(),
         links: link_events,
@@ -237,12 +236,12 @@ async fn first_state(
     journal: &Journal,
     members: &BTreeMap<u32, Member>,
     facts: LocalFacts,
-    store: &dyn Store,
+    store: impl Future<Output = Vec<IpAddr>>,
 ) -> Result<State> {
     let mut snapshot = remembered(journal, members)?;
     if !snapshot.blocked.is_empty() {
         // The store may have moved since: without it nobody could unblock it.
-        let store = store.addresses().await;
+        let store = store.await;
         snapshot.blocked.retain(|cidr, _| !store.iter().any(|addr| cidr.contains(addr)));
     }
     Ok(State {
