@@ -58,24 +58,32 @@ impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     }
 
     /// Removes all entries, one by one and with pauses: a full map that goes at
-    /// once holds a CPU until the last of its entries is free, and what is removed
-    /// within one grace period of the kernel is freed at once, too.
+    /// once holds a CPU until the last of its entries is free, and so does what is
+    /// removed at once.
     pub fn clear(&mut self) -> Result<()> {
         let keys = self.0.keys().collect::<Result<Vec<_>, _>>()?;
-        for (i, key) in keys.into_iter().enumerate() {
-            if i % FREED_AT_ONCE == FREED_AT_ONCE - 1 {
-                thread::sleep(GRACE);
+        for some in keys.chunks(BETWEEN_PAUSES) {
+            some.iter().try_for_each(|key| absent_is_fine(self.0.remove(key)))?;
+            if keys.len() > BETWEEN_PAUSES {
+                thread::sleep(PAUSE);
             }
-            absent_is_fine(self.0.remove(&key))?;
+        }
+        if keys.len() > BETWEEN_PAUSES {
+            thread::sleep(FREED);
         }
         Ok(())
     }
 }
 
-/// Entries whose memory may be freed in one piece: some milliseconds of a CPU.
-const FREED_AT_ONCE: usize = 1 << 16;
-/// A pause that is longer than a grace period mostly is.
-const GRACE: Duration = Duration::from_millis(30);
+/// Entries that are removed between two pauses. The kernel gathers what is removed
+/// for 250 ms (`rcu_tasks_trace_lazy_ms`) and frees it in one piece: some 13,000
+/// entries then, 6 ms of a slow CPU.
+const BETWEEN_PAUSES: usize = 1 << 11;
+/// The pause.
+const PAUSE: Duration = Duration::from_millis(30);
+/// The time after which the last entries are free: what is not yet by the map's end
+/// goes in one piece with it.
+const FREED: Duration = Duration::from_millis(600);
 
 /// A trie of prefixes.
 pub struct TrieTable<K: Plain, V: Plain>(LpmTrie<MapData, Raw<K>, Raw<V>>);
