@@ -114,13 +114,14 @@ fn deliver(
     if !ip.dst.matches(&side.addr, &side.subnet_mask) {
         return leave(packet, ip, workload, blame);
     }
+    // Before its block, which may be another node's.
+    if ip.dst == side.gateway {
+        return echo::decide(packet, ip);
+    }
     match locate(ip, workload, side) {
         Some(Place::Here(endpoint)) => return Ok(Forward::peer(endpoint)),
         Some(Place::There(route)) => return route::follow(packet, ip, route, Hop::Routed, blame),
         None => {}
-    }
-    if ip.dst == side.gateway {
-        return echo::decide(packet, ip);
     }
     if ip.family == Family::V4 && ip.dst.is_last(&side.subnet_mask) {
         return Err(DropReason::Broadcast);

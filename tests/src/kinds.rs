@@ -90,7 +90,7 @@ fn from_workload() -> Vec<Kind> {
         kind("to another node itself", "c1", 1, addresses(NODES[1]), "remote", 2, true),
         kind("to this node", "c1", 1, addresses(NODES[0]), "host", 2, false),
         kind("to the world, by the host", "c1", 1, addresses(OUTSIDE), "host", 2, false),
-        Kind { frames: echo, ..kind("echo of the gateway", "c1", 1, both(1, 1), "answered", 3, false) },
+        Kind { frames: echo, ..kind("echo of the gateway", "c1", 1, both(1, 1), "answered", 1, false) },
     ]
 }
 

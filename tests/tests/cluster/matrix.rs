@@ -116,6 +116,18 @@ fn hosts_and_remote_containers_reach_each_other() {
 }
 
 #[test]
+fn the_gateway_answers_whichever_node_has_its_block() {
+    let lab = Lab::new(2);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
+    let (a, _) = lab.attached(1, "blue");
+    let (b, _) = lab.attached(2, "blue");
+    routed(&lab);
+    for gateway in ["10.1.0.1", "fd00:1::1"].map(|addr| addr.parse().expect("a literal")) {
+        assert!(a.pings(gateway, 2) && b.pings(gateway, 2), "{gateway}");
+    }
+}
+
+#[test]
 fn traceroute_shows_the_gateway_and_the_destination() {
     let lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
