@@ -14,9 +14,17 @@ use super::{
 };
 use crate::tables::HOST_INTERFACE;
 
+/// What a cleanup did.
+pub struct Done {
+    /// What was removed.
+    pub removed: Vec<String>,
+    /// Why BIG TCP stays on, if it does: then the record of it stays, too.
+    pub left: Option<anyhow::Error>,
+}
+
 /// Detaches and removes everything that is ours, and says what it was. What is
 /// already gone is fine, so this can be repeated.
-pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Result<Vec<String>> {
+pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Result<Done> {
     let mut done = Vec::new();
     let originals = Originals::of(state_dir);
     // Forwarding ends before what guards it.
@@ -66,8 +74,7 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
         remove_pins(&pins)?;
         done.push(format!("pins in {}", root.display()));
     }
-    lowered.context("all else is gone, but BIG TCP stays on")?;
-    Ok(done)
+    Ok(Done { removed: done, left: lowered.err() })
 }
 
 fn remove_pins(pins: &Pins) -> Result<()> {

@@ -25,8 +25,9 @@ pub async fn run(options: &Cleanup) -> Result<()> {
         stop(&socket).await?;
     }
     let netlink = kernel::netlink().context("netlink")?;
-    for done in kernel::cleanup::everything(&netlink, &options.bpffs, &options.state_dir).await? {
-        output::line(&format!("removed {done}"))?;
+    let done = kernel::cleanup::everything(&netlink, &options.bpffs, &options.state_dir).await?;
+    for removed in done.removed {
+        output::line(&format!("removed {removed}"))?;
     }
     Journal::erase(&options.state_dir)?;
     let store = options.state_dir.join("store");
@@ -43,7 +44,10 @@ pub async fn run(options: &Cleanup) -> Result<()> {
             output::line(&format!("removed {}", dir.display()))?;
         }
     }
-    Ok(())
+    match done.left {
+        Some(error) => Err(error).context("all else is gone, but BIG TCP stays on"),
+        None => Ok(()),
+    }
 }
 
 async fn stop(socket: &Path) -> Result<()> {
