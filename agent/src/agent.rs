@@ -24,6 +24,7 @@ use crate::{
         self, Netlink,
         attach::TcMode,
         datapath::{self, Datapath, Extras},
+        device,
         facts::{self, Look},
         host::Host,
         link,
@@ -38,7 +39,7 @@ use crate::{
     network::Networks,
     next_hops,
     report::Report,
-    workload::{Which, Workloads, new_id},
+    workload::{Interfaces, Which, Workloads, new_id},
 };
 
 /// How long to wait before something that failed is tried again.
@@ -55,6 +56,7 @@ pub async fn run(config: Config) -> Result<()> {
     let facts = first_facts(&config, &netlink, &journal).await?;
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
+    let interfaces = interfaces(&config, &netlink).await?;
     let mut doors = Doors::open(&config).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
@@ -75,8 +77,7 @@ pub async fn run(config: Config) -> Result<()> {
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let ipam =
         Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash);
-    let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
-    let begun: Vec<String> = begun.map(|endpoint| endpoint.id.clone()).collect();
+    let begun = begun(&facts);
     let state = first_state(&journal, &members, facts, store.addresses()).await?;
     let sources = Sources {
         store: store.watch(),
@@ -90,7 +91,7 @@ pub async fn run(config: Config) -> Result<()> {
     let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
     let workloads = Workloads::new(ipam, networks, control, netlink, journal.clone());
-    let workloads = Arc::new(workloads.steered(config.receive_steering.clone()));
+    let workloads = Arc::new(workloads.with(interfaces));
     let (same_store, same_workloads) = (Arc::clone(&store), Arc::clone(&workloads));
     let membership = Membership::new(same_store, same_workloads, journal, instance, config.block_idle);
     let membership = Arc::new(membership);
@@ -212,6 +213,18 @@ async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFac
         warn!("BIG TCP is not undone: {error:#}");
     }
     (size != USUAL).then_some(size)
+}
+
+/// The endpoints whose attaching an earlier agent began and did not end.
+fn begun(facts: &LocalFacts) -> Vec<String> {
+    let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
+    begun.map(|endpoint| endpoint.id.clone()).collect()
+}
+
+/// What interfaces new containers get.
+async fn interfaces(config: &Config, netlink: &Netlink) -> Result<Interfaces> {
+    let device = device::choose(config.container_device, netlink).await?;
+    Ok(Interfaces { device, steering: config.receive_steering.clone() })
 }
 
 /// Has the containers that are there steered as is asked for now.

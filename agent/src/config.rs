@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     api::server::Access,
-    kernel::{attach::TcMode, steering, xdp},
+    kernel::{attach::TcMode, device, steering, xdp},
     store::{
         Store,
         embedded::Embedded,
@@ -95,6 +95,9 @@ pub struct Settings {
     /// Folder on a BPF file system for programs, maps and links [default: /sys/fs/bpf/margay]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
+    /// What interfaces new containers get [default: veth]
+    #[arg(long, value_name = "KIND")]
+    pub container_device: Option<device::Wanted>,
     /// How programs are attached [default: tcx where the kernel has it]
     #[arg(long, value_name = "MODE")]
     pub tc_mode: Option<TcMode>,
@@ -199,6 +202,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Folder of the pins.
     pub bpffs: PathBuf,
+    /// What interfaces new containers get.
+    pub container_device: device::Wanted,
     /// How programs are attached; probed if not said.
     pub tc_mode: Option<TcMode>,
     /// Whether the programs log drops.
@@ -308,6 +313,7 @@ impl Settings {
             state_dir: self.state_dir.or(file.state_dir),
             run_dir: self.run_dir.or(file.run_dir),
             bpffs: self.bpffs.or(file.bpffs),
+            container_device: self.container_device.or(file.container_device),
             tc_mode: self.tc_mode.or(file.tc_mode),
             datapath_log: self.datapath_log || file.datapath_log,
             xdp: self.xdp.or(file.xdp),
@@ -351,6 +357,7 @@ impl Settings {
             state_dir,
             run_dir: self.run_dir.unwrap_or_else(|| RUN_DIR.into()),
             bpffs: self.bpffs.unwrap_or_else(|| BPFFS_DIR.into()),
+            container_device: self.container_device.unwrap_or_default(),
             tc_mode: self.tc_mode,
             datapath_log: self.datapath_log,
             xdp: self.xdp.unwrap_or_default(),

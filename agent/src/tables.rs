@@ -16,10 +16,10 @@ use margay_common::{
 
 /// Name of the host's own interface into the networks.
 pub const HOST_INTERFACE: &str = "margay0";
-/// Prefix of the names of the host side of every endpoint's veth.
+/// Prefix of the names of the host side of every endpoint.
 pub const VETH_PREFIX: &str = "mgy";
 
-/// The host side of an endpoint's veth.
+/// The host side of an endpoint.
 pub fn host_interface(endpoint: &str) -> String {
     format!("{VETH_PREFIX}{}", endpoint.get(..12).unwrap_or(endpoint))
 }
@@ -32,9 +32,9 @@ pub enum Interface {
         /// The largest packet without the link header.
         mtu: u32,
     },
-    /// The host side of the veth of an endpoint. Attaching makes it; the
+    /// The host side of an endpoint. Attaching makes it; the
     /// tables only know that it is wanted.
-    Veth,
+    Endpoint,
 }
 
 /// A program at its hook on an interface.
@@ -194,7 +194,7 @@ tables! {
     interfaces: Interface(String => Interface);
     /// The node's own entry.
     node: Node(() => Node);
-    /// Containers by the index of their veth's host side.
+    /// Containers by the index of their host side.
     workloads: Workload(u32 => Workload);
     /// Programs by the interface that they are attached to.
     attachments: Attachment(String => Attachment);

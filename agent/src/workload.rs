@@ -30,11 +30,17 @@ use crate::{
     journal::{Journal, Member},
     kernel::{
         Netlink,
-        link::{self, VethSpec},
+        device::{self, Pair},
+        link,
         netns::Netns,
         steering, sysctl,
     },
-    model::{Unknown, block::Holder, endpoint::Endpoint, network::Network},
+    model::{
+        Unknown,
+        block::Holder,
+        endpoint::{Device, Endpoint},
+        network::Network,
+    },
     network::Networks,
     tables::host_interface,
 };
@@ -78,6 +84,15 @@ pub enum Which {
 /// Held by whoever works on an interface.
 type Turn = Arc<Mutex<()>>;
 
+/// What interfaces new containers get.
+#[derive(Clone, Debug, Default)]
+pub struct Interfaces {
+    /// What they are.
+    pub device: Device,
+    /// Which processors carry what comes out of them, if that is said.
+    pub steering: Option<steering::Mask>,
+}
+
 /// The containers of this node.
 pub struct Workloads {
     /// The addresses of this node.
@@ -90,8 +105,8 @@ pub struct Workloads {
     pub netlink: Netlink,
     /// The endpoints of this node.
     pub journal: Journal,
-    /// Which processors carry what new containers send, if that is said.
-    steering: Option<steering::Mask>,
+    /// What interfaces new containers get.
+    pub interfaces: Interfaces,
     /// Whether attaching may begin.
     open: watch::Sender<bool>,
     /// Whether the store may say more than this node's endpoints have.
@@ -113,7 +128,7 @@ impl Workloads {
             control,
             netlink,
             journal,
-            steering: None,
+            interfaces: Interfaces::default(),
             open: watch::Sender::new(false),
             dirty: AtomicBool::new(false),
             losses: AtomicU64::new(0),
@@ -122,9 +137,9 @@ impl Workloads {
         }
     }
 
-    /// The same with new containers steered.
-    pub fn steered(self, steering: Option<steering::Mask>) -> Self {
-        Self { steering, ..self }
+    /// The same with other interfaces for new containers.
+    pub fn with(self, interfaces: Interfaces) -> Self {
+        Self { interfaces, ..self }
     }
 
     /// Attaches a container to a network, or finds it attached.
@@ -166,6 +181,7 @@ impl Workloads {
             sandbox: netns.inode,
             ifname: request.ifname,
             host_interface: host_interface(&id),
+            device: self.interfaces.device,
             mtu,
             ready: false,
             docker: None,
@@ -331,13 +347,14 @@ impl Workloads {
         self.journal.put(endpoint)
     }
 
-    /// Makes the veth and has the kernel serve its host side.
+    /// Makes the interface and has the kernel serve its host side.
     async fn open_host_side(&self, endpoint: &Endpoint, inside: &str, netns: Option<&Netns>) -> Result<()> {
         let host = &endpoint.host_interface;
         self.control.expect(host.clone()).await?;
         let super_packets = self.control.look(|state| state.facts.super_packets).await?;
-        let spec = VethSpec { host, inside, netns, mac: endpoint.mac, mtu: endpoint.mtu, super_packets };
-        link::add_veth(&self.netlink, &spec).await?;
+        let Endpoint { device, mac, mtu, .. } = *endpoint;
+        let pair = Pair { device, host, inside, netns, mac, mtu, super_packets };
+        device::add(&self.netlink, &pair).await?;
         // The host side is closed whenever it has no program, whatever the
         // host's forwarding says.
         sysctl::set("ipv6", host, "disable_ipv6", "1")?;
@@ -345,7 +362,7 @@ impl Workloads {
         let index = link::index(&self.netlink, host).await?;
         let index = index.ok_or_else(|| anyhow!("interface {host} vanished"))?;
         link::set_up(&self.netlink, index).await?;
-        if let Some(mask) = &self.steering
+        if let Some(mask) = &self.interfaces.steering
             && let Err(error) = steering::set(vec![host.clone()], mask.clone()).await
         {
             warn!("--receive-steering: {error:#}");

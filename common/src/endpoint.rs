@@ -13,6 +13,9 @@ pub const ROUTABLE: u32 = 1 << 1;
 /// Some of the network's addresses are routed one by one, so an exact look-up
 /// has to come before that of the block.
 pub const BORROWED: u32 = 1 << 2;
+/// The container sends by a netkit, so its packets are seen in its own context and
+/// not at the ingress of a veth. Of a [`Workload`] alone.
+pub const NETKIT: u32 = 1 << 3;
 
 /// One family of a [`Workload`]. All zero where the network has no subnet of
 /// that family: the unspecified address never passes for a source.
@@ -34,7 +37,7 @@ pub struct Side {
 }
 
 /// What `from_workload` knows of the container behind an interface. The key is
-/// the index of the veth's host side.
+/// the index of its host side.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -45,7 +48,7 @@ pub struct Workload {
     /// The inode number of the container's network namespace: endpoints with
     /// the same one may send from each other's addresses.
     pub sandbox: u32,
-    /// [`INTERNAL`], [`ROUTABLE`], [`BORROWED`].
+    /// [`INTERNAL`], [`ROUTABLE`], [`BORROWED`], [`NETKIT`].
     pub flags: u32,
     /// The container's own MAC, the only one it may send from.
     pub mac: Mac,
@@ -74,7 +77,7 @@ impl Workload {
 )]
 #[repr(C)]
 pub struct Endpoint {
-    /// Index of the veth's host side.
+    /// Index of the interface's host side.
     pub ifindex: u32,
     /// The network's id, 24 bits.
     pub network: u32,
@@ -82,7 +85,7 @@ pub struct Endpoint {
     pub sandbox: u32,
     /// The largest packet that the container takes, without the link header.
     pub mtu: u32,
-    /// As in [`Workload::flags`].
+    /// [`INTERNAL`], [`ROUTABLE`], [`BORROWED`].
     pub flags: u32,
     /// The container's MAC.
     pub mac: Mac,

@@ -13,11 +13,11 @@ use crate::packet::{Bytes, Packet};
 pub enum Forward {
     /// Not ours.
     Pass,
-    /// Straight into the namespace behind a local veth. Only from the ingress
-    /// side: the helper drops elsewhere.
+    /// Straight into the namespace behind a local container's interface. Only from
+    /// the ingress side: the helper drops elsewhere.
     Peer { ifindex: u32, mac: Mac },
-    /// Out of a local veth, for what comes from the host.
-    Veth { ifindex: u32, mac: Mac },
+    /// Out of the host side of a local container's interface.
+    Out { ifindex: u32, mac: Mac },
     /// To another node.
     Node { ifindex: u32, next_hop: Addr },
     /// To the world, by the kernel's own routing.
@@ -35,10 +35,10 @@ impl Forward {
         Self::Peer { ifindex: endpoint.ifindex, mac: endpoint.mac }
     }
 
-    /// Out of the veth of a local endpoint.
+    /// Out of the host side of a local endpoint.
     #[inline(always)]
-    pub fn veth(endpoint: &Endpoint) -> Self {
-        Self::Veth { ifindex: endpoint.ifindex, mac: endpoint.mac }
+    pub fn out(endpoint: &Endpoint) -> Self {
+        Self::Out { ifindex: endpoint.ifindex, mac: endpoint.mac }
     }
 
     /// What this is counted as.
@@ -46,7 +46,7 @@ impl Forward {
     pub const fn verdict(&self) -> Verdict {
         match self {
             Self::Pass => Verdict::Passed,
-            Self::Peer { .. } | Self::Veth { .. } => Verdict::Local,
+            Self::Peer { .. } | Self::Out { .. } => Verdict::Local,
             Self::Node { .. } => Verdict::Remote,
             Self::World { .. } => Verdict::World,
             Self::Host { .. } => Verdict::Host,
@@ -65,7 +65,7 @@ pub fn carry_out(packet: &Packet<'_>, decision: &Forward) -> i32 {
             packet.adopt();
             readdress(packet, mac, packet.redirect_peer(ifindex))
         }
-        Forward::Veth { ifindex, mac } => {
+        Forward::Out { ifindex, mac } => {
             packet.adopt();
             readdress(packet, mac, packet.redirect(ifindex, 0))
         }

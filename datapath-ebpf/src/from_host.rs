@@ -36,7 +36,7 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
             blame.gateway = maps::prefix(&ip.dst).map(|subnet| subnet.via).unwrap_or_default();
             check_size(packet, &ip, endpoint.mtu)?;
         }
-        return Ok(Forward::veth(endpoint));
+        return Ok(Forward::out(endpoint));
     }
     match maps::prefix(&ip.dst) {
         Some(subnet) if subnet.kind == SUBNET => to_remote(packet, &ip, subnet, welcome, blame),

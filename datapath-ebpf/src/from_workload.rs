@@ -1,7 +1,7 @@
 //! From a container: is it who it claims to be, and where does it want to go?
 
 use margay_common::{
-    endpoint::{BORROWED, Endpoint, INTERNAL, ROUTABLE, Side, Workload},
+    endpoint::{BORROWED, Endpoint, INTERNAL, NETKIT, ROUTABLE, Side, Workload},
     net::{Addr, Family, GATEWAY_MAC},
     route::{NODE, Route, SUBNET, THIS_NODE},
     verdict::DropReason,
@@ -51,8 +51,9 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         return Err(DropReason::OtherHost);
     }
     blame.ip = ip;
+    let by_netkit = workload.flags & NETKIT != 0;
     let workload = sender(workload, &ip)?;
-    deliver(packet, &ip, workload, blame)
+    deliver(packet, &ip, workload, by_netkit, blame)
 }
 
 /// Refuses destinations that no router forwards to.
@@ -107,6 +108,7 @@ fn deliver(
     packet: &Packet<'_>,
     ip: &Ip,
     workload: &Workload,
+    by_netkit: bool,
     blame: &mut Blame,
 ) -> Result<Forward, DropReason> {
     let side = workload.side(ip.family);
@@ -119,6 +121,8 @@ fn deliver(
         return echo::decide(packet, ip);
     }
     match locate(ip, workload, side) {
+        // A netkit loses what its program sends by bpf_redirect_peer.
+        Some(Place::Here(endpoint)) if by_netkit => return Ok(Forward::out(endpoint)),
         Some(Place::Here(endpoint)) => return Ok(Forward::peer(endpoint)),
         Some(Place::There(route)) => return route::follow(packet, ip, route, Hop::Routed, blame),
         None => {}

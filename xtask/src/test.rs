@@ -1,8 +1,8 @@
 //! `cargo xtask test`.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
@@ -17,7 +17,8 @@ use crate::{
 pub struct Options {
     /// The suites; all of them unless named
     suites: Vec<Suite>,
-    /// Boot these kernels of Debian's in QEMU and run the datapath suite inside
+    /// Boot these kernels of Debian's in QEMU and run suites inside: datapath,
+    /// unless others are named
     #[arg(long, value_name = "VERSION", num_args = 1..)]
     vm: Vec<String>,
     /// Only the tests whose name contains this
@@ -44,11 +45,8 @@ enum Suite {
 pub fn run(options: &Options) -> Result<()> {
     let need = if options.vm.is_empty() { Need::Everything } else { Need::Machines };
     setup::run(need)?;
-    for version in &options.vm {
-        vm::run(version)?;
-    }
-    if !options.vm.is_empty() && options.suites.is_empty() {
-        return Ok(());
+    if !options.vm.is_empty() {
+        return options.vm.iter().try_for_each(|version| in_machine(version, options));
     }
     let all = [Suite::Unit, Suite::Datapath, Suite::Node, Suite::Cluster, Suite::Docker];
     let suites = if options.suites.is_empty() { &all[..] } else { &options.suites };
@@ -83,6 +81,41 @@ pub fn run(options: &Options) -> Result<()> {
         return run::check(&mut { tests });
     }
     machine::run_private(&tests)
+}
+
+/// Runs suites on another kernel.
+fn in_machine(version: &str, options: &Options) -> Result<()> {
+    let usual = [Suite::Datapath];
+    let suites = if options.suites.is_empty() { &usual[..] } else { &options.suites };
+    let mut inside = vm::Inside { programs: Vec::new(), command: "true".into(), counted: false };
+    for suite in suites {
+        let name = match suite {
+            Suite::Datapath => "datapath",
+            Suite::Node => "node",
+            _ => bail!("--vm runs the suites datapath and node alone: the others need more of a system"),
+        };
+        inside.programs.push((executable(name)?, name));
+        let filter = options.filter.as_deref().unwrap_or_default();
+        inside.command += &format!(" && /{name} --test-threads=1 --show-output {filter}");
+    }
+    run::check(&mut cargo(&["build", "--quiet", "--package", "margay"]))?;
+    inside.programs.push((run::target().join("debug/margay"), "margay"));
+    let console = vm::run(version, &inside)?;
+    // With everything that the tests of a passing run print, only this counts.
+    let wanted = |line: &&str| line.contains(" verified") || line.starts_with("test ");
+    console.lines().filter(wanted).for_each(|line| println!("    {}", line.trim_end()));
+    Ok(())
+}
+
+/// A suite's executable, built like the others.
+fn executable(suite: &str) -> Result<PathBuf> {
+    let args = ["test", "--no-run", "--quiet", "--package", "margay-tests", "--test", suite];
+    let messages = run::output(cargo(&args).arg("--message-format=json"))?;
+    let mut executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == suite).then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    executables.next_back().ok_or_else(|| anyhow!("cargo does not say where the {suite} suite is"))
 }
 
 /// The command that runs the tests: nextest where it is installed, else

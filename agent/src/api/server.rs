@@ -146,8 +146,9 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
 }
 
 async fn status(State(agent): Shared) -> Answer<wire::Status> {
+    let device = agent.workloads.interfaces.device;
     let (mode, maps, at) = (agent.mode, agent.pins.maps(), agent.store_at.clone());
-    let status = agent.workloads.control.look(move |state| views::status(state, mode, &maps, &at));
+    let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &maps, &at));
     let mut status = status.await??;
     status.problems.extend(troubles(&agent));
     Ok(Json(status))

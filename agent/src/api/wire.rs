@@ -163,7 +163,7 @@ pub struct Endpoint {
     pub netns: PathBuf,
     /// The interface inside.
     pub ifname: String,
-    /// The veth's host side.
+    /// The host side of that.
     pub host_interface: String,
     /// Why it is served no longer.
     pub lost: Option<String>,
@@ -272,6 +272,8 @@ pub struct Status {
     pub addresses: Vec<IpAddr>,
     /// How programs are attached: `tcx` or `clsact`.
     pub tc_mode: String,
+    /// What interfaces new containers get: `veth` or `netkit`.
+    pub container_device: String,
     /// How the uplink's XDP program is attached: `native`, `generic`, or `off`
     /// and why.
     pub xdp: String,

@@ -196,7 +196,7 @@ impl State {
             for name in &names {
                 match now.get(name) {
                     None => drop(actual.interfaces.remove(name)),
-                    Some(_) => drop(actual.interfaces.insert(name.clone(), Interface::Veth)),
+                    Some(_) => drop(actual.interfaces.insert(name.clone(), Interface::Endpoint)),
                 }
             }
         }

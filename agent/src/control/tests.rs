@@ -181,7 +181,7 @@ async fn an_interface_that_is_coming_stays() {
     let kernel = Recorder::default();
     let bench = start(kernel.clone());
     bench.control.expect("mgy000000000001".into()).await.expect("the loop runs");
-    let veth = crate::tables::Interface::Veth;
+    let veth = crate::tables::Interface::Endpoint;
     for name in ["mgy000000000001", "mgy000000000002"] {
         kernel.tables.lock().expect("no panic").interfaces.insert(name.into(), veth);
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_common::{
-    endpoint::{Endpoint as Local, Side, Workload},
+    endpoint::{Endpoint as Local, NETKIT, Side, Workload},
     net::Addr,
     verdict::Program,
 };
@@ -11,7 +11,7 @@ use margay_common::{
 use super::{facts::LocalFacts, prefixes};
 use crate::{
     model::{
-        endpoint::Endpoint,
+        endpoint::{Device, Endpoint},
         network::{Network, Subnet},
         snapshot::Snapshot,
     },
@@ -31,7 +31,7 @@ pub(super) fn entries(
         return Vec::new();
     };
     if endpoint.lost.is_some() {
-        return vec![Entry::Interface(endpoint.host_interface.clone(), Interface::Veth)];
+        return vec![Entry::Interface(endpoint.host_interface.clone(), Interface::Endpoint)];
     }
     let flags = prefixes::flags(network, snapshot);
     let addressed = || {
@@ -42,10 +42,11 @@ pub(super) fn entries(
         let found = addressed().find(|(addr, _)| addr.is_ipv4() == v4);
         found.map(|(addr, subnet)| side(addr, subnet)).unwrap_or_default()
     };
+    let by_netkit = if endpoint.device == Device::Netkit { NETKIT } else { 0 };
     let workload = Workload {
         network: network.id,
         sandbox: endpoint.sandbox,
-        flags,
+        flags: flags | by_netkit,
         mac: endpoint.mac,
         reserved: [0; 2],
         v4: side(true),
@@ -63,7 +64,7 @@ pub(super) fn entries(
     };
     let attachment = Attachment { program: Program::FromWorkload, current: true };
     let own = [
-        Entry::Interface(endpoint.host_interface.clone(), Interface::Veth),
+        Entry::Interface(endpoint.host_interface.clone(), Interface::Endpoint),
         Entry::Workload(ifindex, workload),
         Entry::Attachment(endpoint.host_interface.clone(), attachment),
     ];

@@ -5,7 +5,10 @@ use margay_common::{net::Addr, route};
 
 use super::*;
 use crate::{
-    model::{endpoint::Endpoint, snapshot::Event},
+    model::{
+        endpoint::{Device, Endpoint},
+        snapshot::Event,
+    },
     tables::{HOST_INTERFACE, Key},
 };
 
@@ -69,6 +72,7 @@ fn facts() -> LocalFacts {
         sandbox: 77,
         ifname: "eth0".into(),
         host_interface: "mgye1".into(),
+        device: Device::Veth,
         mtu: 1500,
         ready: true,
         docker: None,
@@ -152,6 +156,17 @@ fn the_host_has_one_route_for_each_subnet() {
     let red = tables.host_routes[&cidr("10.2.0.0/24")];
     assert_eq!((red.gateway, red.source, red.mtu), (ip("10.2.0.1"), Some(ip("192.0.2.1")), 1400));
     assert_eq!(tables.host_routes[&cidr("fd00:1::/64")].source, None);
+}
+
+#[test]
+fn the_programs_know_who_sends_by_a_netkit() {
+    let mut facts = facts();
+    let flags = |facts: &LocalFacts| desired(&snapshot(), facts).workloads[&5].flags;
+    assert_eq!(flags(&facts), 0);
+    facts.endpoints.get_mut("e1").expect("made").device = Device::Netkit;
+    assert_eq!(flags(&facts), margay_common::endpoint::NETKIT);
+    let tables = desired(&snapshot(), &facts);
+    assert!(tables.endpoints.values().all(|endpoint| endpoint.flags == 0), "of senders alone");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Programs at their hooks: tcx links where the kernel has them (6.6), clsact
-//! filters elsewhere.
+//! filters elsewhere, and links of their own kind at netkits.
 //!
-//! A tcx link is known by its pin, a filter by its priority and handle, which
+//! A link is known by its pin, a filter by its priority and handle, which
 //! are always the same. What another program does at the same hook is its own
 //! affair: ours says "not mine" to whatever is not, in both ways.
 
@@ -18,7 +18,7 @@ use rtnetlink::Handle;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    link,
+    facts, link, netkit,
     pins::{self, Pins},
 };
 
@@ -64,9 +64,11 @@ pub async fn attached(
     netlink: &Handle,
     interface: &str,
 ) -> Result<Option<(TcAttachType, u32)>> {
-    match mode {
-        TcMode::Tcx => attached_tcx(pins, interface),
-        TcMode::Clsact => attached_clsact(netlink, interface).await,
+    match (mode, netkit::attached(&pins.link(interface))?) {
+        // What a container sends is "ingress", wherever it is seen.
+        (_, Some(id)) => Ok(Some((TcAttachType::Ingress, id))),
+        (TcMode::Tcx, None) => attached_tcx(pins, interface),
+        (TcMode::Clsact, None) => attached_clsact(netlink, interface).await,
     }
 }
 
@@ -80,6 +82,12 @@ pub async fn attach(
     kind: TcAttachType,
     program: &mut SchedClassifier,
 ) -> Result<()> {
+    if facts::is_own(interface)
+        && let Some(link) = link::find(netlink, interface).await?
+        && link.kind.as_deref() == Some("netkit")
+    {
+        return netkit::attach(&pins.link(interface), link.index, program);
+    }
     let there = attached(mode, pins, netlink, interface).await?;
     match (mode, there) {
         (TcMode::Tcx, Some(_)) => replace_tcx(pins, interface, program)?,
@@ -108,7 +116,7 @@ pub async fn detach(pins: &Pins, netlink: &Handle, interface: &str) -> Result<bo
 /// Unpins a link that is at no interface any more.
 pub fn discard_husk(pins: &Pins, interface: &str) -> Result<()> {
     let link = pins.link(interface);
-    if link.exists() && attached_tcx(pins, interface)?.is_none() {
+    if link.exists() && netkit::attached(&link)?.is_none() && attached_tcx(pins, interface)?.is_none() {
         pins::unlink(&link)?;
     }
     Ok(())

@@ -71,7 +71,7 @@ impl Host {
             if link.name == HOST_INTERFACE && link.up {
                 tables.interfaces.insert(link.name, Interface::Host { mtu: link.mtu });
             } else if facts::is_own(&link.name) && link.up {
-                tables.interfaces.insert(link.name, Interface::Veth);
+                tables.interfaces.insert(link.name, Interface::Endpoint);
             }
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Host {
             Entry::Interface(name, Interface::Host { mtu }) => self.put_host_interface(name, *mtu).await,
             // Attaching makes it; one that was set down is set up, and a lost one
             // ends with its endpoint.
-            Entry::Interface(name, Interface::Veth) => match link::index(&self.netlink, name).await? {
+            Entry::Interface(name, Interface::Endpoint) => match link::index(&self.netlink, name).await? {
                 Some(index) => link::set_up(&self.netlink, index).await,
                 None => Ok(()),
             },

@@ -1,9 +1,6 @@
 //! Interfaces, addresses, neighbours and routes by netlink.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::AsRawFd,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, future::ready};
@@ -26,7 +23,6 @@ use rtnetlink::{
 
 use tokio::sync::mpsc;
 
-use super::netns::Netns;
 use crate::{
     model::network::{max_len, net},
     tables::HostRoute,
@@ -184,7 +180,8 @@ pub async fn set_super_packets(netlink: &Handle, index: u32, size: u32) -> Resul
     Ok(netlink.link().set(message).execute().await?)
 }
 
-fn super_packets(size: u32) -> [LinkAttribute; 4] {
+/// The attributes of that.
+pub(super) fn super_packets(size: u32) -> [LinkAttribute; 4] {
     [
         LinkAttribute::GsoMaxSize(size),
         LinkAttribute::GroMaxSize(size),
@@ -198,45 +195,6 @@ pub async fn add_host_pair(netlink: &Handle, name: &str, mtu: u32) -> Result<()>
     let peer = LinkMessageBuilder::<LinkUnspec>::new().name(HOST_PEER).mtu(mtu).build();
     let message = veth(name, mtu, peer).arp(false).build();
     netlink.link().add(message).execute().await.context(format!("create {name}"))
-}
-
-/// A veth into a container.
-pub struct VethSpec<'a> {
-    /// Name of the host side.
-    pub host: &'a str,
-    /// Name of the other side.
-    pub inside: &'a str,
-    /// Where the other side goes; without it, it stays on the host, for a
-    /// runtime to move.
-    pub netns: Option<&'a Netns>,
-    /// MAC inside.
-    pub mac: Mac,
-    /// MTU of both ends.
-    pub mtu: u32,
-    /// Super-packets of both ends, bytes, if not the usual ones.
-    pub super_packets: Option<u32>,
-}
-
-/// Makes a veth with its inner end in the namespace at once, both ends down.
-pub async fn add_veth(netlink: &Handle, spec: &VethSpec<'_>) -> Result<()> {
-    let peer =
-        LinkMessageBuilder::<LinkUnspec>::new().name(spec.inside).mtu(spec.mtu).address(spec.mac.0.to_vec());
-    let peer = match spec.netns {
-        Some(netns) => peer.setns_by_fd(netns.fd().as_raw_fd()),
-        None => peer,
-    };
-    let mut peer = peer.build();
-    peer.attributes.extend(spec.super_packets.into_iter().flat_map(super_packets));
-    let mut message = veth(spec.host, spec.mtu, peer).build();
-    message.attributes.extend(spec.super_packets.into_iter().flat_map(super_packets));
-    match (netlink.link().add(message).execute().await, spec.netns) {
-        (Err(error), Some(netns)) if is(&error, libc::EEXIST) => bail!(
-            "interface {} exists in {} already; choose another with --ifname",
-            spec.inside,
-            netns.path.display()
-        ),
-        (result, _) => result.context(format!("create veth {}", spec.host)),
-    }
 }
 
 fn veth(name: &str, mtu: u32, peer: LinkMessage) -> LinkMessageBuilder<LinkVeth> {

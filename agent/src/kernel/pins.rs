@@ -4,7 +4,7 @@
 //! ```text
 //! v<layout>/<MAP>            maps, by layout version
 //! programs/<object>/<name>   programs, by the object that they come from
-//! links/<interface>          tcx links
+//! links/<interface>          links of tcx and netkits
 //! xdp/<interface>            XDP links
 //! ```
 
@@ -64,7 +64,7 @@ impl Pins {
         self.root.join("programs")
     }
 
-    /// The tcx links.
+    /// The links of tcx and netkits.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
     }

@@ -5,6 +5,17 @@ use std::{net::IpAddr, path::PathBuf};
 use margay_common::net::Mac;
 use serde::{Deserialize, Serialize};
 
+/// What a container's interface is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// Its packets are queued once before our program sees them.
+    #[default]
+    Veth,
+    /// Our program runs as the container sends.
+    Netkit,
+}
+
 /// One container's attachment to one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -28,8 +39,11 @@ pub struct Endpoint {
     pub sandbox: u32,
     /// The interface inside.
     pub ifname: String,
-    /// The veth's host side.
+    /// The host side of that.
     pub host_interface: String,
+    /// What both are.
+    #[serde(default)]
+    pub device: Device,
     /// The interface's MTU.
     pub mtu: u32,
     /// Whether attaching has come to its end: without it, the next attach

@@ -28,7 +28,7 @@ use crate::{
     tables::host_interface,
 };
 
-/// What the side of a veth is called that goes into the container, before it
+/// What the side of an interface is called that goes into the container, before it
 /// goes.
 const INSIDE_PREFIX: &str = "mgp";
 
@@ -64,7 +64,7 @@ impl Leases {
     }
 }
 
-/// The name of a veth's inner side before it is moved.
+/// The name of an interface's inner side before it is moved.
 pub fn inside_name(endpoint: &Endpoint) -> String {
     format!("{INSIDE_PREFIX}{}", &endpoint.id[..12])
 }
@@ -166,6 +166,7 @@ impl Workloads {
             sandbox: 0,
             ifname: String::new(),
             host_interface: host_interface(&id),
+            device: self.interfaces.device,
             mtu: self.mtu(&network).await?,
             ready: false,
             docker: Some(request.docker),
@@ -187,7 +188,7 @@ impl Workloads {
         Ok(endpoint)
     }
 
-    /// Makes an endpoint's veth, its inner side on the host, and serves it; all
+    /// Makes an endpoint's interface, its inner side on the host, and serves it; all
     /// or nothing.
     async fn make_interface(&self, endpoint: &Endpoint) -> Result<()> {
         let opened = self.open_host_side(endpoint, &inside_name(endpoint), None).await;
@@ -207,10 +208,12 @@ impl Workloads {
         let endpoint = found.ok_or_else(|| anyhow!("there is no endpoint {docker}; create it first"))?;
         let first = endpoint.addresses.first().context("an endpoint without an address")?;
         let network = self.network_with(*first).await?;
+        let mut endpoint = Endpoint { netns, ready: true, ..endpoint };
         if link::index(&self.netlink, &endpoint.host_interface).await?.is_none() {
+            // The kernel may be another by now.
+            endpoint.device = self.interfaces.device;
             self.make_interface(&endpoint).await?;
         }
-        let endpoint = Endpoint { netns, ready: true, ..endpoint };
         self.journal.put(&endpoint)?;
         let addresses = list(&endpoint.addresses);
         info!(endpoint = endpoint.id, network = network.name, addresses, "plugged in");

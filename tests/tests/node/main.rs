@@ -10,6 +10,7 @@ mod crash;
 mod hostile;
 mod mtu;
 mod neighbours;
+mod netkit;
 mod observe;
 mod reach;
 mod single;

@@ -13,7 +13,7 @@ use crate::{
     kernel::{attach::TcMode, host},
     model::{
         blocked::Blocked,
-        endpoint::{Endpoint, mac_text},
+        endpoint::{Device, Endpoint, mac_text},
         network::{max_len, net},
     },
     network::pool::usage,
@@ -195,7 +195,12 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
         .collect()
 }
 
-pub(super) fn status(state: &State, mode: TcMode, maps: &Path, store_at: &str) -> Result<wire::Status> {
+pub(super) fn status(
+    state: &State,
+    (mode, device): (TcMode, Device),
+    maps: &Path,
+    store_at: &str,
+) -> Result<wire::Status> {
     let none = crate::tables::Tables::default();
     let actual = state.actual.as_ref().unwrap_or(&none);
     let attachments = actual.attachments.iter().map(|(interface, attachment)| wire::Attachment {
@@ -215,6 +220,7 @@ pub(super) fn status(state: &State, mode: TcMode, maps: &Path, store_at: &str) -
         uplink: state.facts.uplink.name.clone(),
         addresses: state.facts.addresses.clone(),
         tc_mode: format!("{mode:?}").to_lowercase(),
+        container_device: format!("{device:?}").to_lowercase(),
         xdp: state.facts.xdp.to_string(),
         store: wire::Store {
             at: store_at.into(),

@@ -154,8 +154,8 @@ pub fn status(status: &wire::Status, format: Format) -> Result<()> {
     };
     line(&format!("node       {} ({}), margay {}", status.node, list(&status.addresses), status.version))?;
     line(&format!(
-        "uplink     {}, programs attached by {}, XDP {}",
-        status.uplink, status.tc_mode, status.xdp
+        "uplink     {}, programs attached by {}, XDP {}; new containers get a {}",
+        status.uplink, status.tc_mode, status.xdp, status.container_device
     ))?;
     line(&format!("store      {in_sync}"))?;
     line(&format!("endpoints  {}", status.endpoints))?;

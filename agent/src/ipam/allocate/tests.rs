@@ -149,6 +149,7 @@ fn endpoint(id: &str, addr: IpAddr) -> Endpoint {
         sandbox: 7,
         ifname: "eth0".into(),
         host_interface: "mgy000000000001".into(),
+        device: crate::model::endpoint::Device::Veth,
         mtu: 1500,
         ready: true,
         docker: None,

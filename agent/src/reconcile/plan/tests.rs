@@ -102,7 +102,7 @@ fn state(bits: u16) -> Tables {
     for (name, on, moved) in [("a", bit(6), false), ("b", bit(7), bit(8))] {
         if on {
             let index = ifindex(name);
-            t.put(Entry::Interface(name.into(), Interface::Veth));
+            t.put(Entry::Interface(name.into(), Interface::Endpoint));
             t.put(Entry::Workload(index, Workload { network: 1, ..Workload::default() }));
             t.put(Entry::Attachment(
                 name.into(),

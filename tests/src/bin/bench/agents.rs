@@ -24,7 +24,7 @@ use margay::{
     model::{
         Unknown,
         block::Holder,
-        endpoint::Endpoint,
+        endpoint::{Device, Endpoint},
         network::{Network, NetworkRequest},
     },
     network::Networks,
@@ -190,6 +190,7 @@ fn endpoint(id: String, network: &Network, addresses: Vec<IpAddr>) -> Endpoint {
         sandbox: 1,
         ifname: "eth0".into(),
         host_interface: margay::tables::host_interface(&id),
+        device: Device::Veth,
         mtu: 1500,
         ready: true,
         docker: None,

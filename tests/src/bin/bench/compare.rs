@@ -16,7 +16,7 @@ pub struct Options {
     /// Four candidates and three kinds of work: below four minutes
     #[arg(long)]
     quick: bool,
-    /// Only these candidates (part of a name; several with commas)
+    /// Only these candidates, and the host (a name or its first words; several with commas)
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
     /// Only these kinds of work
@@ -35,9 +35,11 @@ const QUICK: [Work; 3] = [Work::Stream, Work::TcpRequests, Work::Packets];
 
 impl Options {
     fn candidates(&self) -> Vec<Candidate> {
-        let named = |c: &Candidate| {
-            self.only.iter().any(|name| c.name == name || c.name.contains(&format!("{name} ")))
+        let whole = |name: &str| candidate::ALL.iter().any(|c| c.name == name);
+        let is = |c: &Candidate, name: &String| {
+            c.name == name || (!whole(name) && c.name.starts_with(&format!("{name} ")))
         };
+        let named = |c: &Candidate| self.only.iter().any(|name| is(c, name));
         let wanted = |c: &Candidate| {
             if self.only.is_empty() {
                 !self.quick || c.does == candidate::Does::Quick

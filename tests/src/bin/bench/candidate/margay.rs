@@ -15,9 +15,19 @@ pub fn margay() -> Built {
 
 /// The same with BIG TCP.
 pub fn margay_big() -> Built {
+    flagged(&["--big-tcp"])
+}
+
+/// The same with netkits.
+pub fn margay_netkit() -> Built {
+    flagged(&["--container-device", "netkit"])
+}
+
+/// With flags for the agents.
+fn flagged(flags: &[&str]) -> Built {
     let mut lab = Lab::without_agents(Plan::direct());
     for host in &mut lab.hosts {
-        host.flags = vec!["--big-tcp".into()];
+        host.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         host.up();
     }
     on(lab)

@@ -56,7 +56,7 @@ pub const MARGAY: &str = "margay";
 pub const BIG: &str = "margay BIG TCP";
 
 /// All of them.
-pub const ALL: [Candidate; 19] = [
+pub const ALL: [Candidate; 20] = [
     Candidate {
         name: LIMIT,
         what: "processes of the hosts themselves: the limit",
@@ -140,6 +140,12 @@ pub const ALL: [Candidate; 19] = [
         what: "Margay with --big-tcp on both hosts",
         does: Does::Everything,
         setup: margay::margay_big,
+    },
+    Candidate {
+        name: "margay netkit",
+        what: "Margay with --container-device netkit on both hosts",
+        does: Does::Everything,
+        setup: margay::margay_netkit,
     },
     Candidate {
         name: "host BIG TCP",

@@ -1,0 +1,137 @@
+//! A container's interface: one end of a pair of virtual devices, whose other end
+//! is the host side.
+
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, bail};
+use margay_common::net::{GATEWAY_MAC, Mac};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoNetkit, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, NetkitMode, NetkitPolicy,
+};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::{
+    link::{self, is, super_packets},
+    netns::Netns,
+};
+use crate::{model::endpoint::Device, tables::host_interface};
+
+/// What new containers get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// A netkit where the kernel makes them, a veth elsewhere.
+    Auto,
+    /// A veth, which every kernel has.
+    #[default]
+    Veth,
+    /// A netkit: Linux 6.10 and later, where it is configured.
+    Netkit,
+}
+
+/// A pair of devices for a container.
+#[derive(Clone, Copy)]
+pub struct Pair<'a> {
+    /// What both are.
+    pub device: Device,
+    /// Name of the host side.
+    pub host: &'a str,
+    /// Name of the other side.
+    pub inside: &'a str,
+    /// Where the other side goes; without it, it stays on the host, for a
+    /// runtime to move.
+    pub netns: Option<&'a Netns>,
+    /// MAC inside.
+    pub mac: Mac,
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// Super-packets of both ends, bytes, if not the usual ones.
+    pub super_packets: Option<u32>,
+}
+
+/// Decides what new containers get, which the kernel's own answer tells: it makes
+/// a pair as they need it, or does not.
+pub async fn choose(wanted: Wanted, netlink: &Handle) -> Result<Device> {
+    if wanted == Wanted::Veth {
+        return Ok(Device::Veth);
+    }
+    // Of no endpoint, but one of ours for whoever cleans up.
+    let (host, inside) = (host_interface("000000000000"), "mgt000000000000");
+    link::remove(netlink, &host).await?;
+    let pair = Pair {
+        device: Device::Netkit,
+        host: &host,
+        inside,
+        netns: None,
+        mac: GATEWAY_MAC,
+        mtu: 1500,
+        super_packets: None,
+    };
+    let made = netlink.link().add(pair.message()).execute().await;
+    link::remove(netlink, &host).await?;
+    match (made, wanted) {
+        (Ok(()), _) => Ok(Device::Netkit),
+        (Err(error), Wanted::Netkit) => Err(error).context(
+            "--container-device netkit: this kernel makes none with a MAC (Linux 6.10 with CONFIG_NETKIT does); \
+             say veth or auto",
+        ),
+        (Err(error), _) => {
+            debug!("this kernel makes no netkit: {error}");
+            Ok(Device::Veth)
+        }
+    }
+}
+
+/// Makes a pair with its inner end in the namespace at once, both ends down.
+pub async fn add(netlink: &Handle, pair: &Pair<'_>) -> Result<()> {
+    match (netlink.link().add(pair.message()).execute().await, pair.netns) {
+        (Err(error), Some(netns)) if is(&error, libc::EEXIST) => bail!(
+            "interface {} exists in {} already; choose another with --ifname",
+            pair.inside,
+            netns.path.display()
+        ),
+        (result, _) => result.with_context(|| format!("create {}", pair.host)),
+    }
+}
+
+impl Pair<'_> {
+    fn message(&self) -> LinkMessage {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(self.inside)
+            .mtu(self.mtu)
+            .address(self.mac.0.to_vec());
+        let mut peer = match self.netns {
+            Some(netns) => peer.setns_by_fd(netns.fd().as_raw_fd()).build(),
+            None => peer.build(),
+        };
+        peer.attributes.extend(self.super_packets.into_iter().flat_map(super_packets));
+        let (kind, data) = info(self.device, peer);
+        let mut message = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(self.host)
+            .mtu(self.mtu)
+            .address(GATEWAY_MAC.0.to_vec())
+            .build();
+        let info = vec![LinkInfo::Kind(kind), LinkInfo::Data(data)];
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+        message.attributes.extend(self.super_packets.into_iter().flat_map(super_packets));
+        message
+    }
+}
+
+fn info(device: Device, peer: LinkMessage) -> (InfoKind, InfoData) {
+    match device {
+        Device::Veth => (InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer))),
+        Device::Netkit => {
+            // What the container sends without a program is dropped.
+            let parts = vec![
+                InfoNetkit::Mode(NetkitMode::L2),
+                InfoNetkit::Policy(NetkitPolicy::Pass),
+                InfoNetkit::PeerPolicy(NetkitPolicy::Drop),
+                InfoNetkit::Peer(peer),
+            ];
+            (InfoKind::Netkit, InfoData::Netkit(parts))
+        }
+    }
+}
