@@ -10,7 +10,10 @@ use bollard::{
         ContainerSummaryStateEnum, EndpointSettings, EventMessage, Ipam, IpamConfig, NetworkConnectRequest,
         NetworkCreateRequest, NetworkDisconnectRequest,
     },
-    query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions},
+    query_parameters::{
+        EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions,
+        ListNetworksOptions,
+    },
 };
 use futures::{Stream, StreamExt};
 
@@ -122,6 +125,19 @@ impl Engine {
             }));
         }
         Ok(places)
+    }
+
+    /// Whether a network has an endpoint. This Docker knows while it starts a
+    /// container, whose place it lists only afterwards.
+    pub async fn has(&self, network: &str, endpoint: &str) -> Result<bool> {
+        let found = match self.docker.inspect_network(network, None::<InspectNetworkOptions>).await {
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {
+                return Ok(false);
+            }
+            result => result?,
+        };
+        let mut all = found.containers.unwrap_or_default().into_values();
+        Ok(all.any(|one| one.endpoint_id.as_deref() == Some(endpoint)))
     }
 
     /// Makes a network of the cluster known to Docker.

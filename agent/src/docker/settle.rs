@@ -75,7 +75,11 @@ impl Docker {
             .filter(|(id, endpoint)| known(endpoint) && !places.iter().any(|place| place.endpoint == **id));
         let stale = stale.map(|(id, _)| id.clone()).collect();
         for id in due(&mut settling.stale, stale, self.patience) {
-            self.bury(&before[&id]).await?;
+            let endpoint = &before[&id];
+            let network = endpoint.docker.as_ref().map_or("", |docker| &docker.network);
+            if !engine.has(network, &id).await? {
+                self.bury(endpoint).await?;
+            }
         }
         let after = self.endpoints();
         let missing = ours.values().filter(|place| place.running && !after.contains_key(&place.endpoint));

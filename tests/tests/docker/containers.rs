@@ -4,10 +4,10 @@ use margay_tests::{
     engine::{IMAGE, networks},
     eventually::eventually,
     host::Host,
-    process::{Process, say},
+    process::{Process, say, sh},
 };
 
-use crate::{address, appears, lab, problems, reaches, run};
+use crate::{address, appears, lab, problems, reaches, run, with};
 
 const CREATE: &str = "network create -d margay --ipam-driver margay";
 
@@ -28,6 +28,22 @@ pub fn no_endpoints(host: &Host) {
         let links = host.namespace.sh("ip -o link");
         if links.contains("mgy") || links.contains("mgp") { Err(links) } else { Ok(()) }
     });
+}
+
+/// Docker lists a container's endpoint only when it has started, which may take
+/// longer than the agent waits for those that Docker has forgotten.
+#[test]
+fn a_container_that_starts_slowly_keeps_its_endpoint() {
+    let runtime = format!("/run/margay-slow-{}", std::process::id());
+    let script = "#!/bin/sh\ncase \"$*\" in *create*) sleep 8;; esac\nexec runc \"$@\"\n";
+    std::fs::write(&runtime, script).expect("a disk");
+    sh(&format!("chmod 755 {runtime}"));
+    let lab = with(1, &[&format!("--add-runtime=slow={runtime}")]);
+    lab.h(1).docker("network create -d margay --ipam-driver margay --subnet 10.1.0.0/16 blue");
+    run(lab.h(1), "slow", "--network blue --runtime slow");
+    let addr = address(lab.h(1), "slow", "blue").parse().expect("an address");
+    assert!(lab.h(1).namespace.pings(addr, 2));
+    std::fs::remove_file(runtime).expect("our own");
 }
 
 #[test]
