@@ -223,7 +223,7 @@ fn begun(facts: &LocalFacts) -> Vec<String> {
 
 /// What interfaces new containers get.
 async fn interfaces(config: &Config, netlink: &Netlink) -> Result<Interfaces> {
-    let device = device::choose(config.container_device, netlink).await?;
+    let device = device::choose(config.container_device, netlink, &new_id()?).await?;
     Ok(Interfaces { device, steering: config.receive_steering.clone() })
 }
 
@@ -297,8 +297,12 @@ async fn forget_old_programs(
             return;
         }
     }
-    if let Err(error) = Datapath::forget_others(&pins, extras) {
-        warn!("old programs: {error:#}");
+    let old = pins.clone();
+    // Large maps are emptied with pauses.
+    match tokio::task::spawn_blocking(move || Datapath::forget_others(&old, extras)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!("old programs: {error:#}"),
+        Err(error) => warn!("old programs: {error}"),
     }
     info!(programs = %datapath::programs_dir(&pins, extras).display(), "every hook has this agent's programs");
 }

@@ -17,11 +17,11 @@ use margay_common::{
 /// Name of the host's own interface into the networks.
 pub const HOST_INTERFACE: &str = "margay0";
 /// Prefix of the names of the host side of every endpoint.
-pub const VETH_PREFIX: &str = "mgy";
+pub const ENDPOINT_PREFIX: &str = "mgy";
 
 /// The host side of an endpoint.
 pub fn host_interface(endpoint: &str) -> String {
-    format!("{VETH_PREFIX}{}", endpoint.get(..12).unwrap_or(endpoint))
+    format!("{ENDPOINT_PREFIX}{}", endpoint.get(..12).unwrap_or(endpoint))
 }
 
 /// An interface that is ours.

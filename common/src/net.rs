@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[repr(C)]
 pub struct Mac(pub [u8; 6]);
 
-/// The MAC of `margay0` and of the host side of every container's veth, the
+/// The MAC of `margay0` and of the host side of every container's interface, the
 /// same on every node, so that nothing has to be rewritten on the way up to
 /// the host. Locally administered, unicast.
 pub const GATEWAY_MAC: Mac = Mac([0xee; 6]);

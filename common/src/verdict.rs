@@ -81,7 +81,7 @@ codes! {
 codes! {
     /// The programs, named for where a packet comes from.
     Program {
-        FromWorkload = 0, "from_workload", "Ingress of the host side of an endpoint's veth.";
+        FromWorkload = 0, "from_workload", "What a container sends: ingress of its veth's host side, or its netkit's inner end.";
         FromNetwork = 1, "from_network", "Ingress of the uplink.";
         FromHost = 2, "from_host", "Egress of margay0.";
         Xdp = 3, "xdp_uplink", "XDP of the uplink, before from_network; what it passes counts there, too.";

@@ -1,4 +1,4 @@
-//! ARP (RFC 826) on an endpoint's veth: the gateway is the only neighbour.
+//! ARP (RFC 826) from an endpoint: the gateway is the only neighbour.
 
 use margay_common::{
     endpoint::Workload,

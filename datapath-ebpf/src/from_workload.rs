@@ -32,6 +32,10 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
     if ethernet.src != workload.mac {
         return Err(DropReason::SpoofedMac);
     }
+    let by_netkit = workload.flags & NETKIT != 0;
+    if by_netkit && packet.protocol() != ethernet.kind {
+        return Err(DropReason::EtherType);
+    }
     let family = match ethernet.kind {
         IPV4 => Family::V4,
         IPV6 => Family::V6,
@@ -51,7 +55,6 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         return Err(DropReason::OtherHost);
     }
     blame.ip = ip;
-    let by_netkit = workload.flags & NETKIT != 0;
     let workload = sender(workload, &ip)?;
     deliver(packet, &ip, workload, by_netkit, blame)
 }

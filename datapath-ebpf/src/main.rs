@@ -58,7 +58,7 @@ mod hooks {
         xdp::{self, Frame, Onward},
     };
 
-    /// Ingress of the host side of an endpoint's veth.
+    /// What a container sends: ingress of its veth's host side, or its netkit's inner end.
     #[classifier]
     pub fn from_workload(ctx: TcContext) -> i32 {
         let packet = Packet::new(&ctx);

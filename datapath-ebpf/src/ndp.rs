@@ -1,5 +1,5 @@
-//! Neighbour discovery (RFC 4861) on an endpoint's veth: the gateway is the
-//! only neighbour.
+//! Neighbour discovery (RFC 4861) from an endpoint: the gateway is the only
+//! neighbour.
 
 use margay_common::{
     endpoint::Workload,

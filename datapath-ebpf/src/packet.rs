@@ -183,6 +183,14 @@ impl<'a> Packet<'a> {
         unsafe { (*self.skb()).gso_size }
     }
 
+    /// The EtherType by which the kernel handles the packet. At a veth's ingress it
+    /// is the frame's own; a netkit keeps what a raw socket was told.
+    #[inline(always)]
+    pub fn protocol(&self) -> u16 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).protocol as u16 }
+    }
+
     /// Whether the device took a VLAN tag off the frame.
     #[inline(always)]
     pub fn had_vlan(&self) -> bool {
@@ -305,7 +313,7 @@ impl<'a> Packet<'a> {
         unsafe { bpf_redirect(ifindex, flags) as i32 }
     }
 
-    /// Puts the packet into the namespace at the other end of a veth.
+    /// Puts the packet into the namespace at the other end of a container's interface.
     #[inline(always)]
     pub fn redirect_peer(&self, ifindex: u32) -> i32 {
         // SAFETY: as in `redirect`.

@@ -124,7 +124,7 @@ const CLUSTER: &[(&str, &str)] = &[
 
 /// Local endpoints: name, network, host part of the addresses, sandbox. `c1`
 /// and `c1red` are one container on two networks; `small` has an MTU of 1300;
-/// `c3` is in this node's second block, `nk` sends as by a netkit, `o2` has borrowed an address of h2's.
+/// `c3` is in this node's second block, `o2` has borrowed an address of h2's.
 const ENDPOINTS: &[(&str, u32, u8, u32)] = &[
     ("c1", 1, 2, 101),
     ("c2", 1, 3, 102),
@@ -135,7 +135,6 @@ const ENDPOINTS: &[(&str, u32, u8, u32)] = &[
     ("small", 1, 4, 106),
     ("c3", 1, 210, 107),
     ("o2", 4, 100, 108),
-    ("nk", 1, 5, 109),
 ];
 
 /// The uplink's interface.
@@ -438,7 +437,7 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
         sandbox: *sandbox,
         ifname: "eth0".into(),
         host_interface: interface(name),
-        device: if *name == "nk" { Device::Netkit } else { Device::Veth },
+        device: Device::Veth,
         mtu: if *name == "small" { 1300 } else { 1500 },
         ready: true,
         docker: None,

@@ -14,4 +14,5 @@ pub mod kinds;
 pub mod lab;
 pub mod netlink;
 pub mod process;
+pub mod raw;
 pub mod xdp;

@@ -199,7 +199,10 @@ fn boot(kernel: &Path, image: &Path, counted: bool) -> Result<String> {
         .arg("-initrd")
         .arg(image)
         .stdin(Stdio::null());
-    let console = run::output(&mut qemu)?;
+    // A machine that hangs is ended, and what it said tells where.
+    let output = qemu.output().context("qemu")?;
+    let console =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if !console.contains("MACHINE PASSED") {
         console.lines().for_each(|line| println!("    {}", line.trim_end()));
         bail!("it failed on this kernel");

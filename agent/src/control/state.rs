@@ -19,7 +19,7 @@ use crate::{
     },
     reconcile::{Change, Retry},
     store::Feed,
-    tables::{Interface, Key, Tables, VETH_PREFIX, host_interface},
+    tables::{ENDPOINT_PREFIX, Interface, Key, Tables, host_interface},
 };
 
 /// How the store stands.
@@ -184,7 +184,7 @@ impl State {
             return Dirty::Nothing;
         }
         let replaced = |name: &String| before.contains_key(name) && now.contains_key(name);
-        let of_host = |name: &String| !name.starts_with(VETH_PREFIX);
+        let of_host = |name: &String| !name.starts_with(ENDPOINT_PREFIX);
         if names.iter().any(|name| replaced(name) || (of_host(name) && before.contains_key(name))) {
             self.actual = None;
             return Dirty::Everything;

@@ -163,6 +163,9 @@ pub fn clear(dir: &Path) {
     if let Ok(mut prefixes) = TrieTable::<Addr, Prefix>::open(dir, table::PREFIXES) {
         drop(prefixes.clear());
     }
+    if let Ok(mut guards) = TrieTable::<Addr, u32>::open(dir, table::GUARD) {
+        drop(guards.clear());
+    }
 }
 
 /// The capacity of a pinned map.

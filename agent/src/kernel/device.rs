@@ -8,15 +8,21 @@ use margay_common::net::{GATEWAY_MAC, Mac};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoNetkit, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, NetkitMode, NetkitPolicy,
 };
+use nix::sys::utsname::uname;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use serde::{Deserialize, Serialize};
-use tracing::debug;
+use tracing::info;
 
 use super::{
     link::{self, is, super_packets},
     netns::Netns,
 };
 use crate::{model::endpoint::Device, tables::host_interface};
+
+/// The first kernel whose netkits we use. They are there since 6.7, and have a MAC
+/// of one's choice since 6.10, but redirecting out of one ends 6.11's first
+/// releases (before "netkit: Assign missing bpf_net_context").
+const SINCE: (u32, u32) = (6, 12);
 
 /// What new containers get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -27,7 +33,7 @@ pub enum Wanted {
     /// A veth, which every kernel has.
     #[default]
     Veth,
-    /// A netkit: Linux 6.10 and later, where it is configured.
+    /// A netkit: Linux 6.12 and later, where it is configured.
     Netkit,
 }
 
@@ -52,36 +58,47 @@ pub struct Pair<'a> {
 }
 
 /// Decides what new containers get, which the kernel's own answer tells: it makes
-/// a pair as they need it, or does not.
-pub async fn choose(wanted: Wanted, netlink: &Handle) -> Result<Device> {
+/// a pair as they need it, or does not. `id` names that pair, which goes at once.
+pub async fn choose(wanted: Wanted, netlink: &Handle, id: &str) -> Result<Device> {
     if wanted == Wanted::Veth {
         return Ok(Device::Veth);
     }
-    // Of no endpoint, but one of ours for whoever cleans up.
-    let (host, inside) = (host_interface("000000000000"), "mgt000000000000");
-    link::remove(netlink, &host).await?;
+    match (try_netkit(netlink, id).await, wanted) {
+        (Ok(()), _) => Ok(Device::Netkit),
+        (Err(why), Wanted::Netkit) => Err(why.context(
+            "--container-device netkit: there is none to be had (Linux 6.12 with CONFIG_NETKIT makes them); \
+             say veth or auto",
+        )),
+        (Err(why), _) => {
+            info!("new containers get a veth: {why:#}");
+            Ok(Device::Veth)
+        }
+    }
+}
+
+async fn try_netkit(netlink: &Handle, id: &str) -> Result<()> {
+    let kernel = uname()?.release().to_string_lossy().into_owned();
+    if version(&kernel) < SINCE {
+        bail!("kernel {kernel} is older than {}.{}", SINCE.0, SINCE.1);
+    }
+    let (host, inside) = (host_interface(id), format!("mgt{}", &host_interface(id)[3..]));
     let pair = Pair {
         device: Device::Netkit,
         host: &host,
-        inside,
+        inside: &inside,
         netns: None,
         mac: GATEWAY_MAC,
         mtu: 1500,
         super_packets: None,
     };
-    let made = netlink.link().add(pair.message()).execute().await;
-    link::remove(netlink, &host).await?;
-    match (made, wanted) {
-        (Ok(()), _) => Ok(Device::Netkit),
-        (Err(error), Wanted::Netkit) => Err(error).context(
-            "--container-device netkit: this kernel makes none with a MAC (Linux 6.10 with CONFIG_NETKIT does); \
-             say veth or auto",
-        ),
-        (Err(error), _) => {
-            debug!("this kernel makes no netkit: {error}");
-            Ok(Device::Veth)
-        }
-    }
+    netlink.link().add(pair.message()).execute().await.context("the kernel makes no netkit")?;
+    link::remove(netlink, &host).await
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Makes a pair with its inner end in the namespace at once, both ends down.
@@ -133,5 +150,17 @@ fn info(device: Device, peer: LinkMessage) -> (InfoKind, InfoData) {
             ];
             (InfoKind::Netkit, InfoData::Netkit(parts))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SINCE, version};
+
+    #[test]
+    fn a_release_is_compared_by_its_numbers() {
+        assert_eq!(version("6.12.111+deb12-cloud-amd64"), (6, 12));
+        assert!(version("6.9.0") < SINCE && version("6.11.1-1") < SINCE && version("5.15") < SINCE);
+        assert!(version("7.0") > SINCE && version("6.18.44-fc") > SINCE);
     }
 }

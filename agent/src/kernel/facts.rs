@@ -12,7 +12,7 @@ use rtnetlink::Handle;
 use super::link::{self, Link};
 use crate::{
     desired::Uplink,
-    tables::{HOST_INTERFACE, VETH_PREFIX},
+    tables::{ENDPOINT_PREFIX, HOST_INTERFACE},
 };
 
 /// One look at the host.
@@ -142,7 +142,7 @@ pub async fn node_addresses(netlink: &Handle, uplink: &Uplink, given: &[IpAddr])
 
 /// Whether a name is one that we give.
 pub fn is_own(name: &str) -> bool {
-    let veth = name.strip_prefix(VETH_PREFIX);
+    let veth = name.strip_prefix(ENDPOINT_PREFIX);
     name == HOST_INTERFACE
         || veth.is_some_and(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
 }

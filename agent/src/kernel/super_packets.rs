@@ -96,7 +96,7 @@ pub fn reachable(uplink: &Link) -> u32 {
     WANTED.min(uplink.super_packet_max).max(USUAL)
 }
 
-/// Gives the containers that are there another size, both ends of each veth.
+/// Gives the containers that are there another size, both ends of each interface.
 /// One whose namespace is gone needs none.
 pub async fn fit(netlink: &Handle, endpoints: impl Iterator<Item = &Endpoint> + Send, size: u32) {
     for endpoint in endpoints {

@@ -57,22 +57,27 @@ impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
         absent_is_fine(self.0.remove(&Raw(key)))
     }
 
-    /// Removes all entries, one by one and with pauses: a full map that goes at
-    /// once holds a CPU until the last of its entries is free, and so does what is
-    /// removed at once.
+    /// Removes all entries, one by one and with pauses, for which the thread
+    /// sleeps: a full map that goes at once holds a CPU until the last of its
+    /// entries is free, and so does what is removed at once.
     pub fn clear(&mut self) -> Result<()> {
         let keys = self.0.keys().collect::<Result<Vec<_>, _>>()?;
-        for some in keys.chunks(BETWEEN_PAUSES) {
-            some.iter().try_for_each(|key| absent_is_fine(self.0.remove(key)))?;
-            if keys.len() > BETWEEN_PAUSES {
-                thread::sleep(PAUSE);
-            }
-        }
-        if keys.len() > BETWEEN_PAUSES {
-            thread::sleep(FREED);
-        }
-        Ok(())
+        with_pauses(&keys, |key| absent_is_fine(self.0.remove(key)))
     }
+}
+
+fn with_pauses<K>(keys: &[K], mut remove: impl FnMut(&K) -> Result<()>) -> Result<()> {
+    let large = keys.len() > BETWEEN_PAUSES;
+    for some in keys.chunks(BETWEEN_PAUSES) {
+        some.iter().try_for_each(&mut remove)?;
+        if large {
+            thread::sleep(PAUSE);
+        }
+    }
+    if large {
+        thread::sleep(FREED);
+    }
+    Ok(())
 }
 
 /// Entries that are removed between two pauses. The kernel gathers what is removed
@@ -115,7 +120,7 @@ impl<K: Plain + Ord, V: Plain> TrieTable<K, V> {
     /// Removes all entries, as [`HashTable::clear`] does.
     pub fn clear(&mut self) -> Result<()> {
         let keys: Vec<(u32, K)> = self.read()?.into_keys().collect();
-        keys.into_iter().try_for_each(|(len, key)| self.remove(len, key))
+        with_pauses(&keys, |(len, key)| self.remove(*len, *key))
     }
 }
 

@@ -208,12 +208,14 @@ impl Workloads {
         let endpoint = found.ok_or_else(|| anyhow!("there is no endpoint {docker}; create it first"))?;
         let first = endpoint.addresses.first().context("an endpoint without an address")?;
         let network = self.network_with(*first).await?;
-        let mut endpoint = Endpoint { netns, ready: true, ..endpoint };
+        let mut endpoint = endpoint;
         if link::index(&self.netlink, &endpoint.host_interface).await?.is_none() {
             // The kernel may be another by now.
             endpoint.device = self.interfaces.device;
+            self.journal.put(&endpoint)?;
             self.make_interface(&endpoint).await?;
         }
+        let endpoint = Endpoint { netns, ready: true, ..endpoint };
         self.journal.put(&endpoint)?;
         let addresses = list(&endpoint.addresses);
         info!(endpoint = endpoint.id, network = network.name, addresses, "plugged in");

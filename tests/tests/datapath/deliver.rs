@@ -28,17 +28,6 @@ fn to_a_local_endpoint() {
 }
 
 #[test]
-fn to_a_local_endpoint_by_a_netkit() {
-    let mut node = node();
-    for (src, dst) in both(1, 5).into_iter().zip(both(1, 3)) {
-        let frame = Frame::udp(mac("nk"), src, dst).bytes();
-        let out = node.from_workload("nk", &frame);
-        forwarded(&out, "from_workload", "local");
-        assert_eq!((&out.frame[..6], &out.frame[6..12]), (&mac("c2")[..], &GATEWAY[..]));
-    }
-}
-
-#[test]
 fn to_a_local_endpoint_of_another_block() {
     let mut node = node();
     // This node's own second block, and an address borrowed from h2's block.

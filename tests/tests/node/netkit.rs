@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use margay_tests::{
     container::Namespace,
     eventually::eventually,
+    frame::Frame,
     lab::{Lab, Plan},
+    raw,
 };
 
 /// The flags of an agent whose new containers get a kind of device.
@@ -17,12 +19,28 @@ fn flags(device: &str) -> Vec<String> {
 /// Two hosts, of which the first has a kind of device where the kernel makes it,
 /// and whether it does; the second's containers have veths.
 fn hosts(device: &str) -> (Lab, bool) {
+    let made = makes_netkits();
     let mut lab = Lab::without_agents(Plan::for_test(2));
     lab.host(1).flags = flags(device);
     lab.hosts.iter_mut().for_each(|host| host.up());
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
-    let made = lab.h(1).json(&["status"])["container_device"] == "netkit";
+    let taken = lab.h(1).json(&["status"])["container_device"] == "netkit";
+    assert_eq!(taken, made, "what the agent takes of what the kernel has");
     (lab, made)
+}
+
+/// Whether the kernel has the driver, loaded or built in. Those before 6.12 are not
+/// tested with one.
+fn makes_netkits() -> bool {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").expect("a kernel with symbols");
+    symbols.lines().any(|line| line.split_whitespace().nth(2) == Some("netkit_xmit"))
+}
+
+/// Starts the first host's agent anew with other flags.
+fn restart(lab: &mut Lab, flags: Vec<String>) {
+    lab.host(1).stop();
+    lab.host(1).flags = flags;
+    lab.host(1).up();
 }
 
 /// Two such hosts; nothing where the kernel makes no netkit, which is said.
@@ -70,9 +88,12 @@ fn who_insists_on_a_netkit_hears_why_there_is_none() {
     let flags = lab.h(1).own_flags();
     let words: Vec<&str> = flags.iter().map(String::as_str).collect();
     let said = lab.h(1).margay(&words);
-    assert!(!said.ok() && said.err.contains("--container-device netkit: this kernel makes none"), "{said:?}");
+    assert!(
+        !said.ok() && said.err.contains("--container-device netkit: there is none to be had"),
+        "{said:?}"
+    );
     let links = lab.h(1).namespace.sh("ip -o link");
-    assert!(!links.contains("mgy0"), "the attempt leaves nothing: {links}");
+    assert!(!links.contains("mgy"), "the attempt leaves nothing: {links}");
 }
 
 #[test]
@@ -81,9 +102,7 @@ fn netkits_and_veths_reach_each_other() {
     let (a, addr_a) = lab.attached(1, "blue");
     let (b, addr_b) = lab.attached(1, "blue");
     let (far, addr_far) = lab.attached(2, "blue");
-    lab.host(1).stop();
-    lab.host(1).flags = flags("veth");
-    lab.host(1).up();
+    restart(&mut lab, flags("veth"));
     let (old, addr_old) = lab.attached(1, "blue");
     assert_eq!([&a, &b, &far, &old].map(kind), ["netkit", "netkit", "veth", "veth"]);
     let gateway = ["10.1.0.1", "fd00:1::1"].map(|addr| addr.parse().expect("a literal"));
@@ -115,11 +134,83 @@ fn a_stream_passes_and_survives_the_agent() {
     lab.host(1).agent().kill();
     reach(&a, &addr_near);
     reach(&a, &addr_far);
+    // Another object's programs take the place of those that are there.
+    lab.host(1).flags.push("--datapath-log".into());
     lab.host(1).up();
+    eventually("every hook has the new programs", || {
+        let log = lab.h(1).log();
+        if log.contains("every hook has this agent's programs") { Ok(()) } else { Err(log) }
+    });
+    reach(&a, &addr_near);
     reach(&a, &addr_far);
     let status = lab.h(1).json(&["status"]);
     let attachments = status["attachments"].as_array().expect("a list");
     assert!(attachments.len() >= 4 && attachments.iter().all(|a| a["current"] == true), "{status}");
+}
+
+#[test]
+fn a_netkit_without_its_program_is_closed() {
+    let Some(mut lab) = netkits() else { return };
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    lab.host(1).stop();
+    let links = lab.plan.bpffs.join("h1/links");
+    for pin in std::fs::read_dir(links).expect("pins").filter_map(Result::ok) {
+        if pin.file_name().to_string_lossy().starts_with("mgy") {
+            std::fs::remove_file(pin.path()).expect("ours");
+        }
+    }
+    let gone = || {
+        let seen = a.run(&format!("ping -n -q -c 1 -W 1 {}", addr_b[0]));
+        if seen.ok() { Err(seen) } else { Ok(()) }
+    };
+    eventually("nothing passes any more", gone);
+    assert!(!a.reaches("10.1.0.1".parse().expect("a literal")), "nor does the gateway answer");
+    lab.host(1).up();
+    reach(&a, &addr_b);
+}
+
+/// It is the device that a packet leaves by that counts, not that of the address.
+#[test]
+fn a_container_of_both_kinds_sends_by_either() {
+    let Some(mut lab) = netkits() else { return };
+    lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
+    let (_b, addr_b) = lab.attached(1, "blue");
+    restart(&mut lab, flags("veth"));
+    let (c, _) = lab.attached(1, "blue");
+    restart(&mut lab, flags("netkit"));
+    lab.h(1).attach(&c, "red", &["--ifname", "eth1"]);
+    assert!(c.sh("ip -d -o link show dev eth1").contains("netkit"));
+    reach(&c, &addr_b);
+    let own = c.sh("ip -4 -o addr show dev eth0");
+    let own = own.split_whitespace().find_map(|word| word.strip_suffix("/32")).expect("an address");
+    c.sh(&format!("ip route replace {}/32 via 10.2.0.1 dev eth1 onlink src {own}", addr_b[0]));
+    reach(&c, &addr_b[..1]);
+}
+
+#[test]
+fn super_packets_pass_a_netkit() {
+    let Some(mut lab) = netkits() else { return };
+    restart(&mut lab, [flags("netkit"), vec!["--big-tcp".into()]].concat());
+    let (a, _) = lab.attached(1, "blue");
+    let (b, addr_b) = lab.attached(1, "blue");
+    assert!(a.sh("ip -d -o link show dev eth0").contains("gso_max_size 196608"));
+    let _server = b.start("iperf3 -s -1", &lab.h(1).dir().join("iperf.log"));
+    eventually("iperf3 sends all", || {
+        let said = a.run(&format!("timeout 20 iperf3 -c {} -n 50M", addr_b[0]));
+        if said.ok() { Ok(()) } else { Err(said) }
+    });
+}
+
+#[test]
+fn with_filters_elsewhere_a_netkit_has_its_link() {
+    let Some(mut lab) = netkits() else { return };
+    restart(&mut lab, [flags("netkit"), vec!["--tc-mode".into(), "clsact".into()]].concat());
+    let (a, _) = lab.attached(1, "blue");
+    let (_far, addr_far) = lab.attached(2, "blue");
+    reach(&a, &addr_far);
+    let status = lab.h(1).json(&["status"]);
+    assert!(status["pending"].as_array().is_some_and(Vec::is_empty), "{status}");
 }
 
 #[test]
@@ -134,6 +225,26 @@ fn what_is_not_the_containers_own_does_not_pass_a_netkit() {
     assert!(lab.h(1).count("from_workload", "spoofed_source") >= before + 2);
 }
 
+/// A netkit does not read the EtherType off the frame: a raw socket says what it is.
+#[test]
+fn a_frame_is_what_it_says_behind_a_netkit() {
+    let Some(lab) = netkits() else { return };
+    let (a, addr_a) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    let link = a.sh("ip -o link show dev eth0");
+    let index = link.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
+    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC");
+    let mac: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect();
+    let frame = Frame::udp(mac.try_into().expect("six"), addr_a[0], addr_b[0]).bytes();
+    let count = |reason: &str| lab.h(1).count("from_workload", reason);
+    let (local, refused) = (count("local"), count("ether_type"));
+    raw::send(&a.path(), index, 0x0800, &frame).expect("it passes");
+    assert_eq!(count("local"), local + 1);
+    // Whether the sender hears of it is the kernel's affair.
+    drop(raw::send(&a.path(), index, 0x86dd, &frame));
+    assert_eq!((count("local"), count("ether_type")), (local + 1, refused + 1));
+}
+
 #[test]
 fn nothing_of_a_netkit_stays() {
     let Some(mut lab) = netkits() else { return };
@@ -142,6 +253,10 @@ fn nothing_of_a_netkit_stays() {
     reach(&a, &addr_b);
     lab.h(1).ok(&["endpoint", "detach", "--netns", &a.path().display().to_string()]);
     assert!(!a.sh("ip -o link").contains("eth0"));
+    let links = std::fs::read_dir(lab.plan.bpffs.join("h1/links")).expect("pins");
+    let ours =
+        links.filter_map(Result::ok).filter(|pin| pin.file_name().to_string_lossy().starts_with("mgy"));
+    assert_eq!(ours.count(), 1, "b's alone");
     lab.host(1).stop();
     let (dir, pins) = (lab.h(1).dir(), lab.plan.bpffs.join("h1").display().to_string());
     let [state, run] = ["state", "run"].map(|name| dir.join(name).display().to_string());

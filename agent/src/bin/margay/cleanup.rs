@@ -45,7 +45,10 @@ pub async fn run(options: &Cleanup) -> Result<()> {
         }
     }
     match done.left {
-        Some(error) => Err(error).context("all else is gone, but BIG TCP stays on"),
+        Some(error) => Err(error).context(
+            "all else is gone, but BIG TCP stays on: set the uplink's sizes yourself (ip link set DEV \
+             gso_max_size 65536 gro_max_size 65536), remove big-tcp.json, and repeat",
+        ),
         None => Ok(()),
     }
 }
