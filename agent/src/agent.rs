@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use anyhow::{Context, Result, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc, watch},
+    sync::{Mutex, Notify, mpsc, watch},
 };
 use tracing::{debug, info, warn};
 
@@ -28,6 +28,7 @@ use crate::{
         facts::{self, Look},
         host::Host,
         link,
+        offloads::Trials,
         pins::Pins,
         privileges, steering,
         super_packets::{self, SuperPackets, USUAL},
@@ -56,16 +57,16 @@ pub async fn run(config: Config) -> Result<()> {
     let facts = first_facts(&config, &netlink, &journal).await?;
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
-    let interfaces = interfaces(&config, &netlink).await?;
+    let interfaces = interfaces(&config).await?;
     let mut doors = Doors::open(&config).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
     let extras = Extras { log: config.datapath_log, tally: false };
-    let host = Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), extras)?;
+    let trials = (config.xdp == xdp::Wanted::Auto).then(|| Trials::of(&config.state_dir));
+    let host =
+        Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), trials, extras)?;
     let datapath = host.datapath();
-    if extras.log {
-        crate::kernel::log::follow(&*datapath.lock().await)?;
-    }
+    tell_of_drops(extras, &datapath).await?;
     let (control, requests) = Control::channel();
     let (links, link_events) = mpsc::channel(1);
     link::watch(links)?;
@@ -124,6 +125,11 @@ pub async fn run(config: Config) -> Result<()> {
     doors.close();
     info!("ended; the datapath goes on");
     Ok(())
+}
+
+/// Has the drops that the programs tell of come up in the log, if they tell.
+async fn tell_of_drops(extras: Extras, datapath: &Mutex<Datapath>) -> Result<()> {
+    if extras.log { kernel::log::follow(&*datapath.lock().await) } else { Ok(()) }
 }
 
 /// Says what the agent has taken, also what nobody told it.
@@ -188,7 +194,8 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
 async fn choose_xdp(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Result<Xdp> {
     let links = link::list(netlink).await?;
     let uplink = links.iter().find(|link| link.name == facts.uplink.name);
-    Ok(uplink.map(|uplink| xdp::choose(config.xdp, uplink, &links)).unwrap_or_default())
+    let trials = Trials::of(&config.state_dir);
+    Ok(uplink.map(|uplink| xdp::choose(config.xdp, uplink, &links, &trials)).unwrap_or_default())
 }
 
 /// Has the uplink and the containers that are there send super-packets as large
@@ -222,8 +229,8 @@ fn begun(facts: &LocalFacts) -> Vec<String> {
 }
 
 /// What interfaces new containers get.
-async fn interfaces(config: &Config, netlink: &Netlink) -> Result<Interfaces> {
-    let device = device::choose(config.container_device, netlink, &new_id()?).await?;
+async fn interfaces(config: &Config) -> Result<Interfaces> {
+    let device = device::choose(config.container_device).await?;
     Ok(Interfaces { device, steering: config.receive_steering.clone() })
 }
 

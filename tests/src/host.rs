@@ -161,6 +161,11 @@ impl Host {
         if !self.masquerade {
             flags.extend(["--masquerade".into(), "off".into()]);
         }
+        // What a test says itself comes first.
+        let device = std::env::var("MARGAY_TEST_CONTAINER_DEVICE").ok();
+        if let Some(device) = device.filter(|_| !self.flags.iter().any(|flag| flag == "--container-device")) {
+            flags.extend(["--container-device".into(), device]);
+        }
         flags.extend(self.flags.clone());
         flags
     }
@@ -237,6 +242,15 @@ impl Host {
         let id = agent.id();
         agent.release();
         id
+    }
+
+    /// Takes everything off this host, with these flags besides its folders.
+    pub fn cleanup(&self, more: &[&str]) -> Said {
+        let path = |path: PathBuf| path.display().to_string();
+        let (state, run) = (path(self.dir.join("state")), path(self.dir.join("run")));
+        let bpffs = path(self.bpffs.clone());
+        let folders = ["cleanup", "--bpffs", &bpffs, "--state-dir", &state, "--run-dir", &run];
+        self.margay(&[&folders[..], more].concat())
     }
 
     /// Runs a margay command against this host's agent.

@@ -21,9 +21,12 @@ pub struct Options {
     /// unless others are named
     #[arg(long, value_name = "VERSION", num_args = 1..)]
     vm: Vec<String>,
-    /// Only the tests whose name contains this
-    #[arg(long, value_name = "TEXT")]
-    filter: Option<String>,
+    /// Only the tests whose name contains this, or one of these
+    #[arg(long, value_name = "TEXT", value_parser = part_of_a_name)]
+    filter: Vec<String>,
+    /// What containers get in these machines, where a test does not say (netkit)
+    #[arg(long, value_name = "KIND", requires = "vm", value_parser = ["auto", "veth", "netkit"])]
+    container_device: Option<String>,
 }
 
 /// One suite.
@@ -76,7 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
             targets.extend(["--package", "margay-tests", "--test", name]);
         }
     }
-    let tests = runner(&targets, options.filter.as_deref())?;
+    let tests = runner(&targets, &options.filter)?;
     if suites == [Suite::Unit] {
         return run::check(&mut { tests });
     }
@@ -88,6 +91,9 @@ fn in_machine(version: &str, options: &Options) -> Result<()> {
     let usual = [Suite::Datapath];
     let suites = if options.suites.is_empty() { &usual[..] } else { &options.suites };
     let mut inside = vm::Inside { programs: Vec::new(), command: "true".into(), counted: false };
+    if let Some(device) = &options.container_device {
+        inside.command += &format!(" && export MARGAY_TEST_CONTAINER_DEVICE={device}");
+    }
     for suite in suites {
         let name = match suite {
             Suite::Datapath => "datapath",
@@ -95,14 +101,14 @@ fn in_machine(version: &str, options: &Options) -> Result<()> {
             _ => bail!("--vm runs the suites datapath and node alone: the others need more of a system"),
         };
         inside.programs.push((executable(name)?, name));
-        let filter = options.filter.as_deref().unwrap_or_default();
+        let filter = options.filter.join(" ");
         inside.command += &format!(" && /{name} --test-threads=1 --show-output {filter}");
     }
     run::check(&mut cargo(&["build", "--quiet", "--package", "margay"]))?;
     inside.programs.push((run::target().join("debug/margay"), "margay"));
     let console = vm::run(version, &inside)?;
     if console.contains("ok. 0 passed") {
-        bail!("no test of a suite has {:?} in its name", options.filter.as_deref().unwrap_or_default());
+        bail!("no test of a suite has one of {:?} in its name", options.filter);
     }
     // With everything that the tests of a passing run print, only this counts.
     let wanted = |line: &&str| line.contains(" verified") || line.starts_with("test ");
@@ -124,7 +130,7 @@ fn executable(suite: &str) -> Result<PathBuf> {
 /// The command that runs the tests: nextest where it is installed, else
 /// cargo's own. The tests are built before, outside of the machine without a
 /// network that runs them.
-fn runner(targets: &[&str], filter: Option<&str>) -> Result<Command> {
+fn runner(targets: &[&str], filter: &[String]) -> Result<Command> {
     let mut build = cargo(&["test", "--no-run", "--quiet"]);
     run::check(build.args(targets))?;
     let nextest = run::has("cargo-nextest");
@@ -134,11 +140,14 @@ fn runner(targets: &[&str], filter: Option<&str>) -> Result<Command> {
         cargo(&["test", "--no-fail-fast"])
     };
     tests.args(["--offline"]).args(targets);
-    if let Some(filter) = filter {
-        if filter.starts_with('-') {
-            bail!("--filter takes a part of a test's name");
-        }
-        tests.arg(filter);
-    }
+    tests.args(filter);
     Ok(tests)
+}
+
+/// A filter: what may be in a name, so nothing that a shell or a runner understands.
+fn part_of_a_name(text: &str) -> Result<String> {
+    if text.is_empty() || text.chars().any(|c| !c.is_ascii_alphanumeric() && !"_:".contains(c)) {
+        bail!("it takes a part of a test's name: letters, digits, _ and :");
+    }
+    Ok(text.to_owned())
 }

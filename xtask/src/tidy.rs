@@ -88,10 +88,11 @@ const EDGES: [(&str, &[&str]); 25] = [
 ];
 
 /// Crates that only these modules of the agent may name.
-const OWNED: [(&str, &[&str]); 14] = [
+const OWNED: [(&str, &[&str]); 15] = [
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
     ("aya_obj", &["kernel"]),
+    ("ethtool", &["kernel"]),
     ("netlink_sys", &["kernel"]),
     ("redb", &["store"]),
     ("prometheus_client", &["control", "metrics"]),

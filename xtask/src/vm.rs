@@ -11,7 +11,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::run;
 
 /// Modules that the programs inside need and that these kernels do not have built in.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
+    "vmxnet3",
     "veth",
     "sch_ingress",
     "cls_bpf",
@@ -26,7 +27,7 @@ const MODULES: [&str; 10] = [
 
 /// Programs of Debian's that they run; all others are busybox's, which has its own
 /// idea of some: so none of those is run by busybox, who would prefer itself.
-const TOOLS: [&str; 17] = [
+const TOOLS: [&str; 18] = [
     "chrt",
     "etcd",
     "etcdctl",
@@ -43,6 +44,7 @@ const TOOLS: [&str; 17] = [
     "sockperf",
     "ss",
     "taskset",
+    "tcpdump",
     "timeout",
 ];
 
@@ -50,6 +52,7 @@ const TOOLS: [&str; 17] = [
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/tools:/bin
+export MARGAY_TEST_CARD=eth0
 mkdir -p /proc /sys /dev /tmp /run/netns /var/log/nginx /var/lib/nginx /usr
 ln -s /run /var/run
 ln -s /tools /usr/bin
@@ -194,6 +197,8 @@ fn boot(kernel: &Path, image: &Path, counted: bool) -> Result<String> {
     qemu.args(["1500", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "4096"])
         .args(if counted { ["-icount", "shift=2,sleep=off"] } else { ["-smp", "2"] })
         .args(["-nographic", "-no-reboot", "-append", "console=ttyS0 panic=-1 quiet loglevel=3"])
+        // A card of a driver that gives something up for XDP, for the test of that.
+        .args(["-netdev", "user,id=card,restrict=on", "-device", "vmxnet3,netdev=card,romfile="])
         .arg("-kernel")
         .arg(kernel)
         .arg("-initrd")

@@ -7,6 +7,7 @@ use rtnetlink::Handle;
 
 use super::{
     attach, datapath, facts, firewall, link,
+    offloads::Trials,
     pins::{self, Pins},
     super_packets::SuperPackets,
     sysctl::Originals,
@@ -64,6 +65,7 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
             done.push(format!("XDP program on {interface}"));
         }
     }
+    Trials::of(state_dir).forget()?;
     for found in link::list(netlink).await?.into_iter().filter(|link| facts::is_own(&link.name)) {
         link::remove(netlink, &found.name).await?;
         done.push(format!("interface {}", found.name));

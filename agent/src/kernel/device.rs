@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::{
-    link::{self, is, super_packets},
-    netns::Netns,
+    link::{is, super_packets},
+    netns::{Netns, new_netlink},
 };
-use crate::{model::endpoint::Device, tables::host_interface};
+use crate::model::endpoint::Device;
 
 /// The first kernel whose netkits we use. They are there since 6.7, and have a MAC
 /// of one's choice since 6.10, but redirecting out of one ends 6.11's first
@@ -58,12 +58,12 @@ pub struct Pair<'a> {
 }
 
 /// Decides what new containers get, which the kernel's own answer tells: it makes
-/// a pair as they need it, or does not. `id` names that pair, which goes at once.
-pub async fn choose(wanted: Wanted, netlink: &Handle, id: &str) -> Result<Device> {
+/// a pair as they need it, or does not.
+pub async fn choose(wanted: Wanted) -> Result<Device> {
     if wanted == Wanted::Veth {
         return Ok(Device::Veth);
     }
-    match (try_netkit(netlink, id).await, wanted) {
+    match (try_netkit().await, wanted) {
         (Ok(()), _) => Ok(Device::Netkit),
         (Err(why), Wanted::Netkit) => Err(why.context(
             "--container-device netkit: there is none to be had (Linux 6.12 with CONFIG_NETKIT makes them); \
@@ -76,23 +76,23 @@ pub async fn choose(wanted: Wanted, netlink: &Handle, id: &str) -> Result<Device
     }
 }
 
-async fn try_netkit(netlink: &Handle, id: &str) -> Result<()> {
+/// Makes a pair where nobody sees it, and which nobody has to remove.
+async fn try_netkit() -> Result<()> {
     let kernel = uname()?.release().to_string_lossy().into_owned();
     if version(&kernel) < SINCE {
         bail!("kernel {kernel} is older than {}.{}", SINCE.0, SINCE.1);
     }
-    let (host, inside) = (host_interface(id), format!("mgt{}", &host_interface(id)[3..]));
     let pair = Pair {
         device: Device::Netkit,
-        host: &host,
-        inside: &inside,
+        host: "probe0",
+        inside: "probe1",
         netns: None,
         mac: GATEWAY_MAC,
         mtu: 1500,
         super_packets: None,
     };
-    netlink.link().add(pair.message()).execute().await.context("the kernel makes no netkit")?;
-    link::remove(netlink, &host).await
+    let netlink = new_netlink().await?;
+    netlink.link().add(pair.message()).execute().await.context("the kernel makes no netkit")
 }
 
 /// The first two numbers of a kernel's release.

@@ -52,6 +52,9 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// What kind of virtual interface it is; physical ones have none.
     pub kind: Option<String>,
+    /// The bus of its hardware, and its place there; virtual ones have none, and
+    /// kernels before 5.14 do not tell.
+    pub device: Option<(String, String)>,
     /// Its XDP program.
     pub xdp: Option<AttachedXdp>,
     /// The index of the interface that it stands on.
@@ -75,6 +78,7 @@ impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {
         let (mut name, mut mtu) = (String::new(), 0);
         let (mut super_packet, mut super_packet_max) = (0, 0);
+        let (mut bus, mut place) = (None, None);
         let (mut mac, mut kind, mut xdp, mut parent) = (None, None, None, None);
         for attribute in &message.attributes {
             match attribute {
@@ -88,6 +92,8 @@ impl From<LinkMessage> for Link {
                     });
                 }
                 LinkAttribute::Link(index) => parent = Some(*index),
+                LinkAttribute::ParentDevBusName(found) => bus = Some(found.clone()),
+                LinkAttribute::ParentDevName(found) => place = Some(found.clone()),
                 LinkAttribute::Xdp(found) => xdp = attached_xdp(found),
                 LinkAttribute::GsoMaxSize(found) => super_packet = *found,
                 LinkAttribute::TsoMaxSize(found) => super_packet_max = *found,
@@ -104,6 +110,7 @@ impl From<LinkMessage> for Link {
             super_packet_max,
             mac,
             kind,
+            device: bus.zip(place),
             xdp,
             parent,
         }

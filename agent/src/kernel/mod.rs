@@ -13,6 +13,7 @@ pub mod log;
 pub mod neighbours;
 pub mod netkit;
 pub mod netns;
+pub mod offloads;
 pub mod pins;
 pub mod privileges;
 pub mod steering;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::{
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
     sys::statfs::fstatfs,
 };
 use tokio::runtime;
@@ -79,17 +79,34 @@ impl Netns {
         self.file.as_fd()
     }
 
-    /// Runs something in the namespace, in a thread of its own: threads of the
-    /// runtime never leave theirs.
+    /// Runs something in the namespace.
     async fn run<T: Send + 'static>(&self, what: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let file = self.file.try_clone()?;
-        let (send, receive) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new().name("netns".into()).spawn(move || {
-            let entered = setns(&file, CloneFlags::CLONE_NEWNET).context("setns");
-            drop(send.send(entered.and_then(|()| what())));
-        })?;
-        receive.await.map_err(|_| anyhow!("the thread in the namespace ended early"))?
+        aside(move || {
+            setns(&file, CloneFlags::CLONE_NEWNET).context("setns")?;
+            what()
+        })
+        .await
     }
+}
+
+/// Netlink in a new namespace, which ends with it.
+pub async fn new_netlink() -> Result<Netlink> {
+    let runtime = runtime::Handle::current();
+    aside(move || {
+        unshare(CloneFlags::CLONE_NEWNET).context("a new network namespace")?;
+        let _guard = runtime.enter();
+        Ok(super::netlink()?)
+    })
+    .await
+}
+
+/// Runs something in a thread of its own: those of the runtime never leave their
+/// namespace.
+async fn aside<T: Send + 'static>(what: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (send, receive) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("netns".into()).spawn(move || drop(send.send(what())))?;
+    receive.await.map_err(|_| anyhow!("the thread in the namespace ended early"))?
 }
 
 /// The inode number of the agent's own namespace.

@@ -1,7 +1,5 @@
 //! The XDP program at the uplink: a link that its pin holds.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 use aya::programs::{
     Xdp, XdpMode,
@@ -10,9 +8,11 @@ use aya::programs::{
 };
 use rtnetlink::Handle;
 use serde::{Deserialize, Serialize};
+use tracing::debug;
 
 use super::{
     link::{self, Link},
+    offloads::{self, Trials, driver, would_lose},
     pins::{self, Pins},
 };
 use crate::{desired as chosen, tables::XdpAttachment};
@@ -32,14 +32,14 @@ pub enum Wanted {
     Off,
 }
 
-/// Drivers whose native XDP takes something away: merging of segments
-/// (virtio_net, hv_netvsc), half of the queues (ena).
+/// Drivers whose native XDP takes something away that the list of features does not
+/// tell: merging of segments (virtio_net, hv_netvsc), half of the queues (ena).
 const COSTLY: [&str; 3] = ["virtio_net", "hv_netvsc", "ena"];
 
 /// How the program is attached to an uplink, or why it is not. With VLANs on the
 /// uplink it is not: the card takes tags off before XDP sees a frame, which would
 /// then pass for one of the uplink's own link.
-pub fn choose(wanted: Wanted, uplink: &Link, all: &[Link]) -> chosen::Xdp {
+pub fn choose(wanted: Wanted, uplink: &Link, all: &[Link], trials: &Trials) -> chosen::Xdp {
     if wanted == Wanted::Off {
         return chosen::Xdp::default();
     }
@@ -47,13 +47,13 @@ pub fn choose(wanted: Wanted, uplink: &Link, all: &[Link]) -> chosen::Xdp {
     if let Some(vlan) = all.iter().find(vlan) {
         return chosen::Xdp::Off(format!("off: {} is a VLAN on {}", vlan.name, uplink.name));
     }
-    match choose_mode(wanted, uplink) {
+    match choose_mode(wanted, uplink, trials) {
         Ok(mode) => mode,
         Err(why) => chosen::Xdp::Off(why),
     }
 }
 
-fn choose_mode(wanted: Wanted, uplink: &Link) -> Result<chosen::Xdp, String> {
+fn choose_mode(wanted: Wanted, uplink: &Link, trials: &Trials) -> Result<chosen::Xdp, String> {
     match wanted {
         Wanted::Native => Ok(chosen::Xdp::Native),
         Wanted::Generic => Ok(chosen::Xdp::Generic),
@@ -62,20 +62,16 @@ fn choose_mode(wanted: Wanted, uplink: &Link) -> Result<chosen::Xdp, String> {
             if let Some(kind) = &uplink.kind {
                 return Err(format!("off: a {kind} would lose its offloads"));
             }
-            match driver(&uplink.name) {
-                Some(driver) if COSTLY.contains(&driver.as_str()) => {
-                    Err(format!("off: {driver} would lose offloads or queues"))
-                }
-                Some(_) => Ok(chosen::Xdp::Auto),
-                None => Err("off: the uplink has no driver".into()),
+            let driver = driver(uplink).ok_or("off: the uplink has no driver")?;
+            if COSTLY.contains(&driver.as_str()) {
+                return Err(format!("off: {driver} would lose offloads or queues"));
+            }
+            match trials.lost(&uplink.name, &driver) {
+                Some(lost) => Err(format!("off: {}", would_lose(&uplink.name, &lost))),
+                None => Ok(chosen::Xdp::Auto),
             }
         }
     }
-}
-
-fn driver(interface: &str) -> Option<String> {
-    let link = Path::new("/sys/class/net").join(interface).join("device/driver");
-    Some(std::fs::read_link(link).ok()?.file_name()?.to_string_lossy().into_owned())
 }
 
 /// The program that is ours at an interface.
@@ -152,12 +148,22 @@ pub fn detach(pins: &Pins, interface: &str) -> Result<bool> {
     // time later.
     let link = PinnedLink::from_pin(&path).with_context(|| format!("{}", path.display()))?;
     drop(link.unpin()?);
+    // An interface that is gone needs nothing.
+    if let Err(error) = offloads::take_up_again(interface) {
+        debug!("{error:#}");
+    }
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn trials() -> Trials {
+        Trials::of(Path::new("/no-such-folder"))
+    }
 
     fn link(index: u32, name: &str, kind: Option<&str>, parent: Option<u32>) -> Link {
         Link { index, name: name.into(), kind: kind.map(str::to_owned), parent, ..Link::default() }
@@ -165,15 +171,15 @@ mod tests {
 
     #[test]
     fn auto_gives_up_what_would_cost() {
-        let off = |uplink: &Link, all: &[Link]| match choose(Wanted::Auto, uplink, all) {
+        let off = |uplink: &Link, all: &[Link]| match choose(Wanted::Auto, uplink, all, &trials()) {
             chosen::Xdp::Off(why) => why,
             other => panic!("{other:?}"),
         };
         let veth = link(2, "up0", Some("veth"), None);
         assert!(off(&veth, &[]).contains("veth"));
         assert!(off(&link(2, "no-such-interface", None, None), &[]).contains("no driver"));
-        assert_eq!(choose(Wanted::Off, &veth, &[]), chosen::Xdp::default());
-        assert_eq!(choose(Wanted::Native, &veth, &[]), chosen::Xdp::Native, "who insists has it");
+        assert_eq!(choose(Wanted::Off, &veth, &[], &trials()), chosen::Xdp::default());
+        assert_eq!(choose(Wanted::Native, &veth, &[], &trials()), chosen::Xdp::Native, "who insists has it");
     }
 
     #[test]
@@ -181,9 +187,11 @@ mod tests {
         let uplink = link(2, "up0", None, None);
         let all = [link(3, "up0.7", Some("vlan"), Some(2)), link(4, "other.7", Some("vlan"), Some(9))];
         for wanted in [Wanted::Auto, Wanted::Native, Wanted::Generic] {
-            let chosen::Xdp::Off(why) = choose(wanted, &uplink, &all) else { panic!("{wanted:?}") };
+            let chosen::Xdp::Off(why) = choose(wanted, &uplink, &all, &trials()) else {
+                panic!("{wanted:?}")
+            };
             assert!(why.contains("up0.7"), "{why}");
         }
-        assert_eq!(choose(Wanted::Generic, &uplink, &all[1..]), chosen::Xdp::Generic);
+        assert_eq!(choose(Wanted::Generic, &uplink, &all[1..], &trials()), chosen::Xdp::Generic);
     }
 }

@@ -90,15 +90,14 @@ fn a_broken_record_keeps_the_agent_from_nothing_and_cleanup_names_it() {
     assert!(lab.h(1).log().contains("BIG TCP is not undone"), "{}", lab.h(1).log());
     assert!(lab.h(1).namespace.pings(addrs[0], 1));
     lab.host(1).stop();
-    let dir = |name: &str| lab.h(1).dir().join(name).display().to_string();
     let bpffs = lab.plan.bpffs.join("h1");
-    let (pins, state, run) = (bpffs.display().to_string(), dir("state"), dir("run"));
-    let cleanup = ["cleanup", "--bpffs", &pins, "--state-dir", &state, "--run-dir", &run];
-    let refusal = lab.h(1).refused(&cleanup);
-    assert!(refusal.contains("BIG TCP stays on") && refusal.contains("big-tcp.json"), "{refusal}");
+    let said = lab.h(1).cleanup(&[]);
+    assert_eq!(said.status, 1, "{said:?}");
+    assert!(said.err.contains("BIG TCP stays on") && said.err.contains("big-tcp.json"), "{said:?}");
     let gone =
         !bpffs.exists() && !lab.h(1).dir().join("state/endpoints").exists() && !lab.h(1).socket().exists();
     assert!(gone, "all else is gone");
     std::fs::remove_file(record).expect("our own");
-    lab.h(1).ok(&cleanup);
+    let said = lab.h(1).cleanup(&[]);
+    assert!(said.ok(), "{said:?}");
 }

@@ -34,14 +34,6 @@ fn look(lab: &Lab) -> Vec<String> {
     all.map(|command| stable(n.run(command).out)).into()
 }
 
-/// The flags of `cleanup` for the first host.
-fn args(lab: &Lab) -> Vec<String> {
-    let path = |name: &str| lab.h(1).dir().join(name).display().to_string();
-    let bpffs = lab.plan.bpffs.join("h1").display().to_string();
-    let args = ["cleanup", "--bpffs", &bpffs, "--state-dir", &path("state"), "--run-dir", &path("run")];
-    args.map(str::to_owned).into()
-}
-
 /// A host that drops forwarding, with an agent that masquerades and a
 /// container; and what the host was before.
 fn populated(flags: &[&str]) -> (Lab, Vec<String>) {
@@ -66,20 +58,19 @@ fn populated(flags: &[&str]) -> (Lab, Vec<String>) {
 }
 
 fn clean(lab: &Lab, more: &[&str]) -> String {
-    let args = args(lab);
-    let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
-    let said = lab.h(1).ok(&args);
-    assert!(!lab.plan.bpffs.join("h1").exists(), "{said}");
-    assert!(!lab.h(1).dir().join("state").exists(), "{said}");
-    said
+    let said = lab.h(1).cleanup(more);
+    assert!(said.ok(), "{said:?}");
+    assert!(!lab.plan.bpffs.join("h1").exists(), "{said:?}");
+    assert!(!lab.h(1).dir().join("state").exists(), "{said:?}");
+    said.out
 }
 
 #[test]
 fn a_running_agent_is_ended_only_if_that_is_said() {
     let (mut lab, before) = populated(&[]);
-    let args = args(&lab);
-    let refusal = lab.h(1).refused(&args.iter().map(String::as_str).collect::<Vec<_>>());
-    assert!(refusal.contains("is running") && refusal.contains("--stop"), "{refusal}");
+    let refusal = lab.h(1).cleanup(&[]);
+    assert_eq!(refusal.status, 1, "{refusal:?}");
+    assert!(refusal.err.contains("is running") && refusal.err.contains("--stop"), "{refusal:?}");
     let said = clean(&lab, &["--stop"]);
     assert!(said.contains("ended the agent") && said.contains("removed interface margay0"), "{said}");
     assert!(lab.host(1).agent().wait().success());

@@ -261,9 +261,8 @@ fn nothing_of_a_netkit_stays() {
         links.filter_map(Result::ok).filter(|pin| pin.file_name().to_string_lossy().starts_with("mgy"));
     assert_eq!(ours.count(), 1, "b's alone");
     lab.host(1).stop();
-    let (dir, pins) = (lab.h(1).dir(), lab.plan.bpffs.join("h1").display().to_string());
-    let [state, run] = ["state", "run"].map(|name| dir.join(name).display().to_string());
-    lab.h(1).ok(&["cleanup", "--bpffs", &pins, "--state-dir", &state, "--run-dir", &run]);
+    let said = lab.h(1).cleanup(&[]);
+    assert!(said.ok(), "{said:?}");
     let links = lab.h(1).namespace.sh("ip -o link");
     assert!(!links.contains("mgy"), "{links}");
     assert!(!b.sh("ip -o link").contains("eth0"));

@@ -6,6 +6,7 @@ use margay_tests::{
     container::Namespace,
     eventually::eventually,
     lab::{Lab, Plan},
+    process::sh,
     xdp,
 };
 
@@ -155,4 +156,45 @@ fn the_guard_blocks_no_part_of_the_cluster() {
     lab.h(1).ok(&["guard", "add", "10.7.0.0/16"]);
     let refusal = lab.h(1).refused(&["network", "create", "red", "--subnet", "10.7.8.0/24"]);
     assert!(refusal.contains("10.7.0.0/16, which the guard blocks"), "{refusal}");
+}
+
+/// The card of the machine that `cargo xtask test --vm` makes, which the test may
+/// take away from it: one whose driver stops merging segments for XDP.
+#[test]
+fn a_card_that_would_lose_by_it_is_tried_once() {
+    let Ok(card) = std::env::var("MARGAY_TEST_CARD") else {
+        println!("this machine has no card for tests");
+        return;
+    };
+    let mut lab = Lab::single(Plan::for_test(1));
+    let host = lab.h(1).namespace.name().to_owned();
+    sh(&format!("ip -n {host} link del up0"));
+    sh(&format!("ip link set {card} netns {host} name up0"));
+    lab.h(1).namespace.sh("ip link set up0 up");
+    lab.h(1).namespace.sh("ip addr add 192.0.2.1/24 dev up0");
+    let merges = |lab: &Lab| {
+        let features = lab.h(1).namespace.sh("ethtool --show-features up0");
+        features.contains("large-receive-offload: on")
+    };
+    let up = |lab: &mut Lab, mode: &str| {
+        lab.host(1).stop();
+        lab.host(1).flags = ["--uplink", "up0", "--xdp", mode].map(str::to_owned).into();
+        lab.host(1).up();
+        lab.h(1).json(&["status"])["xdp"].as_str().expect("words").to_owned()
+    };
+    let tries = |lab: &Lab| lab.h(1).log().matches("no XDP on up0").count();
+    assert!(merges(&lab), "what there is to lose");
+    for _ in 0..2 {
+        assert_eq!(up(&mut lab, "auto"), "off: up0 would lose rx-lro");
+        assert!(merges(&lab), "it merges again");
+        assert_eq!(tries(&lab), 1, "{}", lab.h(1).log());
+    }
+    assert_eq!(up(&mut lab, "native"), "native", "who insists has it");
+    assert!(!merges(&lab));
+    lab.host(1).stop();
+    let said = lab.h(1).cleanup(&[]);
+    assert!(said.ok(), "{said:?}");
+    assert!(merges(&lab), "what cleanup undoes");
+    up(&mut lab, "auto");
+    assert_eq!(tries(&lab), 2, "cleanup forgets: {}", lab.h(1).log());
 }
