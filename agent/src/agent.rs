@@ -32,7 +32,7 @@ use crate::{
         pins::Pins,
         privileges, steering,
         super_packets::{self, SuperPackets, USUAL},
-        sysctl::Originals,
+        sysctl::{self, Originals},
         world, xdp,
     },
     membership::Membership,
@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> Result<()> {
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
     let extras = Extras { log: config.datapath_log, tally: false };
-    let trials = (config.xdp == xdp::Wanted::Auto).then(|| Trials::of(&config.state_dir));
+    let trials = (config.xdp == xdp::Wanted::Auto).then(|| trials(&config, &uplink));
     let host =
         Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), trials, extras)?;
     let datapath = host.datapath();
@@ -194,8 +194,20 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
 async fn choose_xdp(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Result<Xdp> {
     let links = link::list(netlink).await?;
     let uplink = links.iter().find(|link| link.name == facts.uplink.name);
-    let trials = Trials::of(&config.state_dir);
-    Ok(uplink.map(|uplink| xdp::choose(config.xdp, uplink, &links, &trials)).unwrap_or_default())
+    let Some(uplink) = uplink else { return Ok(Xdp::default()) };
+    let trials = trials(config, &uplink.name);
+    let chosen = xdp::choose(config.xdp, uplink, &links, &trials);
+    if chosen == Xdp::Auto && !trials.has_shown_no_loss(uplink) {
+        // Of one who insisted, or of a trial that was cut off.
+        xdp::detach(&Pins::at(&config.bpffs), &uplink.name)?;
+    }
+    Ok(chosen)
+}
+
+fn trials(config: &Config, uplink: &str) -> Trials {
+    let forwarding = format!("net/ipv4/conf/{uplink}/forwarding");
+    let forwards = config.masquerade || sysctl::get(&forwarding).is_some_and(|value| value == "1");
+    Trials::of(&config.state_dir, forwards)
 }
 
 /// Has the uplink and the containers that are there send super-packets as large

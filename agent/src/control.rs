@@ -36,7 +36,7 @@ use crate::{
     },
     reconcile::Change,
     store::Feed,
-    tables::{Entry, Key},
+    tables::Entry,
 };
 
 /// How often the kernel is read afresh without a reason.
@@ -514,8 +514,7 @@ impl<K: Kernel> Loop<K> {
             };
             match result {
                 Ok(()) => self.state.applied(change),
-                Err(error) if matches!(key, Key::Xdp(_)) && self.state.refused_xdp(&format!("{error:#}")) => {
-                }
+                Err(error) if self.state.refused_xdp(change, &error) => {}
                 Err(error) => {
                     closed.extend(self.state.ifindex_of(&key));
                     if self.state.retry.may_try(&key, now) {

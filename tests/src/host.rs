@@ -161,9 +161,7 @@ impl Host {
         if !self.masquerade {
             flags.extend(["--masquerade".into(), "off".into()]);
         }
-        // What a test says itself comes first.
-        let device = std::env::var("MARGAY_TEST_CONTAINER_DEVICE").ok();
-        if let Some(device) = device.filter(|_| !self.flags.iter().any(|flag| flag == "--container-device")) {
+        if let Some(device) = self.usual_device() {
             flags.extend(["--container-device".into(), device]);
         }
         flags.extend(self.flags.clone());
@@ -188,6 +186,15 @@ impl Host {
     pub fn up(&mut self) {
         self.start();
         self.settled();
+        if let Some(device) = self.usual_device() {
+            assert_eq!(self.json(&["status"])["container_device"], device, "what containers get");
+        }
+    }
+
+    /// What containers get where a test does not say.
+    fn usual_device(&self) -> Option<String> {
+        let device = std::env::var("MARGAY_TEST_CONTAINER_DEVICE").ok()?;
+        (!self.flags.iter().any(|flag| flag == "--container-device")).then_some(device)
     }
 
     /// Waits until the agent is in sync and the cluster knows this node.

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Fold, Rounds, hold::describe};
 use crate::{
     desired::{Dirty, LocalFacts, Source, Xdp},
-    kernel::world::News,
+    kernel::{world::News, xdp::Refused},
     model::{
         key,
         membership::{Known, Trust, judge},
@@ -19,7 +19,7 @@ use crate::{
     },
     reconcile::{Change, Retry},
     store::Feed,
-    tables::{ENDPOINT_PREFIX, Interface, Key, Tables, host_interface},
+    tables::{ENDPOINT_PREFIX, Entry, Interface, Key, Tables, host_interface},
 };
 
 /// How the store stands.
@@ -85,12 +85,14 @@ impl State {
         self.actual.is_some() && !self.retry.pending().keys().any(open)
     }
 
-    /// Gives up an XDP program that nobody insists on.
-    pub fn refused_xdp(&mut self, reason: &str) -> bool {
-        let gives_up = self.facts.xdp == Xdp::Auto;
+    /// Gives up an XDP program that is refused and that nobody insists on. Whether
+    /// it did: other failures are tried again.
+    pub fn refused_xdp(&mut self, change: &Change, error: &anyhow::Error) -> bool {
+        let refused = matches!(change, Change::Put(Entry::Xdp(..))) && error.is::<Refused>();
+        let gives_up = refused && self.facts.xdp == Xdp::Auto;
         if gives_up {
-            info!("no XDP on {}: {reason}", self.facts.uplink.name);
-            self.facts.xdp = Xdp::Off(format!("off: {reason}"));
+            info!("no XDP on {}: {error:#}", self.facts.uplink.name);
+            self.facts.xdp = Xdp::Off(format!("off: {error:#}"));
         }
         gives_up
     }

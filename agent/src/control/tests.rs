@@ -27,7 +27,7 @@ impl Kernel for Recorder {
     async fn apply(&mut self, change: &Change) -> Result<()> {
         self.calls.lock().expect("no panic").push(format!("{change:?}"));
         if self.refuse.lock().expect("no panic").as_ref() == Some(&change.key()) {
-            return Err(anyhow!("no room"));
+            return Err(crate::kernel::xdp::Refused("no room".into()).into());
         }
         let mut tables = self.tables.lock().expect("no panic");
         match change {

@@ -65,7 +65,7 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
             done.push(format!("XDP program on {interface}"));
         }
     }
-    Trials::of(state_dir).forget()?;
+    Trials::of(state_dir, false).forget()?;
     for found in link::list(netlink).await?.into_iter().filter(|link| facts::is_own(&link.name)) {
         link::remove(netlink, &found.name).await?;
         done.push(format!("interface {}", found.name));

@@ -1,6 +1,7 @@
 //! The only part that touches Linux: eBPF, netlink, namespaces, sysctls.
 
 pub mod attach;
+mod bpf_link;
 pub mod cleanup;
 pub mod counters;
 pub mod datapath;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::{
+    bpf_link,
     link::{self, Link},
     offloads::{self, Trials, driver, would_lose},
     pins::{self, Pins},
@@ -32,9 +33,14 @@ pub enum Wanted {
     Off,
 }
 
-/// Drivers whose native XDP takes something away that the list of features does not
-/// tell: merging of segments (virtio_net, hv_netvsc), half of the queues (ena).
-const COSTLY: [&str; 3] = ["virtio_net", "hv_netvsc", "ena"];
+/// Drivers whose native XDP takes something away that no list of features tells:
+/// merging of segments.
+const COSTLY: [&str; 1] = ["virtio_net"];
+
+/// Why a card has no XDP program, unless somebody insists.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
 
 /// How the program is attached to an uplink, or why it is not. With VLANs on the
 /// uplink it is not: the card takes tags off before XDP sees a frame, which would
@@ -64,9 +70,9 @@ fn choose_mode(wanted: Wanted, uplink: &Link, trials: &Trials) -> Result<chosen:
             }
             let driver = driver(uplink).ok_or("off: the uplink has no driver")?;
             if COSTLY.contains(&driver.as_str()) {
-                return Err(format!("off: {driver} would lose offloads or queues"));
+                return Err(format!("off: {driver} would lose offloads"));
             }
-            match trials.lost(&uplink.name, &driver) {
+            match trials.lost(uplink) {
                 Some(lost) => Err(format!("off: {}", would_lose(&uplink.name, &lost))),
                 None => Ok(chosen::Xdp::Auto),
             }
@@ -122,16 +128,16 @@ pub async fn attach(
         None => {}
     }
     if let Some(found) = link::find(netlink, interface).await?.and_then(|link| link.xdp) {
-        bail!(
+        bail!(Refused(format!(
             "{interface} has another XDP program, {}: ip link set {interface} xdp off, or --xdp off",
             found.program
-        );
+        )));
     }
     let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
-    let id = program.attach(interface, mode).with_context(|| {
+    let id = program.attach(interface, mode).map_err(|error| {
         let what =
             if native { "its driver takes no XDP program; --xdp off or generic" } else { "generic XDP" };
-        format!("{interface}: {what}")
+        Refused(format!("{interface}: {what}: {:#}", anyhow::Error::from(error)))
     })?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&path)?;
@@ -144,10 +150,9 @@ pub fn detach(pins: &Pins, interface: &str) -> Result<bool> {
     if !path.exists() {
         return Ok(false);
     }
-    // The last descriptor's close detaches at once, the last pin's removal some
-    // time later.
-    let link = PinnedLink::from_pin(&path).with_context(|| format!("{}", path.display()))?;
-    drop(link.unpin()?);
+    let link = bpf_link::open(&path).with_context(|| format!("{}", path.display()))?;
+    bpf_link::detach(&link).with_context(|| format!("BPF_LINK_DETACH from {interface}"))?;
+    pins::unlink(&path)?;
     // An interface that is gone needs nothing.
     if let Err(error) = offloads::take_up_again(interface) {
         debug!("{error:#}");
@@ -162,7 +167,7 @@ mod tests {
     use super::*;
 
     fn trials() -> Trials {
-        Trials::of(Path::new("/no-such-folder"))
+        Trials::of(Path::new("/no-such-folder"), false)
     }
 
     fn link(index: u32, name: &str, kind: Option<&str>, parent: Option<u32>) -> Link {
