@@ -1,5 +1,7 @@
 //! The XDP program at the uplink: a link that its pin holds.
 
+use std::io;
+
 use anyhow::{Context, Result, bail};
 use aya::programs::{
     Xdp, XdpMode,
@@ -134,14 +136,22 @@ pub async fn attach(
         )));
     }
     let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
-    let id = program.attach(interface, mode).map_err(|error| {
-        let what =
-            if native { "its driver takes no XDP program; --xdp off or generic" } else { "generic XDP" };
-        Refused(format!("{interface}: {what}: {:#}", anyhow::Error::from(error)))
-    })?;
+    let id = program.attach(interface, mode).map_err(|error| refusal(interface, native, error.into()))?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&path)?;
     Ok(())
+}
+
+/// What an attach that failed says: a driver's refusal, unless it only has no room
+/// now or is just going away.
+fn refusal(interface: &str, native: bool, error: anyhow::Error) -> anyhow::Error {
+    let code = |error: &(dyn std::error::Error + 'static)| error.downcast_ref::<io::Error>()?.raw_os_error();
+    let passes = |code| [libc::ENODEV, libc::ENOMEM, libc::EAGAIN, libc::EINTR].contains(&code);
+    if error.chain().filter_map(code).any(passes) {
+        return error.context(interface.to_owned());
+    }
+    let what = if native { "its driver takes no XDP program; --xdp off or generic" } else { "generic XDP" };
+    Refused(format!("{interface}: {what}: {error:#}")).into()
 }
 
 /// Detaches what is ours; whether there was anything.
@@ -185,6 +195,24 @@ mod tests {
         assert!(off(&link(2, "no-such-interface", None, None), &[]).contains("no driver"));
         assert_eq!(choose(Wanted::Off, &veth, &[], &trials()), chosen::Xdp::default());
         assert_eq!(choose(Wanted::Native, &veth, &[], &trials()), chosen::Xdp::Native, "who insists has it");
+    }
+
+    #[test]
+    fn what_passes_is_no_refusal() {
+        let failed = |code| {
+            let error = aya::sys::SyscallError {
+                call: "bpf_link_create",
+                io_error: io::Error::from_raw_os_error(code),
+            };
+            refusal("up0", true, aya::programs::ProgramError::from(error).into())
+        };
+        for code in [libc::EOPNOTSUPP, libc::EINVAL, libc::EBUSY] {
+            let error = failed(code);
+            assert!(error.is::<Refused>() && error.to_string().contains("takes no XDP"), "{error:#}");
+        }
+        for code in [libc::ENODEV, libc::ENOMEM] {
+            assert!(!failed(code).is::<Refused>(), "{code}");
+        }
     }
 
     #[test]
