@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use anyhow::Result;
 use margay_common::{
     net::{Addr, Mac},
-    route::{Neighbour, REMOTE},
+    route::Neighbour,
 };
 use tokio::{sync::Mutex, time::sleep};
 use tracing::warn;
@@ -65,9 +65,10 @@ async fn wanted(control: &Control) -> Result<Option<Wanted>> {
             }
             let routable: BTreeSet<u32> =
                 state.snapshot.networks.values().filter(|n| n.routable).map(|n| n.id).collect();
-            let routes = state.fold.tables.routes.values();
-            let remote = routes.filter(|route| route.kind == REMOTE && routable.contains(&route.network));
-            let next_hops: BTreeSet<IpAddr> = remote.map(|route| IpAddr::from(route.next_hop)).collect();
+            let routes = state.fold.tables.routes.iter();
+            let remote =
+                routes.filter(|(key, route)| route.is_reachable() && routable.contains(&key.network()));
+            let next_hops: BTreeSet<IpAddr> = remote.map(|(_, route)| IpAddr::from(route.next_hop)).collect();
             Some(Wanted { uplink: state.facts.uplink.ifindex, own: state.facts.uplink.mac, next_hops })
         })
         .await

@@ -2,7 +2,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::net::{Addr, Family, Mac};
+use crate::{
+    net::{Addr, Family, Mac},
+    table::MAX_WORKLOADS,
+};
 
 /// The network answers "prohibited" to whatever leaves it, except to the
 /// cluster's nodes.
@@ -58,6 +61,29 @@ pub struct Workload {
     pub v4: Side,
     /// IPv6.
     pub v6: Side,
+}
+
+/// A slot of the array of workloads, which belongs to one interface at a time. An
+/// array is read without a call, which a hash is not: most packets need no other
+/// look-up to know their sender.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct WorkloadSlot {
+    /// Index of the host side of the interface that has this slot; zero for none.
+    pub ifindex: u32,
+    /// The container behind it.
+    pub workload: Workload,
+}
+
+impl WorkloadSlot {
+    /// The slot of an interface. Those that are as many apart as there are slots
+    /// share one; who comes second has to go elsewhere.
+    #[inline(always)]
+    pub const fn of(ifindex: u32) -> u32 {
+        ifindex & (MAX_WORKLOADS - 1)
+    }
 }
 
 impl Workload {

@@ -4,41 +4,58 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::net::{Addr, Mac};
 
-/// Another node has it; [`Route::next_hop`] is how to get there.
-pub const REMOTE: u32 = 1;
-/// Another node has it, but none of its addresses is on-link.
-pub const UNREACHABLE: u32 = 2;
-
-/// The key of a route: a block, or with 128 bits a single address.
+/// The key of a route: a block of a network, or with 128 bits a single address.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct RouteKey {
-    /// Length of the prefix, of 128 bits. Part of the key, so that a block
-    /// and its own first address are two routes.
-    pub len: u32,
+    /// The network's id, 24 bits, and below it in 8 bits the length of the prefix,
+    /// of 128 bits. With the network in the key no packet finds another network's
+    /// route; with the length, a block and its own first address are two routes.
+    pub scope: u32,
     /// The address, masked to that length.
     pub addr: Addr,
 }
 
-/// Where a block lives.
+impl RouteKey {
+    /// The key of a prefix of a network: its id, 24 bits, and the length, of 128
+    /// bits, to which the address is masked.
+    #[inline(always)]
+    pub const fn new(network: u32, len: u32, addr: Addr) -> Self {
+        Self { scope: network << 8 | len, addr }
+    }
+
+    /// The network's id, 24 bits.
+    pub const fn network(&self) -> u32 {
+        self.scope >> 8
+    }
+
+    /// Length of the prefix, of 128 bits.
+    pub const fn prefix_len(&self) -> u32 {
+        self.scope & 0xff
+    }
+}
+
+/// Where a block lives that another node has. The way there begins at the uplink,
+/// which [`Node`] describes: a million routes do not repeat it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Route {
-    /// [`REMOTE`] or [`UNREACHABLE`].
-    pub kind: u32,
-    /// The interface that leads there.
-    pub ifindex: u32,
-    /// The largest packet that fits on the way, without the link header.
-    pub mtu: u32,
-    /// The network's id, 24 bits.
-    pub network: u32,
-    /// The other node's address on the link. An IPv4 packet may have an IPv6
-    /// next hop, the reverse is beyond the kernel.
+    /// The other node's address on the link, or unspecified where it has none
+    /// there. An IPv4 packet may have an IPv6 next hop, the reverse is beyond the
+    /// kernel.
     pub next_hop: Addr,
+}
+
+impl Route {
+    /// Whether the other node has an address on the link.
+    #[inline(always)]
+    pub const fn is_reachable(&self) -> bool {
+        !self.next_hop.is_unspecified()
+    }
 }
 
 /// The prefix is the subnet of a network.
@@ -98,11 +115,11 @@ pub struct Neighbour {
 )]
 #[repr(C)]
 pub struct Node {
-    /// Index of `margay0`.
+    /// Index of `margay0`, zero where there is none.
     pub host_ifindex: u32,
-    /// Index of the uplink.
+    /// Index of the uplink, zero in an entry that was never written.
     pub uplink_ifindex: u32,
-    /// MTU of the uplink.
+    /// The largest packet that fits on the uplink, without the link header.
     pub uplink_mtu: u32,
     /// MAC of the uplink.
     pub uplink_mac: Mac,

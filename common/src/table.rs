@@ -2,12 +2,14 @@
 
 /// The version of the layout of every map below. It is part of the path where
 /// they are pinned, so an agent never reads another layout as its own.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// [`crate::route::Node`], one entry.
 pub const NODE: &str = "NODE";
-/// Interface index to [`crate::endpoint::Workload`].
+/// Slots, [`crate::endpoint::WorkloadSlot`].
 pub const WORKLOADS: &str = "WORKLOADS";
+/// Interface index to [`crate::endpoint::Workload`], where another has the slot.
+pub const WORKLOAD_SPILL: &str = "WORKLOAD_SPILL";
 /// [`crate::net::Addr`] to [`crate::endpoint::Endpoint`].
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// [`crate::route::RouteKey`] to [`crate::route::Route`].
@@ -32,7 +34,8 @@ pub const TALLY: &str = "TALLY";
 /// Scratch space for the building of ICMP errors, per CPU; the programs' own.
 pub const SCRATCH: &str = "SCRATCH";
 
-/// Endpoints on one node.
+/// Endpoints on one node that find room whatever the indices of their interfaces: as
+/// many slots, and as many entries beyond. A power of two.
 pub const MAX_WORKLOADS: u32 = 16_384;
 /// Addresses of endpoints on one node: one of each family.
 pub const MAX_ENDPOINTS: u32 = 2 * MAX_WORKLOADS;

@@ -2,7 +2,7 @@
 //! `margay0`.
 
 use margay_common::{
-    endpoint::{BORROWED, ROUTABLE},
+    endpoint::ROUTABLE,
     net::{Addr, Family},
     route::{Prefix, SUBNET},
     verdict::DropReason,
@@ -58,8 +58,7 @@ fn to_remote(
         return Err(DropReason::Outside);
     }
     blame.gateway = subnet.via;
-    let borrowed = subnet.flags & BORROWED != 0;
-    let blocks = Blocks { mask: &subnet.block_mask, len: subnet.block_len, borrowed };
+    let blocks = Blocks::of(subnet);
     match route::lookup(&ip.dst, &blocks) {
         Some(route) => route::follow(packet, ip, route, Hop::Origin, blame),
         None => Err(DropReason::NoEndpoint),

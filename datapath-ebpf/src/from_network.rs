@@ -1,7 +1,7 @@
 //! From the uplink: is it for one of ours, and may its sender reach it?
 
 use margay_common::{
-    endpoint::{BORROWED, Endpoint, ROUTABLE},
+    endpoint::{Endpoint, ROUTABLE},
     net::Family,
     route::{Prefix, SUBNET, THIS_NODE},
     verdict::DropReason,
@@ -124,8 +124,7 @@ fn through(packet: &Packet<'_>, ip: &Ip, subnet: &Prefix, blame: &mut Blame) -> 
         admit(source, routable)?;
     }
     blame.gateway = subnet.via;
-    let borrowed = subnet.flags & BORROWED != 0;
-    let blocks = Blocks { mask: &subnet.block_mask, len: subnet.block_len, borrowed };
+    let blocks = Blocks::of(subnet);
     match route::lookup(&ip.dst, &blocks) {
         Some(route) if routable => route::follow(packet, ip, route, Hop::Routed, blame),
         _ => Err(DropReason::NoEndpoint),

@@ -19,8 +19,8 @@ use crate::{
 
 /// Decides about a packet that came out of a container.
 ///
-/// To another node it costs two look-ups: the container behind the interface,
-/// and the destination's block as a route.
+/// To another node it costs one look-up in a hash: the destination's block as a
+/// route. The container behind the interface has its slot in an array.
 #[inline(always)]
 pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropReason> {
     let workload = maps::workload(packet.ifindex()).ok_or(DropReason::UnknownInterface)?;
@@ -149,7 +149,7 @@ enum Place {
 #[inline(always)]
 fn locate(ip: &Ip, workload: &Workload, side: &Side) -> Option<Place> {
     let borrowed = workload.flags & BORROWED != 0;
-    let blocks = Blocks { mask: &side.block_mask, len: side.block_len, borrowed };
+    let blocks = Blocks { network: workload.network, mask: &side.block_mask, len: side.block_len, borrowed };
     let elsewhere = !borrowed && !ip.dst.matches(&side.addr, &side.block_mask);
     if elsewhere && let Some(route) = route::lookup(&ip.dst, &blocks) {
         return Some(Place::There(route));

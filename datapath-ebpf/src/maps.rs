@@ -5,6 +5,11 @@
 //! same map. A run would have to hold a value across two writes of the agent to
 //! read another's, and the agent writes at attaching and detaching only; what
 //! such a run reads is a valid value all the same.
+//!
+//! Slots of an array are written in place. While a container lives, its
+//! [`Workload`] changes in its flags alone, so a run that meets the write has
+//! the old flags or the new; and its slot goes to another interface only once
+//! its program is detached.
 
 use aya_ebpf::{
     Global,
@@ -14,7 +19,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
 };
 use margay_common::{
-    endpoint::{Endpoint, Workload},
+    endpoint::{Endpoint, Workload, WorkloadSlot},
     icmp::{ERRORS_PER_SECOND, QUOTE_MAX},
     net::Addr,
     route::{Neighbour, Node, Prefix, Route, RouteKey},
@@ -26,7 +31,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(1, 0);
 #[map]
-static WORKLOADS: HashMap<u32, Workload> = HashMap::with_max_entries(table::MAX_WORKLOADS, 0);
+static WORKLOADS: Array<WorkloadSlot> = Array::with_max_entries(table::MAX_WORKLOADS, 0);
+#[map]
+static WORKLOAD_SPILL: HashMap<u32, Workload> =
+    HashMap::with_max_entries(table::MAX_WORKLOADS, BPF_F_NO_PREALLOC);
 #[map]
 static ENDPOINTS: HashMap<Addr, Endpoint> = HashMap::with_max_entries(table::MAX_ENDPOINTS, 0);
 #[map]
@@ -99,10 +107,15 @@ pub fn node() -> Option<&'static Node> {
 /// The container behind an interface.
 #[inline(always)]
 pub fn workload(ifindex: u32) -> Option<&'static Workload> {
+    if let Some(slot) = WORKLOADS.get(WorkloadSlot::of(ifindex))
+        && slot.ifindex == ifindex
+    {
+        return Some(&slot.workload);
+    }
     tally();
     // SAFETY: the memory is the map's for as long as the program is loaded, and
     // every bit pattern in it is a value; see the module's text.
-    unsafe { WORKLOADS.get(ifindex) }
+    unsafe { WORKLOAD_SPILL.get(ifindex) }
 }
 
 /// The local endpoint that has an address.

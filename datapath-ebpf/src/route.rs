@@ -1,8 +1,9 @@
 //! From a destination to the way there.
 
 use margay_common::{
+    endpoint::BORROWED,
     net::Addr,
-    route::{Prefix, REMOTE, Route, RouteKey},
+    route::{Prefix, Route, RouteKey},
     verdict::DropReason,
 };
 
@@ -16,6 +17,8 @@ use crate::{
 
 /// How the blocks of a subnet are keyed.
 pub struct Blocks<'a> {
+    /// The network's id.
+    pub network: u32,
     /// Mask of one block.
     pub mask: &'a Addr,
     /// Length of that mask, of 128 bits.
@@ -24,15 +27,28 @@ pub struct Blocks<'a> {
     pub borrowed: bool,
 }
 
+impl<'a> Blocks<'a> {
+    /// The blocks of a prefix that is a subnet.
+    #[inline(always)]
+    pub fn of(subnet: &'a Prefix) -> Self {
+        Self {
+            network: subnet.network,
+            mask: &subnet.block_mask,
+            len: subnet.block_len,
+            borrowed: subnet.flags & BORROWED != 0,
+        }
+    }
+}
+
 /// The route to an address of a subnet that is not on this node.
 #[inline(always)]
 pub fn lookup(dst: &Addr, blocks: &Blocks<'_>) -> Option<&'static Route> {
     if blocks.borrowed
-        && let Some(route) = maps::route(&RouteKey { len: 128, addr: *dst })
+        && let Some(route) = maps::route(&RouteKey::new(blocks.network, 128, *dst))
     {
         return Some(route);
     }
-    maps::route(&RouteKey { len: blocks.len, addr: dst.masked(blocks.mask) })
+    maps::route(&RouteKey::new(blocks.network, blocks.len, dst.masked(blocks.mask)))
 }
 
 /// Whether the node routes a packet onwards, and so takes one off its TTL, or
@@ -54,11 +70,13 @@ pub fn follow(
     hop: Hop,
     blame: &mut Blame,
 ) -> Result<Forward, DropReason> {
-    if route.kind != REMOTE {
+    if !route.is_reachable() {
         return Err(DropReason::NodeUnreachable);
     }
-    onwards(packet, ip, hop, route.mtu, blame)?;
-    Ok(Forward::Node { ifindex: route.ifindex, next_hop: route.next_hop })
+    // Not whether the host has margay0: containers go on without it.
+    let node = maps::node().filter(|node| node.uplink_ifindex != 0).ok_or(DropReason::Unconfigured)?;
+    onwards(packet, ip, hop, node.uplink_mtu, blame)?;
+    Ok(Forward::Node { ifindex: node.uplink_ifindex, next_hop: route.next_hop })
 }
 
 /// Sends a packet to another node itself.

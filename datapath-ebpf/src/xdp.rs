@@ -6,9 +6,9 @@
 
 use aya_ebpf::programs::XdpContext;
 use margay_common::{
-    endpoint::{BORROWED, ROUTABLE},
+    endpoint::ROUTABLE,
     net::Family,
-    route::{Node, Prefix, REMOTE, SUBNET, THIS_NODE},
+    route::{Node, Prefix, SUBNET, THIS_NODE},
     verdict::DropReason,
 };
 
@@ -122,16 +122,14 @@ fn through(
     node: &Node,
     l3_len: u32,
 ) -> Result<Onward, DropReason> {
-    let borrowed = subnet.flags & BORROWED != 0;
+    let blocks = Blocks::of(subnet);
     // Only where single addresses move has a block's route nothing to say of
     // those that are here.
-    if borrowed && maps::endpoint(&ip.dst).is_some() {
+    if blocks.borrowed && maps::endpoint(&ip.dst).is_some() {
         return Ok(Onward::Pass);
     }
-    let blocks = Blocks { mask: &subnet.block_mask, len: subnet.block_len, borrowed };
     let Some(route) = route::lookup(&ip.dst, &blocks) else { return Ok(Onward::Pass) };
-    let out = route.kind == REMOTE && route.ifindex == node.uplink_ifindex;
-    if !out || ip.ttl <= 1 || l3_len > route.mtu {
+    if ip.ttl <= 1 || l3_len > node.uplink_mtu {
         return Ok(Onward::Pass);
     }
     let Some(neighbour) = maps::neighbour(&route.next_hop) else { return Ok(Onward::Pass) };

@@ -82,15 +82,15 @@ fn from_workload() -> Vec<Kind> {
     };
     let echo = [0, 1].map(|family| Frame::echo(mac("c1"), both(1, 2)[family], both(1, 1)[family]));
     vec![
-        kind("to another node", "c1", 1, both(1, 70), "remote", 2, true),
-        kind("to a container here", "c1", 1, both(1, 3), "local", 2, false),
-        kind("to one here, of another block", "c1", 1, both(1, 210), "local", 3, false),
-        kind("to another node, borrowed address", "o2", 4, both(4, 130), "remote", 3, true),
-        kind("to another node, beside borrowed ones", "o2", 4, both(4, 70), "remote", 4, true),
-        kind("to another node itself", "c1", 1, addresses(NODES[1]), "remote", 2, true),
-        kind("to this node", "c1", 1, addresses(NODES[0]), "host", 2, false),
-        kind("to the world, by the host", "c1", 1, addresses(OUTSIDE), "host", 2, false),
-        Kind { frames: echo, ..kind("echo of the gateway", "c1", 1, both(1, 1), "answered", 1, false) },
+        kind("to another node", "c1", 1, both(1, 70), "remote", 1, true),
+        kind("to a container here", "c1", 1, both(1, 3), "local", 1, false),
+        kind("to one here, of another block", "c1", 1, both(1, 210), "local", 2, false),
+        kind("to another node, borrowed address", "o2", 4, both(4, 130), "remote", 2, true),
+        kind("to another node, beside borrowed ones", "o2", 4, both(4, 70), "remote", 3, true),
+        kind("to another node itself", "c1", 1, addresses(NODES[1]), "remote", 1, true),
+        kind("to this node", "c1", 1, addresses(NODES[0]), "host", 1, false),
+        kind("to the world, by the host", "c1", 1, addresses(OUTSIDE), "host", 1, false),
+        Kind { frames: echo, ..kind("echo of the gateway", "c1", 1, both(1, 1), "answered", 0, false) },
     ]
 }
 

@@ -39,6 +39,28 @@ pub fn sender(header: &[u8], ifindex: u32) -> Vec<u64> {
     code
 }
 
+/// Reads the destination of a packet of IPv4, writes the last bytes of its source's
+/// MAC, and sends it back: the least that one who forwards has to do.
+pub fn transmitter() -> Vec<u64> {
+    let mut code = vec![
+        // r2 = data; r3 = data_end; r4 = r2 + 34; if r4 > r3 goto the end
+        instruction(0x61, 2, 1, 0, 0),
+        instruction(0x61, 3, 1, 4, 0),
+        instruction(0xbf, 4, 2, 0, 0),
+        instruction(0x07, 4, 0, 0, 34),
+        instruction(0x2d, 4, 3, 5, 0),
+        // r5 = the destination; if r5 == 0 goto the end; the MAC = r5
+        instruction(0x61, 5, 2, 30, 0),
+        instruction(0x15, 5, 0, 3, 0),
+        instruction(0x63, 2, 5, 8, 0),
+        // return XDP_TX
+        instruction(0xb7, 0, 0, 0, 3),
+        EXIT,
+    ];
+    code.extend(PASS);
+    code
+}
+
 /// Looks the first `len` bytes of a frame up in a map, or does all but that
 /// without one.
 pub fn lookup(len: u32, map: Option<u32>) -> Vec<u64> {

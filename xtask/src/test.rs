@@ -133,10 +133,11 @@ fn executable(suite: &str) -> Result<PathBuf> {
 
 /// The command that runs the tests: nextest where it is installed, else
 /// cargo's own. The tests are built before, outside of the machine without a
-/// network that runs them.
+/// network that runs them; nextest also asks for what these tests do not need.
 fn runner(targets: &[&str], filter: &[String]) -> Result<Command> {
     let mut build = cargo(&["test", "--no-run", "--quiet"]);
     run::check(build.args(targets))?;
+    run::check(&mut cargo(&["fetch", "--quiet", "--locked"]))?;
     let nextest = run::has("cargo-nextest");
     let mut tests = if nextest {
         cargo(&["nextest", "run", "--no-fail-fast"])

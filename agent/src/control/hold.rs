@@ -76,15 +76,15 @@ impl State {
             Key::Attachment(name) => orphans().any(|e| e.host_interface == *name),
             Key::Workload(found) => orphans().any(|e| index(&e.host_interface) == Some(found)),
             Key::Endpoint(addr) => orphans().any(|e| e.addresses.iter().any(|own| *addr == (*own).into())),
-            Key::Route(key) => actual.routes.get(key).is_some_and(|found| {
+            Key::Route(key) => {
                 let v4 = if key.addr.is_v4() { 96 } else { 0 };
-                let cidr = net(key.addr.into(), key.len.saturating_sub(v4) as u8);
-                let claim = self.snapshot.claims.get(&(found.network, cidr));
-                let claim = claim.or_else(|| self.snapshot.borrowed.get(&(found.network, cidr.addr())));
-                network(found.network)
-                    || blind.contains(&key::Key::Route(found.network, cidr))
+                let cidr = net(key.addr.into(), key.prefix_len().saturating_sub(v4) as u8);
+                let claim = self.snapshot.claims.get(&(key.network(), cidr));
+                let claim = claim.or_else(|| self.snapshot.borrowed.get(&(key.network(), cidr.addr())));
+                network(key.network())
+                    || blind.contains(&key::Key::Route(key.network(), cidr))
                     || claim.is_some_and(|claim| blind.contains(&key::Key::Node(claim.node.clone())))
-            }),
+            }
             Key::Prefix(key) => actual.prefixes.get(key).is_some_and(|found| match found.kind {
                 route::SUBNET => network(found.network),
                 _ => blind.iter().any(|key| matches!(key, key::Key::Node(_))),

@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use margay_common::route::{Route, RouteKey};
+use margay_common::{net::Addr, route::RouteKey};
 
 use super::*;
 use crate::{
@@ -162,10 +162,10 @@ async fn what_cannot_be_read_removes_nothing() {
     first.store.send(listing(network())).await.expect("the loop runs");
     first.control.revision(5).await.expect("reached");
     let mut tables = first.kernel.tables.lock().expect("no panic").clone();
-    tables.routes.insert(Default::default(), Route { network: 1, ..Route::default() });
-    let other = RouteKey { len: 96, ..RouteKey::default() };
+    let key = |network| RouteKey::new(network, 96, Addr::default());
+    tables.routes.insert(key(1), Default::default());
     let mut kernel = tables.clone();
-    kernel.routes.insert(other, Route { network: 2, ..Route::default() });
+    kernel.routes.insert(key(2), Default::default());
     // A restarted agent has no last good value of what it cannot read.
     let second = start(Recorder { tables: Arc::new(Mutex::new(kernel)), ..Recorder::default() });
     let broken =

@@ -11,6 +11,7 @@ mod world;
 
 pub use facts::{LocalFacts, Uplink, Xdp};
 pub use prefixes::key as prefix_key;
+pub use routes::key as route_key;
 pub use source::{Dirty, Source};
 pub use world::{V6Forwarding, World};
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use margay_common::{
     net::Addr,
-    route::{REMOTE, Route, RouteKey, UNREACHABLE},
+    route::{Route, RouteKey},
 };
 
 use super::facts::LocalFacts;
@@ -31,20 +31,14 @@ pub(super) fn entry(
         return None;
     }
     let next_hop = owner.and_then(|owner| next_hop(owner, cidr.addr(), facts));
-    let route = Route {
-        kind: if next_hop.is_some() { REMOTE } else { UNREACHABLE },
-        ifindex: facts.uplink.ifindex,
-        mtu: facts.uplink.mtu,
-        network,
-        next_hop: next_hop.map(Addr::from).unwrap_or_default(),
-    };
-    Some(Entry::Route(key(cidr), route))
+    let route = Route { next_hop: next_hop.map(Addr::from).unwrap_or_default() };
+    Some(Entry::Route(key(network, cidr), route))
 }
 
-/// The key of the route to a prefix.
-pub(super) fn key(cidr: IpNet) -> RouteKey {
+/// The key of the route to a prefix of a network.
+pub fn key(network: u32, cidr: IpNet) -> RouteKey {
     let addr = Addr::from(cidr.network());
-    RouteKey { len: addr.mapped_len(cidr.prefix_len()), addr }
+    RouteKey::new(network, addr.mapped_len(cidr.prefix_len()), addr)
 }
 
 /// The address of a node that packets of a family can be sent to: one of that

@@ -99,10 +99,12 @@ impl Source {
     /// The keys of entries that may have followed from it before, as far as the
     /// snapshot says so; the others have to be remembered.
     pub fn keys(&self, snapshot: &Snapshot) -> Vec<Key> {
-        let route = |cidr| Key::Route(routes::key(cidr));
+        let route = |network, cidr| Key::Route(routes::key(network, cidr));
         match self {
-            Self::Block(_, cidr) => vec![route(*cidr)],
-            Self::Node(name) => snapshot.claims_of(name).map(|(_, cidr, _)| route(cidr)).collect(),
+            Self::Block(network, cidr) => vec![route(*network, *cidr)],
+            Self::Node(name) => {
+                snapshot.claims_of(name).map(|(network, cidr, _)| route(network, cidr)).collect()
+            }
             Self::Endpoint(_) => Vec::new(),
         }
     }

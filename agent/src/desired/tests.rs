@@ -99,33 +99,32 @@ fn facts() -> LocalFacts {
     }
 }
 
-fn route(tables: &Tables, prefix: &str) -> Option<(u32, Option<IpAddr>)> {
-    let prefix = cidr(prefix);
-    let addr = Addr::from(prefix.network());
-    let key = route::RouteKey { len: addr.mapped_len(prefix.prefix_len()), addr };
-    let hop = |addr: Addr| (!addr.is_unspecified()).then(|| IpAddr::from(addr));
-    tables.routes.get(&key).map(|route| (route.kind, hop(route.next_hop)))
+/// The next hop of a route to a prefix of a network: there is none, or it has none.
+fn route(tables: &Tables, network: u32, prefix: &str) -> Option<Option<IpAddr>> {
+    let found = tables.routes.get(&route_key(network, cidr(prefix)))?;
+    Some(found.is_reachable().then(|| IpAddr::from(found.next_hop)))
 }
 
 #[test]
 fn blocks_of_others_are_routed_and_own_ones_are_not() {
     let tables = desired(&snapshot(), &facts());
-    assert_eq!(route(&tables, "10.1.0.64/26"), Some((route::REMOTE, Some(ip("192.0.2.2")))));
-    assert_eq!(route(&tables, "10.2.0.4/30"), Some((route::REMOTE, Some(ip("192.0.2.2")))));
-    assert_eq!(route(&tables, "10.1.0.0/26"), None);
-    assert_eq!(route(&tables, "10.9.0.0/26"), None, "a block of a network that is gone");
+    assert_eq!(route(&tables, 1, "10.1.0.64/26"), Some(Some(ip("192.0.2.2"))));
+    assert_eq!(route(&tables, 2, "10.2.0.4/30"), Some(Some(ip("192.0.2.2"))));
+    assert_eq!(route(&tables, 2, "10.1.0.64/26"), None, "a block of another network");
+    assert_eq!(route(&tables, 1, "10.1.0.0/26"), None);
+    assert_eq!(route(&tables, 9, "10.9.0.0/26"), None, "a block of a network that is gone");
 }
 
 #[test]
 fn ipv6_goes_by_the_link_local_address_where_there_is_no_other() {
     let tables = desired(&snapshot(), &facts());
-    assert_eq!(route(&tables, "fd00:1::40/122"), Some((route::REMOTE, Some(ip("fe80::2")))));
+    assert_eq!(route(&tables, 1, "fd00:1::40/122"), Some(Some(ip("fe80::2"))));
 }
 
 #[test]
 fn a_node_that_is_not_on_link_is_unreachable() {
     let tables = desired(&snapshot(), &facts());
-    assert_eq!(route(&tables, "10.1.0.128/26"), Some((route::UNREACHABLE, None)));
+    assert_eq!(route(&tables, 1, "10.1.0.128/26"), Some(None));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use margay_common::{
-    endpoint::{Endpoint, Workload},
+    endpoint::Endpoint,
     net::Addr,
     route::{Neighbour, Node, Prefix, Route, RouteKey},
     table,
@@ -29,6 +29,7 @@ use super::{
     attach,
     pins::{self, Pins},
     table::{HashTable, PerCpu, Single, TrieTable},
+    workloads::Workloads,
 };
 
 /// The object that the binary carries.
@@ -39,7 +40,7 @@ pub struct Maps {
     /// This node.
     pub node: Single<Node>,
     /// Containers by interface.
-    pub workloads: HashTable<u32, Workload>,
+    pub workloads: Workloads,
     /// Local addresses.
     pub endpoints: HashTable<Addr, Endpoint>,
     /// Blocks of other nodes.
@@ -140,7 +141,7 @@ impl Maps {
     pub fn open(dir: &Path) -> Result<Self> {
         Ok(Self {
             node: Single::open(dir, table::NODE)?,
-            workloads: HashTable::open(dir, table::WORKLOADS)?,
+            workloads: Workloads::open(dir)?,
             endpoints: HashTable::open(dir, table::ENDPOINTS)?,
             routes: HashTable::open(dir, table::ROUTES)?,
             prefixes: TrieTable::open(dir, table::PREFIXES)?,
@@ -174,9 +175,10 @@ pub fn capacity(dir: &Path, name: &str) -> Result<u32> {
 }
 
 /// Maps that outlive the agent. The scratch space and log buffer do not.
-const PINNED: [&str; 10] = [
+const PINNED: [&str; 11] = [
     table::NODE,
     table::WORKLOADS,
+    table::WORKLOAD_SPILL,
     table::ENDPOINTS,
     table::ROUTES,
     table::PREFIXES,

@@ -21,6 +21,7 @@ pub mod steering;
 pub mod super_packets;
 pub mod sysctl;
 pub mod table;
+pub mod workloads;
 pub mod world;
 pub mod xdp;
 

@@ -124,24 +124,49 @@ impl<K: Plain + Ord, V: Plain> TrieTable<K, V> {
     }
 }
 
-/// An array of one entry.
-pub struct Single<V: Plain>(Array<MapData, Raw<V>>);
+/// An array of entries that are all there from the start, all zero.
+pub struct Slots<V: Plain>(Array<MapData, Raw<V>>);
 
-impl<V: Plain> Single<V> {
+impl<V: Plain> Slots<V> {
     /// Opens a pinned map.
     pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
         let map = open::<V>(dir, name, size_of::<u32>())?;
         Ok(Self(Array::try_from(Map::from_map_data(map)?)?))
     }
 
+    /// All entries, by their number.
+    pub fn read(&self) -> Result<Vec<V>> {
+        self.0.iter().map(|entry| entry.map(|value| value.0).map_err(Into::into)).collect()
+    }
+
+    /// One entry. Fails behind the last.
+    pub fn get(&self, at: u32) -> Result<V> {
+        Ok(self.0.get(&at, 0)?.0)
+    }
+
+    /// Replaces an entry. Fails behind the last.
+    pub fn put(&mut self, at: u32, value: V) -> Result<()> {
+        Ok(self.0.set(at, Raw(value), 0)?)
+    }
+}
+
+/// An array of one entry.
+pub struct Single<V: Plain>(Slots<V>);
+
+impl<V: Plain> Single<V> {
+    /// Opens a pinned map.
+    pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
+        Slots::open(dir, name).map(Self)
+    }
+
     /// The entry; all zero before the first write.
     pub fn read(&self) -> Result<V> {
-        Ok(self.0.get(&0, 0)?.0)
+        self.0.get(0)
     }
 
     /// Replaces the entry.
     pub fn put(&mut self, value: V) -> Result<()> {
-        Ok(self.0.set(0, Raw(value), 0)?)
+        self.0.put(0, value)
     }
 }
 

@@ -154,10 +154,11 @@ fn everything_else_of_the_gateway_is_unreachable() {
 }
 
 #[test]
-fn without_the_nodes_own_entry_containers_still_reach_each_other() {
+fn without_margay0_containers_still_reach_each_other() {
     let mut node = node();
     let entry = node.maps().node.read().expect("the map");
-    node.maps().node.put(Default::default()).expect("the map");
+    let without = margay_common::route::Node { host_ifindex: 0, ..entry };
+    node.maps().node.put(without).expect("the map");
     let send = |node: &mut margay_tests::bpf::Node, dst| {
         node.from_workload("c1", &Frame::udp(mac("c1"), both(1, 2)[0], dst).bytes())
     };
@@ -165,7 +166,10 @@ fn without_the_nodes_own_entry_containers_still_reach_each_other() {
     let near = send(&mut node, both(1, 3)[0]);
     let far = send(&mut node, both(1, 70)[0]);
     let back = node.from_network(&Frame::udp([2; 6], both(1, 70)[0], both(1, 2)[0]).bytes());
+    node.maps().node.put(Default::default()).expect("the map");
+    let nowhere = send(&mut node, both(1, 70)[0]);
     node.maps().node.put(entry).expect("the map");
+    dropped(&nowhere, "from_workload", "unconfigured");
     dropped(&world, "from_workload", "unconfigured");
     forwarded(&near, "from_workload", "local");
     forwarded(&far, "from_workload", "remote");

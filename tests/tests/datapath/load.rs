@@ -8,7 +8,12 @@ use margay::kernel::{
 };
 use margay::tables::XdpAttachment;
 use margay_common::{endpoint::Workload, table::MAX_WORKLOADS, verdict::Program};
-use margay_tests::bpf::{UPLINK, node};
+use margay_tests::{
+    bpf::{UPLINK, both, mac, node},
+    frame::Frame,
+};
+
+use super::{dropped, forwarded};
 
 #[test]
 fn xdp_attaches_in_both_ways_and_detaches() {
@@ -66,13 +71,43 @@ fn every_program_attaches_and_detaches() {
 }
 
 #[test]
+fn a_container_whose_slot_is_taken_is_served_from_beyond() {
+    let mut node = node();
+    let own = node.ifindex("c1");
+    let (other, workload) = (own + MAX_WORKLOADS, node.maps().workloads.read().expect("the map")[&own]);
+    let workloads = &mut node.maps().workloads;
+    workloads.remove(own).expect("it is there");
+    workloads.put(other, Workload { network: 7, ..workload }).expect("there is room");
+    let send = |node: &mut margay_tests::bpf::Node| {
+        node.from_workload("c1", &Frame::udp(mac("c1"), both(1, 2)[0], both(1, 70)[0]).bytes())
+    };
+    let unknown = send(&mut node);
+    node.maps().workloads.put(own, workload).expect("there is room");
+    let beyond = send(&mut node);
+    let workloads = &mut node.maps().workloads;
+    workloads.remove(other).expect("it is there");
+    workloads.put(own, workload).expect("it is there");
+    let all = workloads.read().expect("the map");
+    let freed = send(&mut node);
+    node.maps().workloads.remove(own).expect("it is there");
+    let gone = send(&mut node);
+    node.maps().workloads.put(own, workload).expect("there is room");
+    dropped(&unknown, "from_workload", "unknown_interface");
+    forwarded(&beyond, "from_workload", "remote");
+    assert_eq!((all.get(&own), all.get(&other)), (Some(&workload), None));
+    forwarded(&freed, "from_workload", "remote");
+    dropped(&gone, "from_workload", "unknown_interface");
+}
+
+#[test]
 fn a_full_map_refuses_and_keeps_what_it_has() {
     let mut node = node();
     let workloads = &mut node.maps().workloads;
     let before = workloads.read().expect("the map");
-    let keys = (0..).map(|i| 1_000_000 + i);
+    // All of one slot: the first has it, the others are kept beyond.
+    let keys = (64..).map(|i| i * MAX_WORKLOADS);
     let mut added = Vec::new();
-    let refusal = keys.take(MAX_WORKLOADS as usize + 1).find_map(|key| {
+    let refusal = keys.take(MAX_WORKLOADS as usize + 2).find_map(|key| {
         added.push(key);
         workloads.put(key, Workload::default()).err()
     });

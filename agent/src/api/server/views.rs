@@ -122,14 +122,14 @@ pub(super) fn routes(state: &State) -> Vec<wire::Route> {
         interface: interface(endpoint.ifindex),
     });
     let routes = actual.routes.iter().map(|(key, found)| {
-        let prefix = prefix(key.len, key.addr);
+        let prefix = prefix(key.prefix_len(), key.addr);
         wire::Route {
             prefix,
-            kind: if found.kind == route::REMOTE { "remote" } else { "unreachable" }.into(),
-            network: name(found.network),
-            node: owner(found.network, prefix),
+            kind: if found.is_reachable() { "remote" } else { "unreachable" }.into(),
+            network: name(key.network()),
+            node: owner(key.network(), prefix),
             next_hop: hop(found.next_hop),
-            interface: interface(found.ifindex),
+            interface: actual.node.get(&()).and_then(|node| uplink(node.uplink_ifindex)),
         }
     });
     let prefixes = actual.prefixes.iter().map(|(key, found)| {

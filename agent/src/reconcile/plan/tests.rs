@@ -91,10 +91,8 @@ fn state(bits: u16) -> Tables {
             t.put(Entry::HostRoute(cidr, HostRoute { gateway, source: None, mtu: 1500 }));
         }
         if bit(4) {
-            t.put(Entry::Route(
-                RouteKey::default(),
-                Route { kind: 1, mtu: u32::from(bit(5)), ..Route::default() },
-            ));
+            let next_hop = Addr([0, 0, 0, 1 + u32::from(bit(5))]);
+            t.put(Entry::Route(RouteKey::default(), Route { next_hop }));
             let key = PrefixKey { len: 0, addr: Addr::default() };
             t.put(Entry::Prefix(key, Prefix { kind: SUBNET, ..Prefix::default() }));
         }

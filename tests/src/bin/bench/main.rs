@@ -18,9 +18,8 @@ mod xdp;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use margay::{kernel::table::HashTable, model::key::Key};
+use margay::{desired::route_key, kernel::table::HashTable, model::key::Key};
 use margay_common::{
-    net::Addr,
     route::{Route, RouteKey},
     table,
 };
@@ -162,8 +161,7 @@ fn propagation(lab: &Lab) {
                 let mut times = Vec::new();
                 for i in 0..200_u32 {
                     let block: ipnet::IpNet = format!("10.1.{}.0/26", 50 + i).parse().expect("a block");
-                    let addr = Addr::from(block.network());
-                    let key = RouteKey { len: addr.mapped_len(26), addr };
+                    let key = route_key(id, block);
                     let start = Instant::now();
                     etcd.put(Key::Route(id, block).to_string(), r#"{"v":1,"node":"h1"}"#, None)
                         .await

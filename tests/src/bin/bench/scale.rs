@@ -21,7 +21,7 @@ use std::{
 use margay_common::{
     endpoint::{Side, Workload},
     net::{Addr, Mac},
-    route::{REMOTE, Route, RouteKey},
+    route::{Route, RouteKey},
     verdict::Program,
 };
 use margay_tests::{
@@ -40,6 +40,10 @@ const DRAWS: usize = 100_000;
 const CHANGED: u32 = 1_000;
 /// Length of the blocks, in their own family: networks of many small nodes.
 const BLOCK: [u8; 2] = [27, 122];
+/// The network whose routes they are.
+const NETWORK: u32 = 9;
+/// Where routes lead, before and after a change.
+const HOPS: [[u8; 4]; 2] = [[192, 0, 2, 2], [192, 0, 2, 3]];
 
 /// What was measured with so many routes. Times of packets in nanoseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -135,12 +139,12 @@ fn measure(routes: u32) -> Row {
     let ifindex = node.ifindex("c1");
     node.maps().workloads.put(ifindex, sender()).expect("the map takes it");
     let before = available();
-    let fill = timed(|| (0..routes).for_each(|i| put(&mut node, i, 1500)));
+    let fill = timed(|| (0..routes).for_each(|i| put(&mut node, i, HOPS[0])));
     let memory = (before - available()).max(0.0) / f64::from(routes);
     let hot = packets(&node, ifindex, |_| 0);
     let random = packets(&node, ifindex, |draw| draw.u32(0..routes));
     let changed = CHANGED.min(routes);
-    let change = timed(|| (0..changed).for_each(|i| put(&mut node, i, 1400)));
+    let change = timed(|| (0..changed).for_each(|i| put(&mut node, i, HOPS[1])));
     let mut empty = 0.0;
     let stall = longest_stall(|| {
         empty = timed(|| node.maps().routes.clear().expect("the map"));
@@ -172,7 +176,7 @@ fn sender() -> Workload {
         Side { addr, gateway: Addr::UNSPECIFIED, subnet_mask, block_mask, block_len: addr.mapped_len(block) }
     };
     Workload {
-        network: 9,
+        network: NETWORK,
         sandbox: 1,
         mac: Mac(mac("c1")),
         v4: side(own(true), 8, BLOCK[0]),
@@ -198,15 +202,15 @@ fn dst(i: u32) -> IpAddr {
 fn block(i: u32) -> RouteKey {
     let addr = Addr::from(dst(i));
     let len = addr.mapped_len(BLOCK[(i % 2) as usize]);
-    RouteKey { len, addr: addr.masked(&Addr::mask(len)) }
+    RouteKey::new(NETWORK, len, addr.masked(&Addr::mask(len)))
 }
 
-fn route(mtu: u32) -> Route {
-    Route { kind: REMOTE, ifindex: 1, mtu, network: 9, next_hop: IpAddr::from([192, 0, 2, 2]).into() }
+fn route(next_hop: [u8; 4]) -> Route {
+    Route { next_hop: IpAddr::from(next_hop).into() }
 }
 
-fn put(node: &mut Node, i: u32, mtu: u32) {
-    node.maps().routes.put(block(i), route(mtu)).expect("the map takes it");
+fn put(node: &mut Node, i: u32, next_hop: [u8; 4]) {
+    node.maps().routes.put(block(i), route(next_hop)).expect("the map takes it");
 }
 
 /// Nanoseconds of one run of the program, to blocks that are drawn.

@@ -12,7 +12,7 @@ use margay_tests::{
     bpf::{Node, UPLINK, both},
     frame::Frame,
     process::{say, sh},
-    xdp::{DROP, pin, sender},
+    xdp::{DROP, pin, sender, transmitter},
 };
 
 use crate::stats::Summary;
@@ -31,6 +31,8 @@ const CLIENT: [u8; 6] = [2, 9, 9, 9, 9, 9];
 enum Case {
     /// Nobody: what the generator and the end cost by themselves.
     Nothing,
+    /// The least that a program can do: what none forwards faster than.
+    Transmits,
     KernelForwards,
     TcForwards,
     XdpForwards,
@@ -39,8 +41,9 @@ enum Case {
     XdpDrops,
 }
 
-const CASES: [(Case, &str); 7] = [
+const CASES: [(Case, &str); 8] = [
     (Case::Nothing, "generator and XDP_DROP alone"),
+    (Case::Transmits, "a program that reads a destination and transmits"),
     (Case::KernelForwards, "the kernel's own routing forwards"),
     (Case::TcForwards, "from_network forwards"),
     (Case::XdpForwards, "xdp_uplink forwards"),
@@ -134,23 +137,24 @@ fn set_up() -> Peer {
     }
     let link = sh(&format!("ip -o link show {name}"));
     let index = link.split(':').next().and_then(|index| index.trim().parse().ok()).expect("an index");
-    let ends = Path::new("/sys/fs/bpf/margay-bench-end");
-    pin(ends, DROP);
-    sh(&format!("ip link set {name} xdp pinned {}", ends.display()));
-    std::fs::remove_file(ends).expect("a pin");
+    set_xdp(&name, DROP);
     Peer { name, index }
+}
+
+/// Attaches a program of a few instructions.
+fn set_xdp(interface: &str, code: &[u64]) {
+    let path = Path::new("/sys/fs/bpf/margay-bench-fixed");
+    pin(path, code);
+    sh(&format!("ip link set {interface} xdp pinned {}", path.display()));
+    std::fs::remove_file(path).expect("a pin");
 }
 
 /// Puts in the place of the case what handles its frames.
 async fn arrange(case: Case, node: &mut Node) {
     let netlink = kernel::netlink().expect("netlink");
     match case {
-        Case::Nothing => {
-            let ends = Path::new("/sys/fs/bpf/margay-bench-begin");
-            pin(ends, DROP);
-            sh(&format!("ip link set {UPLINK} xdp pinned {}", ends.display()));
-            std::fs::remove_file(ends).expect("a pin");
-        }
+        Case::Nothing => set_xdp(UPLINK, DROP),
+        Case::Transmits => set_xdp(UPLINK, &transmitter()),
         Case::KernelForwards => {}
         Case::TcForwards | Case::TcDrops => {
             let (pins, program) = node.program(Program::FromNetwork);
@@ -174,7 +178,7 @@ async fn arrange(case: Case, node: &mut Node) {
 async fn clear(case: Case, node: &mut Node) {
     let netlink = kernel::netlink().expect("netlink");
     match case {
-        Case::Nothing => drop(sh(&format!("ip link set {UPLINK} xdp off"))),
+        Case::Nothing | Case::Transmits => drop(sh(&format!("ip link set {UPLINK} xdp off"))),
         Case::KernelForwards => {}
         Case::TcForwards | Case::TcDrops => {
             let (pins, _) = node.program(Program::FromNetwork);
@@ -211,7 +215,7 @@ fn generate(case: Case, peer: &Peer, maker: Maker) -> f64 {
     let took = start.elapsed().as_secs_f64();
     let forwarded = count(&peer.name, "xdp_drops") - before;
     let taken = count(UPLINK, "rx_queue_0_xdp_packets") - taken;
-    let forwards = matches!(case, Case::KernelForwards | Case::TcForwards | Case::XdpForwards);
+    let forwards = !blocked && case != Case::Nothing;
     let expected = if forwards { taken } else { 0.0 };
     assert!((forwarded - expected).abs() < 0.02 * taken, "{forwarded} of {expected} arrived");
     if maker == Maker::Here {

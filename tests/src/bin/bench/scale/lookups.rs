@@ -14,11 +14,14 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use margay::kernel::table::HashTable;
-use margay_common::route::{Route, RouteKey};
+use margay_common::{
+    net::Addr,
+    route::{Route, RouteKey},
+};
 use margay_tests::xdp::{lookup, pin, pin_map};
 use zerocopy::IntoBytes;
 
-use super::{DRAWS, SIZES, block, dst, route};
+use super::{DRAWS, HOPS, SIZES, block, dst, route};
 
 /// `enum bpf_map_type`.
 const HASH: u32 = 1;
@@ -52,16 +55,16 @@ fn make(name: &str, kind: u32, routes: u32) -> MapData {
     if kind == HASH {
         let mut table: HashTable<RouteKey, Route> =
             HashTable::open(Path::new("/sys/fs/bpf"), &file(name)).expect("a hash");
-        (0..routes).for_each(|i| table.put(block(i), route(1500)).expect("it takes them"));
+        (0..routes).for_each(|i| table.put(block(i), route(HOPS[0])).expect("it takes them"));
     } else {
         let map = MapData::from_pin(&path).expect("just pinned");
         let mut trie =
             LpmTrie::<_, [u8; 16], [u8; size_of::<Route>()]>::try_from(aya::maps::Map::LpmTrie(map))
                 .expect("a trie");
         for i in 0..routes {
-            let RouteKey { len, addr } = block(i);
-            let key = aya::maps::lpm_trie::Key::new(len, bytes(&addr));
-            let value: [u8; size_of::<Route>()] = route(1500).as_bytes().try_into().expect("its size");
+            let block = block(i);
+            let key = aya::maps::lpm_trie::Key::new(block.prefix_len(), bytes(&block.addr));
+            let value: [u8; size_of::<Route>()] = route(HOPS[0]).as_bytes().try_into().expect("its size");
             trie.insert(&key, value, 0).expect("it takes them");
         }
     }
@@ -95,10 +98,13 @@ impl Prober {
         let before = margay_tests::bpf::statistics(self.0.fd().expect("loaded").as_fd());
         for _ in 0..DRAWS {
             let i = rng.u32(0..among);
-            let whole = RouteKey { len: 128, addr: dst(i).into() };
-            let key = if masked { block(i) } else { whole };
             let mut frame = [0; 64];
-            frame[..KEY as usize].copy_from_slice(key.as_bytes());
+            if masked {
+                frame[..KEY as usize].copy_from_slice(block(i).as_bytes());
+            } else {
+                frame[..4].copy_from_slice(128_u32.as_bytes());
+                frame[4..KEY as usize].copy_from_slice(Addr::from(dst(i)).as_bytes());
+            }
             let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
             self.0.test_run(options).expect("it runs");
         }

@@ -11,7 +11,7 @@ use margay_tests::{
     lab::{Lab, Plan},
 };
 
-use super::{block, route};
+use super::{HOPS, block, route};
 use crate::stats::Summary;
 
 const ROUNDS: usize = 9;
@@ -55,7 +55,7 @@ impl Way {
             lab.host(i).kill();
             let dir = lab.plan.bpffs.join(format!("h{i}")).join(format!("v{}", table::LAYOUT_VERSION));
             let mut map: HashTable<RouteKey, Route> = HashTable::open(&dir, table::ROUTES).expect("the map");
-            (0..routes).for_each(|i| map.put(block(i), route(1500)).expect("it takes them"));
+            (0..routes).for_each(|i| map.put(block(i), route(HOPS[0])).expect("it takes them"));
         }
         Self { _lab: lab, client, server, target: addrs[0] }
     }
