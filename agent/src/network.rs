@@ -28,7 +28,7 @@ use runtime::Reservation;
 /// Attempts before a race is given up as lost.
 const ATTEMPTS: usize = 16;
 /// The greatest network id: 24 bits, as a VXLAN header carries it.
-const ID_MAX: u32 = (1 << 24) - 1;
+const ID_MAX: u32 = margay_common::route::NETWORK_MAX;
 
 /// The value of the guard's key.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 //! shares. Both are idempotent: the same request twice has one result.
 
 mod inside;
+mod sandbox;
 pub mod staged;
 
 use std::{
@@ -23,6 +24,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+use self::sandbox::Sandboxes;
 use crate::{
     control::{Control, State},
     desired::host::container_mtu,
@@ -115,6 +117,8 @@ pub struct Workloads {
     losses: AtomicU64,
     /// Addresses that a runtime asked for and no endpoint has.
     leases: staged::Leases,
+    /// Numbers of a runtime's containers.
+    sandboxes: Sandboxes,
     /// One at a time for each interface of each namespace.
     busy: Mutex<BTreeMap<(u32, String), Turn>>,
 }
@@ -122,6 +126,7 @@ pub struct Workloads {
 impl Workloads {
     /// Nothing is attached or detached by this.
     pub fn new(ipam: Ipam, networks: Networks, control: Control, netlink: Netlink, journal: Journal) -> Self {
+        let sandboxes = Sandboxes::after(&journal.endpoints());
         Self {
             ipam,
             networks,
@@ -133,6 +138,7 @@ impl Workloads {
             dirty: AtomicBool::new(false),
             losses: AtomicU64::new(0),
             leases: staged::Leases::default(),
+            sandboxes,
             busy: Mutex::default(),
         }
     }

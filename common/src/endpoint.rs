@@ -48,8 +48,8 @@ pub struct Side {
 pub struct Workload {
     /// The network's id, 24 bits.
     pub network: u32,
-    /// The inode number of the container's network namespace: endpoints with
-    /// the same one may send from each other's addresses.
+    /// The container's number, as [`Endpoint::sandbox`]: endpoints of one container may
+    /// send from each other's addresses. Zero while it is not known.
     pub sandbox: u32,
     /// [`INTERNAL`], [`ROUTABLE`], [`BORROWED`], [`NETKIT`].
     pub flags: u32,
@@ -77,6 +77,8 @@ pub struct WorkloadSlot {
     pub workload: Workload,
 }
 
+const _: () = assert!(MAX_WORKLOADS.is_power_of_two(), "an index modulo it is a mask");
+
 impl WorkloadSlot {
     /// The slot of an interface. Those that are as many apart as there are slots
     /// share one; who comes second has to go elsewhere.
@@ -87,6 +89,12 @@ impl WorkloadSlot {
 }
 
 impl Workload {
+    /// Whether an endpoint is one of the same container.
+    #[inline(always)]
+    pub const fn shares_sandbox(&self, endpoint: &Endpoint) -> bool {
+        self.sandbox != 0 && self.sandbox == endpoint.sandbox
+    }
+
     /// The half of this workload that a packet of `family` concerns.
     #[inline(always)]
     pub const fn side(&self, family: Family) -> &Side {
@@ -107,7 +115,8 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// The network's id, 24 bits.
     pub network: u32,
-    /// The inode number of the container's network namespace.
+    /// The container's number: the inode number of its network namespace, or one that
+    /// the agent gave, below all of those. Zero while it is not known.
     pub sandbox: u32,
     /// The largest packet that the container takes, without the link header.
     pub mtu: u32,

@@ -4,6 +4,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::net::{Addr, Mac};
 
+/// The highest id that a network may have: 24 bits.
+pub const NETWORK_MAX: u32 = (1 << 24) - 1;
+
 /// The key of a route: a block of a network, or with 128 bits a single address.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -129,4 +132,17 @@ pub struct Node {
     pub v4: Addr,
     /// The node's IPv6 address, or unspecified.
     pub v6: Addr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_routes_key_holds_the_highest_network_and_the_longest_prefix() {
+        for (network, len) in [(1, 0), (1, 128), (NETWORK_MAX, 0), (NETWORK_MAX, 128)] {
+            let key = RouteKey::new(network, len, Addr::UNSPECIFIED);
+            assert_eq!((key.network(), key.prefix_len()), (network, len));
+        }
+    }
 }

@@ -46,7 +46,7 @@ codes! {
     /// Why a packet was dropped.
     DropReason {
         UnknownInterface = 16, "unknown_interface", "The interface belongs to no endpoint.";
-        Unconfigured = 17, "unconfigured", "The node's own entry is missing.";
+        Unconfigured = 17, "unconfigured", "The node's own entry is missing, or lacks what this way needs: the uplink, or margay0.";
         Vlan = 18, "vlan", "A container sent a VLAN tag.";
         EtherType = 19, "ether_type", "Neither IPv4, IPv6 nor ARP.";
         Malformed = 20, "malformed", "Truncated, or the headers contradict each other.";

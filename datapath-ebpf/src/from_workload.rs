@@ -84,7 +84,7 @@ pub fn may_use(workload: &Workload, side: &Side, addr: &Addr) -> bool {
     if addr.is_unspecified() {
         return false;
     }
-    *addr == side.addr || maps::endpoint(addr).is_some_and(|e| e.sandbox == workload.sandbox)
+    *addr == side.addr || maps::endpoint(addr).is_some_and(|endpoint| workload.shares_sandbox(endpoint))
 }
 
 /// The endpoint that a packet counts as by its source: this one, or another
@@ -99,7 +99,7 @@ fn sender(workload: &'static Workload, ip: &Ip) -> Result<&'static Workload, Dro
         return Err(DropReason::SpoofedSource);
     }
     let other = maps::endpoint(&ip.src).ok_or(DropReason::SpoofedSource)?;
-    if other.sandbox != workload.sandbox {
+    if !workload.shares_sandbox(other) {
         return Err(DropReason::SpoofedSource);
     }
     maps::workload(other.ifindex).ok_or(DropReason::SpoofedSource)
@@ -154,7 +154,9 @@ fn locate(ip: &Ip, workload: &Workload, side: &Side) -> Option<Place> {
     if elsewhere && let Some(route) = route::lookup(&ip.dst, &blocks) {
         return Some(Place::There(route));
     }
-    if let Some(endpoint) = maps::endpoint(&ip.dst) {
+    if let Some(endpoint) = maps::endpoint(&ip.dst)
+        && endpoint.network == workload.network
+    {
         return Some(Place::Here(endpoint));
     }
     if elsewhere {

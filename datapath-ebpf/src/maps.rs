@@ -7,9 +7,11 @@
 //! such a run reads is a valid value all the same.
 //!
 //! Slots of an array are written in place. While a container lives, its
-//! [`Workload`] changes in its flags alone, so a run that meets the write has
-//! the old flags or the new; and its slot goes to another interface only once
-//! its program is detached.
+//! [`Workload`] changes in its flags and its sandbox alone, words of their own, so a
+//! run that meets the write has the old or the new. One that is removed keeps its
+//! body, since a program may still run that has just been detached, and the agent
+//! writes a new body before it names the owner. `NODE`'s numbers, too, each mean
+//! something by themselves.
 
 use aya_ebpf::{
     Global,

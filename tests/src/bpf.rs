@@ -289,6 +289,11 @@ impl Node {
         }
     }
 
+    /// Where the maps are pinned.
+    pub fn maps_dir(&self) -> PathBuf {
+        Pins::at(&self.root).maps()
+    }
+
     /// The maps.
     pub fn maps(&mut self) -> &mut Maps {
         &mut self.datapath.maps

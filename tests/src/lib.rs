@@ -13,6 +13,7 @@ pub mod host;
 pub mod kinds;
 pub mod lab;
 pub mod netlink;
+pub mod plugin;
 pub mod process;
 pub mod raw;
 pub mod xdp;

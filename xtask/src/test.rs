@@ -137,8 +137,10 @@ fn executable(suite: &str) -> Result<PathBuf> {
 fn runner(targets: &[&str], filter: &[String]) -> Result<Command> {
     let mut build = cargo(&["test", "--no-run", "--quiet"]);
     run::check(build.args(targets))?;
-    run::check(&mut cargo(&["fetch", "--quiet", "--locked"]))?;
     let nextest = run::has("cargo-nextest");
+    if nextest && let Err(error) = run::check(&mut cargo(&["fetch", "--quiet", "--locked"])) {
+        println!("test: {error}; if everything has been fetched before, it goes on");
+    }
     let mut tests = if nextest {
         cargo(&["nextest", "run", "--no-fail-fast"])
     } else {

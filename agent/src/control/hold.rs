@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use margay_common::route;
+use margay_common::{
+    endpoint::{Endpoint, Workload},
+    route,
+};
 
 use super::State;
 use crate::{
@@ -40,10 +43,15 @@ impl State {
             // This host's own, whatever the store says.
             Entry::Node(..) => true,
             Entry::Attachment(name, _) => self.follows_host() || !actual.attachments.contains_key(name),
-            Entry::Workload(index, _) => !actual.workloads.contains_key(index),
-            Entry::Endpoint(addr, endpoint) => {
-                actual.endpoints.get(addr).is_none_or(|found| found.ifindex != endpoint.ifindex)
+            // Whose container it is, this host knows by itself.
+            Entry::Workload(index, workload) => {
+                let sandbox = workload.sandbox;
+                actual.workloads.get(index).is_none_or(|found| Workload { sandbox, ..*found } == *workload)
             }
+            Entry::Endpoint(addr, endpoint) => actual.endpoints.get(addr).is_none_or(|found| {
+                let sandbox = endpoint.sandbox;
+                found.ifindex != endpoint.ifindex || Endpoint { sandbox, ..*found } == *endpoint
+            }),
             Entry::Route(key, _) => !actual.routes.contains_key(key),
             Entry::Guard(key, ()) => !actual.guards.contains_key(key),
             Entry::Xdp(name, _) => self.follows_host() || !actual.xdp.contains_key(name),

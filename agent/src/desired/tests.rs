@@ -208,6 +208,18 @@ fn desired_is_memoryless() {
 }
 
 #[test]
+fn another_mtu_of_the_uplink_writes_no_route_anew() {
+    let (old, mut facts) = (desired(&snapshot(), &facts()), facts());
+    facts.uplink.ifindex = 7;
+    facts.uplink.mtu = 9000;
+    let new = desired(&snapshot(), &facts);
+    assert_eq!((new.node[&()].uplink_ifindex, new.node[&()].uplink_mtu), (7, 9000));
+    assert_ne!(new.node, old.node);
+    assert!(!new.routes.is_empty());
+    assert_eq!(new.routes, old.routes);
+}
+
+#[test]
 fn no_two_entries_have_one_key() {
     let (snapshot, facts) = (snapshot(), facts());
     let keys: Vec<Key> = entries(&snapshot, &facts).map(|entry| entry.key()).collect();

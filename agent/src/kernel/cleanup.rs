@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use rtnetlink::Handle;
 
 use super::{
-    attach, datapath, facts, firewall, link,
+    attach, clear, datapath, facts, firewall, link,
     offloads::Trials,
     pins::{self, Pins},
     super_packets::SuperPackets,
@@ -71,7 +71,8 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
         done.push(format!("interface {}", found.name));
     }
     link::remove(netlink, HOST_INTERFACE).await?;
-    datapath::clear(&pins.maps());
+    clear::tables(&pins.maps());
+    pins.other_layouts()?.iter().for_each(|dir| clear::tables(dir));
     if root.exists() {
         remove_pins(&pins)?;
         done.push(format!("pins in {}", root.display()));

@@ -26,7 +26,7 @@ use margay_common::{
 use tracing::warn;
 
 use super::{
-    attach,
+    attach, clear,
     pins::{self, Pins},
     table::{HashTable, PerCpu, Single, TrieTable},
     workloads::Workloads,
@@ -123,7 +123,7 @@ impl Datapath {
             }
         }
         for dir in pins.other_layouts()? {
-            clear(&dir);
+            clear::tables(&dir);
             pins::remove_all(&dir)?;
         }
         Ok(())
@@ -152,20 +152,6 @@ impl Maps {
             neighbours: HashTable::open(dir, table::NEIGHBOURS)?,
             counters: PerCpu::open(dir, table::COUNTERS)?,
         })
-    }
-}
-
-/// Empties the tables that may be large, as far as they are there and readable.
-pub fn clear(dir: &Path) {
-    if let Ok(mut routes) = HashTable::<RouteKey, Route>::open(dir, table::ROUTES) {
-        // What stays goes with the map.
-        drop(routes.clear());
-    }
-    if let Ok(mut prefixes) = TrieTable::<Addr, Prefix>::open(dir, table::PREFIXES) {
-        drop(prefixes.clear());
-    }
-    if let Ok(mut guards) = TrieTable::<Addr, u32>::open(dir, table::GUARD) {
-        drop(guards.clear());
     }
 }
 

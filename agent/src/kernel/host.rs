@@ -16,6 +16,7 @@ use super::{
     offloads::Trials,
     pins::Pins,
     sysctl::{self, Originals},
+    workloads::Workloads,
     world, xdp,
 };
 use crate::{
@@ -220,9 +221,11 @@ impl Kernel for Host {
 /// The maps that can fill up: their entries by the tables, their capacity by
 /// the kernel.
 pub fn usage(maps: &Path, tables: &Tables) -> Result<Vec<Usage>> {
-    use margay_common::table::{ENDPOINTS, PREFIXES, ROUTES, WORKLOADS};
+    use margay_common::table::{ENDPOINTS, PREFIXES, ROUTES, WORKLOAD_SPILL, WORKLOADS};
+    let spilled = Workloads::open(maps)?.spilled()?.len();
     let used = [
-        (WORKLOADS, tables.workloads.len()),
+        (WORKLOADS, tables.workloads.len().saturating_sub(spilled)),
+        (WORKLOAD_SPILL, spilled),
         (ENDPOINTS, tables.endpoints.len()),
         (ROUTES, tables.routes.len()),
         (PREFIXES, tables.prefixes.len()),

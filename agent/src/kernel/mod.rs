@@ -1,8 +1,9 @@
 //! The only part that touches Linux: eBPF, netlink, namespaces, sysctls.
 
 pub mod attach;
-mod bpf_link;
+mod bpf_call;
 pub mod cleanup;
+pub mod clear;
 pub mod counters;
 pub mod datapath;
 pub mod device;

@@ -8,7 +8,7 @@ use aya::programs::SchedClassifier;
 use aya_obj::generated::{bpf_attach_type::BPF_NETKIT_PEER, bpf_link_type::BPF_LINK_TYPE_NETKIT};
 
 use super::{
-    bpf_link::{create, info, open, replace, save},
+    bpf_call::{create, info, open, replace, save},
     pins,
 };
 

@@ -1,13 +1,15 @@
 //! A BPF map as a table of typed entries.
 
-use std::{collections::BTreeMap, path::Path, thread, time::Duration};
+use std::{collections::BTreeMap, os::fd::AsFd, path::Path};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie},
 };
 use zerocopy::{FromBytes, IntoBytes};
+
+use super::bpf_call;
 
 /// A value whose bytes the kernel may read and write as they are.
 #[derive(Clone, Copy)]
@@ -56,39 +58,7 @@ impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     pub fn remove(&mut self, key: K) -> Result<()> {
         absent_is_fine(self.0.remove(&Raw(key)))
     }
-
-    /// Removes all entries, one by one and with pauses, for which the thread
-    /// sleeps: a full map that goes at once holds a CPU until the last of its
-    /// entries is free, and so does what is removed at once.
-    pub fn clear(&mut self) -> Result<()> {
-        let keys = self.0.keys().collect::<Result<Vec<_>, _>>()?;
-        with_pauses(&keys, |key| absent_is_fine(self.0.remove(key)))
-    }
 }
-
-fn with_pauses<K>(keys: &[K], mut remove: impl FnMut(&K) -> Result<()>) -> Result<()> {
-    let large = keys.len() > BETWEEN_PAUSES;
-    for some in keys.chunks(BETWEEN_PAUSES) {
-        some.iter().try_for_each(&mut remove)?;
-        if large {
-            thread::sleep(PAUSE);
-        }
-    }
-    if large {
-        thread::sleep(FREED);
-    }
-    Ok(())
-}
-
-/// Entries that are removed between two pauses. The kernel gathers what is removed
-/// for 250 ms (`rcu_tasks_trace_lazy_ms`) and frees it in one piece: some 13,000
-/// entries then, 6 ms of a slow CPU.
-const BETWEEN_PAUSES: usize = 1 << 11;
-/// The pause.
-const PAUSE: Duration = Duration::from_millis(30);
-/// The time after which the last entries are free: what is not yet by the map's end
-/// goes in one piece with it.
-const FREED: Duration = Duration::from_millis(600);
 
 /// A trie of prefixes.
 pub struct TrieTable<K: Plain, V: Plain>(LpmTrie<MapData, Raw<K>, Raw<V>>);
@@ -116,12 +86,6 @@ impl<K: Plain + Ord, V: Plain> TrieTable<K, V> {
     pub fn remove(&mut self, len: u32, key: K) -> Result<()> {
         absent_is_fine(self.0.remove(&lpm_trie::Key::new(len, Raw(key))))
     }
-
-    /// Removes all entries, as [`HashTable::clear`] does.
-    pub fn clear(&mut self) -> Result<()> {
-        let keys: Vec<(u32, K)> = self.read()?.into_keys().collect();
-        with_pauses(&keys, |(len, key)| self.remove(*len, *key))
-    }
 }
 
 /// An array of entries that are all there from the start, all zero.
@@ -132,11 +96,6 @@ impl<V: Plain> Slots<V> {
     pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
         let map = open::<V>(dir, name, size_of::<u32>())?;
         Ok(Self(Array::try_from(Map::from_map_data(map)?)?))
-    }
-
-    /// All entries, by their number.
-    pub fn read(&self) -> Result<Vec<V>> {
-        self.0.iter().map(|entry| entry.map(|value| value.0).map_err(Into::into)).collect()
     }
 
     /// One entry. Fails behind the last.
@@ -184,6 +143,15 @@ impl<V: Plain> PerCpu<V> {
     pub fn read(&self, index: u32) -> Result<Vec<V>> {
         Ok(self.0.get(&index, 0)?.iter().map(|value| value.0).collect())
     }
+}
+
+/// All entries of a pinned array, in one call.
+pub(super) fn all<V: Plain>(dir: &Path, name: &str) -> Result<Vec<V>> {
+    let map = open::<V>(dir, name, size_of::<u32>())?;
+    let values = bpf_call::values(map.fd().as_fd()).with_context(|| format!("map {name}"))?;
+    let value =
+        |bytes: &[u8]| V::read_from_bytes(bytes).map_err(|_| anyhow!("map {name}: a value of another size"));
+    values.chunks_exact(size_of::<V>()).map(value).collect()
 }
 
 /// Opens a pinned map and compares its layout with ours: the kernel would

@@ -1,6 +1,9 @@
 //! The table of workloads: slots of an array, and a hash for whom finds his taken.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use margay_common::{
@@ -8,11 +11,12 @@ use margay_common::{
     table,
 };
 
-use super::table::{HashTable, Slots};
+use super::table::{HashTable, Slots, all};
 
 /// Containers by the index of their interface's host side. Each is in one place: in
 /// its slot, or beyond if that was taken when it came.
 pub struct Workloads {
+    dir: PathBuf,
     slots: Slots<WorkloadSlot>,
     spill: HashTable<u32, Workload>,
 }
@@ -21,18 +25,21 @@ impl Workloads {
     /// Opens the pinned maps.
     pub fn open(dir: &Path) -> Result<Self> {
         let slots = Slots::open(dir, table::WORKLOADS)?;
-        Ok(Self { slots, spill: HashTable::open(dir, table::WORKLOAD_SPILL)? })
+        Ok(Self { dir: dir.into(), slots, spill: HashTable::open(dir, table::WORKLOAD_SPILL)? })
     }
 
     /// All entries.
     pub fn read(&self) -> Result<BTreeMap<u32, Workload>> {
-        let mut all = self.spill.read()?;
-        for slot in self.slots.read()? {
-            if slot.ifindex != 0 {
-                all.insert(slot.ifindex, slot.workload);
-            }
-        }
-        Ok(all)
+        let mut every = self.spilled()?;
+        let slots = all::<WorkloadSlot>(&self.dir, table::WORKLOADS)?;
+        let taken = slots.into_iter().filter(|slot| slot.ifindex != 0);
+        every.extend(taken.map(|slot| (slot.ifindex, slot.workload)));
+        Ok(every)
+    }
+
+    /// Those whose slot was taken when they came.
+    pub fn spilled(&self) -> Result<BTreeMap<u32, Workload>> {
+        self.spill.read()
     }
 
     /// Adds or replaces an entry. Fails if its slot is taken and there is no more
@@ -41,18 +48,23 @@ impl Workloads {
         let at = WorkloadSlot::of(ifindex);
         let owner = self.slots.get(at)?.ifindex;
         let is_free = owner == 0 && self.spill.get(ifindex)?.is_none();
-        if is_free || owner == ifindex {
-            self.slots.put(at, WorkloadSlot { ifindex, workload })
-        } else {
-            self.spill.put(ifindex, workload)
+        if !is_free && owner != ifindex {
+            return self.spill.put(ifindex, workload);
         }
+        if is_free {
+            // A program that is attached already reads it once it is whole.
+            self.slots.put(at, WorkloadSlot { ifindex: 0, workload })?;
+        }
+        self.slots.put(at, WorkloadSlot { ifindex, workload })
     }
 
-    /// Removes an entry, if it is there.
+    /// Removes an entry, if it is there. A slot keeps its body: a program that the
+    /// kernel is about to detach may be reading it.
     pub fn remove(&mut self, ifindex: u32) -> Result<()> {
         let at = WorkloadSlot::of(ifindex);
-        if self.slots.get(at)?.ifindex == ifindex {
-            self.slots.put(at, WorkloadSlot::default())?;
+        let slot = self.slots.get(at)?;
+        if slot.ifindex == ifindex {
+            self.slots.put(at, WorkloadSlot { ifindex: 0, ..slot })?;
         }
         self.spill.remove(ifindex)
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::{
-    bpf_link,
+    bpf_call,
     link::{self, Link},
     offloads::{self, Trials, driver, would_lose},
     pins::{self, Pins},
@@ -160,8 +160,8 @@ pub fn detach(pins: &Pins, interface: &str) -> Result<bool> {
     if !path.exists() {
         return Ok(false);
     }
-    let link = bpf_link::open(&path).with_context(|| format!("{}", path.display()))?;
-    bpf_link::detach(&link).with_context(|| format!("BPF_LINK_DETACH from {interface}"))?;
+    let link = bpf_call::open(&path).with_context(|| format!("{}", path.display()))?;
+    bpf_call::detach(&link).with_context(|| format!("BPF_LINK_DETACH from {interface}"))?;
     pins::unlink(&path)?;
     // An interface that is gone needs nothing.
     if let Err(error) = offloads::take_up_again(interface) {

@@ -35,7 +35,9 @@ pub struct Endpoint {
     pub mac: Mac,
     /// Where the network namespace was found.
     pub netns: PathBuf,
-    /// The inode number of the network namespace.
+    /// The inode number of the network namespace. Docker names a namespace before it
+    /// makes one, so its containers have numbers of the agent's instead, below all
+    /// of those; zero until Docker has named it.
     pub sandbox: u32,
     /// The interface inside.
     pub ifname: String,

@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
+use margay_common::route::NETWORK_MAX;
 
 /// What every key begins with.
 pub const ROOT: &str = "/margay/v1/";
@@ -67,16 +68,21 @@ impl Key {
             ("reservations", Some(cidr), None) => Self::Reservation(cidr_of(cidr)?),
             ("refused", Some(cidr), None) => Self::Blocked(cidr_of(cidr)?),
             ("removed", Some(name), None) => Self::Removed(name.into()),
-            ("networks", Some(id), None) => Self::Network(id.parse().ok()?),
+            ("networks", Some(id), None) => Self::Network(id_of(id)?),
             ("nodes", Some(name), None) => Self::Node(name.into()),
             ("addresses", Some(addr), None) => Self::Address(addr.parse().ok()?),
             ("alive", Some(name), None) => Self::Alive(name.into()),
-            ("routes", Some(id), Some(cidr)) => Self::Route(id.parse().ok()?, cidr_of(cidr)?),
-            ("ipam", Some(id), Some(cidr)) => Self::Ipam(id.parse().ok()?, cidr_of(cidr)?),
+            ("routes", Some(id), Some(cidr)) => Self::Route(id_of(id)?, cidr_of(cidr)?),
+            ("ipam", Some(id), Some(cidr)) => Self::Ipam(id_of(id)?, cidr_of(cidr)?),
             _ => return None,
         };
         parts.next().is_none().then_some(key)
     }
+}
+
+/// The id of a network, which has to fit into a route's key.
+fn id_of(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| (1..=NETWORK_MAX).contains(id))
 }
 
 fn cidr_of(text: &str) -> Option<IpNet> {
@@ -121,9 +127,15 @@ mod tests {
 
     #[test]
     fn strange_keys_are_nobodys() {
-        for text in
-            ["/other/v1/cluster", "/margay/v1/networks/x", "/margay/v1/routes/7", "/margay/v1/nodes/a/b"]
-        {
+        for text in [
+            "/other/v1/cluster",
+            "/margay/v1/networks/x",
+            "/margay/v1/networks/0",
+            "/margay/v1/networks/16777216",
+            "/margay/v1/routes/16777217/10.1.0.64-26",
+            "/margay/v1/routes/7",
+            "/margay/v1/nodes/a/b",
+        ] {
             assert_eq!(Key::parse(text), None, "{text}");
         }
     }

@@ -215,8 +215,10 @@ impl Workloads {
             self.journal.put(&endpoint)?;
             self.make_interface(&endpoint).await?;
         }
-        let endpoint = Endpoint { netns, ready: true, ..endpoint };
+        let sandbox = self.sandboxes.number(&netns, &self.journal.endpoints());
+        let endpoint = Endpoint { netns, sandbox, ready: true, ..endpoint };
         self.journal.put(&endpoint)?;
+        self.control.update(endpoint.clone()).await;
         let addresses = list(&endpoint.addresses);
         info!(endpoint = endpoint.id, network = network.name, addresses, "plugged in");
         Ok((endpoint, network))

@@ -1,5 +1,9 @@
 //! An endpoint never reaches an endpoint of a network that it has not joined.
 
+use margay_common::{
+    net::Addr,
+    route::{Route, RouteKey},
+};
 use margay_tests::{
     bpf::{both, mac, node},
     frame::Frame,
@@ -19,6 +23,31 @@ fn from_a_container_to_another_network() {
         // Joining one network with an address does not open the other to it.
         let frame = Frame::udp(mac("c1red"), both(1, 2)[family], both(2, 3)[family]);
         explained(&node.from_workload("c1red", &frame.bytes()), "from_workload", "isolated");
+    }
+}
+
+#[test]
+fn by_a_route_or_an_endpoint_of_another_network() {
+    let mut node = node();
+    for addr in both(1, 200) {
+        // As if red had a block and an endpoint within blue's subnet.
+        let len = Addr::from(addr).mapped_len(if addr.is_ipv4() { 26 } else { 122 });
+        let key = |network| RouteKey::new(network, len, Addr::from(addr).masked(&Addr::mask(len)));
+        let route = node.maps().routes.read().expect("the map").into_values().find(Route::is_reachable);
+        node.maps().routes.put(key(2), route.expect("some are")).expect("there is room");
+        let send = |node: &mut margay_tests::bpf::Node| {
+            let own = both(1, 2)[usize::from(!addr.is_ipv4())];
+            node.from_workload("c1", &Frame::udp(mac("c1"), own, addr).bytes())
+        };
+        let by_route = send(&mut node);
+        let own = Addr::from(both(2, 3)[0]);
+        let endpoint = node.maps().endpoints.get(own).expect("the map").expect("red's");
+        node.maps().endpoints.put(addr.into(), endpoint).expect("there is room");
+        let by_endpoint = send(&mut node);
+        node.maps().endpoints.remove(addr.into()).expect("it is there");
+        node.maps().routes.remove(key(2)).expect("it is there");
+        explained(&by_route, "from_workload", "no_endpoint");
+        explained(&by_endpoint, "from_workload", "no_endpoint");
     }
 }
 

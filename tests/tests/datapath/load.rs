@@ -1,16 +1,25 @@
 //! Every program loads, and can be attached in every way that the kernel has.
 
+use std::path::{Path, PathBuf};
+
 use aya::programs::TcAttachType;
 use margay::kernel::{
     self,
     attach::{self, TcMode},
+    clear,
+    table::HashTable,
     xdp,
 };
 use margay::tables::XdpAttachment;
-use margay_common::{endpoint::Workload, table::MAX_WORKLOADS, verdict::Program};
+use margay_common::{
+    endpoint::{INTERNAL, Workload},
+    table::{self, MAX_WORKLOADS},
+    verdict::Program,
+};
 use margay_tests::{
     bpf::{UPLINK, both, mac, node},
     frame::Frame,
+    xdp::pin_map,
 };
 
 use super::{dropped, forwarded};
@@ -86,18 +95,50 @@ fn a_container_whose_slot_is_taken_is_served_from_beyond() {
     let beyond = send(&mut node);
     let workloads = &mut node.maps().workloads;
     workloads.remove(other).expect("it is there");
-    workloads.put(own, workload).expect("it is there");
-    let all = workloads.read().expect("the map");
+    // Where it is, it stays, and once: what is replaced while it is read is whole.
+    let changed = Workload { flags: INTERNAL, ..workload };
+    workloads.put(own, changed).expect("it is there");
+    let (all, spilled) = (workloads.read().expect("the map"), workloads.spilled().expect("the map"));
     let freed = send(&mut node);
     node.maps().workloads.remove(own).expect("it is there");
     let gone = send(&mut node);
     node.maps().workloads.put(own, workload).expect("there is room");
     dropped(&unknown, "from_workload", "unknown_interface");
     forwarded(&beyond, "from_workload", "remote");
-    assert_eq!((all.get(&own), all.get(&other)), (Some(&workload), None));
+    assert_eq!((all.get(&own), all.get(&other)), (Some(&changed), None));
+    assert_eq!(spilled, [(own, changed)].into());
     forwarded(&freed, "from_workload", "remote");
     dropped(&gone, "from_workload", "unknown_interface");
 }
+
+/// As an agent does with those of an earlier version.
+#[test]
+fn a_table_of_another_layout_is_emptied() {
+    let dir = Path::new("/sys/fs/bpf").join(format!("margay-test-layout-{}", std::process::id()));
+    std::fs::create_dir(&dir).expect("a bpffs");
+    let _removed = Removed(dir.clone());
+    pin_map(&dir.join(table::ROUTES), HASH, 20, 32, 5_000);
+    let mut routes: HashTable<[u8; 20], [u8; 32]> = HashTable::open(&dir, table::ROUTES).expect("the map");
+    for i in 0..5_000_u32 {
+        let mut key = [0; 20];
+        key[..4].copy_from_slice(&i.to_ne_bytes());
+        routes.put(key, [7; 32]).expect("there is room");
+    }
+    clear::tables(&dir);
+    assert!(routes.read().expect("the map").is_empty());
+}
+
+/// A folder that goes with its pins.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).expect("ours");
+    }
+}
+
+/// `BPF_MAP_TYPE_HASH`.
+const HASH: u32 = 1;
 
 #[test]
 fn a_full_map_refuses_and_keeps_what_it_has() {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use margay_common::endpoint::{Endpoint, Workload};
 use margay_tests::{
     bpf::{both, mac, node},
     frame::Frame,
@@ -51,6 +52,23 @@ fn a_container_on_two_networks_may_answer_through_either() {
         let frame = Frame::udp(mac("c1"), both(2, 2)[family], both(2, 70)[family]);
         forwarded(&node.from_workload("c1", &frame.bytes()), "from_workload", "remote");
     }
+}
+
+#[test]
+fn whose_container_is_not_known_has_one_address_only() {
+    let mut node = node();
+    let own = node.ifindex("c2");
+    let (workload, other) = (node.maps().workloads.read().expect("the map")[&own], both(1, 2)[0].into());
+    let endpoint = node.maps().endpoints.get(other).expect("the map").expect("c1's");
+    node.maps().workloads.put(own, Workload { sandbox: 0, ..workload }).expect("the map");
+    node.maps().endpoints.put(other, Endpoint { sandbox: 0, ..endpoint }).expect("the map");
+    let frame = Frame::udp(mac("c2"), both(1, 3)[0], both(1, 70)[0]);
+    let itself = node.from_workload("c2", &frame.bytes());
+    let as_another = node.from_workload("c2", &frame.from(both(1, 2)[0]).bytes());
+    node.maps().workloads.put(own, workload).expect("the map");
+    node.maps().endpoints.put(other, endpoint).expect("the map");
+    forwarded(&itself, "from_workload", "remote");
+    dropped(&as_another, "from_workload", "spoofed_source");
 }
 
 #[test]

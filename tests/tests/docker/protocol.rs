@@ -1,45 +1,18 @@
 //! The plugin protocol's corners, by direct calls.
 
-use std::{
-    io::{Read, Write},
-    os::unix::net::UnixStream,
-};
+use std::{io::Write, os::unix::net::UnixStream};
 
 use margay_tests::{
     eventually::eventually,
     host::Host,
     lab::{Lab, Plan},
+    plugin::{call, ok},
 };
 use serde_json::{Value, json};
 
 /// What dockerd 20.10 and a plugin said to each other, each kind of exchange
 /// once: call, headers, request, answer.
 const EXCHANGES: &str = include_str!("exchanges.json");
-
-/// Calls the plugin as dockerd does: no content type, an empty Host.
-pub fn call(host: &Host, path: &str, body: &str) -> (u16, Value) {
-    let mut stream = UnixStream::connect(host.plugin()).expect("the plugin listens");
-    let length = body.len();
-    write!(
-        stream,
-        "POST {path} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {length}\r\n\
-         Accept: application/vnd.docker.plugins.v1.2+json\r\nConnection: close\r\n\r\n{body}"
-    )
-    .expect("a socket");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    (status, serde_json::from_str(body).unwrap_or_else(|_| json!(body)))
-}
-
-/// A call that has to succeed.
-#[track_caller]
-fn ok(host: &Host, path: &str, body: &Value) -> Value {
-    let (status, answer) = call(host, path, &body.to_string());
-    assert_eq!(status, 200, "{path} {body}: {answer}");
-    answer
-}
 
 /// A call that has to be refused: its reason, in both fields.
 #[track_caller]

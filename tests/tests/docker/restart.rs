@@ -6,11 +6,12 @@ use margay_tests::{
     eventually::eventually,
     host::{Host, margay},
     lab::Lab,
+    plugin::call,
     process::Process,
 };
 use nix::sys::signal::Signal;
 
-use crate::{address, appears, lab, problems, protocol::call, reaches, run, with};
+use crate::{address, appears, lab, problems, reaches, run, with};
 
 const CREATE: &str = "network create -d margay --ipam-driver margay";
 

@@ -13,6 +13,7 @@ mod neighbours;
 mod netkit;
 mod observe;
 mod reach;
+mod sandbox;
 mod single;
 mod steering;
 mod world;

@@ -18,10 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use margay::kernel::clear;
 use margay_common::{
     endpoint::{Side, Workload},
     net::{Addr, Mac},
     route::{Route, RouteKey},
+    table,
     verdict::Program,
 };
 use margay_tests::{
@@ -147,7 +149,7 @@ fn measure(routes: u32) -> Row {
     let change = timed(|| (0..changed).for_each(|i| put(&mut node, i, HOPS[1])));
     let mut empty = 0.0;
     let stall = longest_stall(|| {
-        empty = timed(|| node.maps().routes.clear().expect("the map"));
+        empty = timed(|| clear::table(&node.maps_dir().join(table::ROUTES)).expect("the map"));
         drop(node);
     });
     let (kernel_hot, kernel_random, kernel_fill, kernel_memory) = kernels_own(routes);
