@@ -9,11 +9,11 @@ use margay_common::table;
 use super::bpf_call::Keys;
 
 /// Entries that are removed between two pauses. The kernel gathers what is removed
-/// for 250 ms (`rcu_tasks_trace_lazy_ms`) and frees it in one piece: some 13,000
-/// entries then, 6 ms of a slow CPU.
-const BETWEEN_PAUSES: usize = 1 << 11;
+/// for 250 ms (`rcu_tasks_trace_lazy_ms`) and frees it in one piece: some 9,000
+/// entries then, 4 ms of a slow CPU.
+const BETWEEN_PAUSES: usize = 1 << 10;
 /// The pause.
-const PAUSE: Duration = Duration::from_millis(30);
+const PAUSE: Duration = Duration::from_millis(25);
 /// The time after which the last entries are free: what is not yet by the map's end
 /// goes in one piece with it.
 const FREED: Duration = Duration::from_millis(600);
