@@ -12,7 +12,7 @@ use std::{
     ptr,
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type};
 
 /// Makes a link of a program to an interface.
 pub fn create(index: u32, kind: u32, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -108,8 +108,12 @@ impl<'a> Keys<'a> {
 }
 
 /// All values of an array, one after the other as the kernel has them. Linux 5.6.
+/// Refuses other maps: one for each CPU has more to a value than its size says.
 pub fn values(map: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let info = map_info(map)?;
+    if info.type_ != bpf_map_type::BPF_MAP_TYPE_ARRAY as u32 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let entries = info.max_entries as usize;
     let (mut keys, mut last) = (vec![0_u32; entries], 0_u32);
     let mut values = vec![0; entries * info.value_size as usize];
