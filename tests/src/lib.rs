@@ -15,5 +15,5 @@ pub mod lab;
 pub mod netlink;
 pub mod plugin;
 pub mod process;
+pub mod programs;
 pub mod raw;
-pub mod xdp;

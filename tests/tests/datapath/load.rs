@@ -19,7 +19,7 @@ use margay_common::{
 use margay_tests::{
     bpf::{UPLINK, both, mac, node},
     frame::Frame,
-    xdp::pin_map,
+    programs::pin_map,
 };
 
 use super::{dropped, forwarded};

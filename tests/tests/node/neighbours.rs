@@ -9,7 +9,7 @@ use margay_tests::{
     host::{UPLINK, margay},
     lab::{Lab, Plan},
     process::{Process, say},
-    xdp,
+    programs::{Hook, PASS, pin as pin_program},
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -55,7 +55,7 @@ fn another_xdp_program_on_the_uplink_is_left_alone() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     let pin = lab.plan.bpffs.join("pass");
     std::fs::create_dir_all(&lab.plan.bpffs).expect("a bpffs");
-    xdp::pin(&pin, xdp::PASS);
+    pin_program(&pin, Hook::Xdp, PASS);
     let attach = format!("ip link set dev {UPLINK} xdpgeneric pinned {}", pin.display());
     let shown =
         |lab: &Lab| lab.h(1).namespace.sh(&format!("ip -d link show {UPLINK}")).contains("xdpgeneric");

@@ -7,7 +7,7 @@ use margay_tests::{
     eventually::eventually,
     lab::{Lab, Plan},
     process::sh,
-    xdp,
+    programs::{Hook, PASS, pin},
 };
 
 /// Two hosts with XDP in one way, a routable network, and a router outside that
@@ -17,7 +17,7 @@ fn routable(mode: &str) -> (Lab, Namespace) {
     // A veth hands on what XDP transmits into it only if it has a program, too.
     std::fs::create_dir_all(&lab.plan.bpffs).expect("a BPF file system");
     let pass = lab.plan.bpffs.join("xdp-pass");
-    xdp::pin(&pass, xdp::PASS);
+    pin(&pass, Hook::Xdp, PASS);
     for wire in ["w1", "w2"] {
         lab.wire.sh(&format!("ip link set {wire} xdp pinned {}", pass.display()));
     }

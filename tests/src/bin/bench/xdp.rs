@@ -12,7 +12,7 @@ use margay_tests::{
     bpf::{Node, UPLINK, both},
     frame::Frame,
     process::{say, sh},
-    xdp::{DROP, pin, sender, transmitter},
+    programs::{DROP, Hook, pin, sender, transmitter},
 };
 
 use crate::stats::Summary;
@@ -144,7 +144,7 @@ fn set_up() -> Peer {
 /// Attaches a program of a few instructions.
 fn set_xdp(interface: &str, code: &[u64]) {
     let path = Path::new("/sys/fs/bpf/margay-bench-fixed");
-    pin(path, code);
+    pin(path, Hook::Xdp, code);
     sh(&format!("ip link set {interface} xdp pinned {}", path.display()));
     std::fs::remove_file(path).expect("a pin");
 }
@@ -200,7 +200,7 @@ fn generate(case: Case, peer: &Peer, maker: Maker) -> f64 {
     let src = if blocked { [203, 0, 113, 65] } else { [203, 0, 113, 9] };
     let frame = Frame::udp(CLIENT, src.into(), both(5, 70)[0]).bytes();
     let path = Path::new("/sys/fs/bpf/margay-bench-sender");
-    pin(path, &sender(&frame[..36], peer.index));
+    pin(path, Hook::Xdp, &sender(&frame[..36], peer.index));
     let program = Xdp::from_pin(path, XdpAttachType::Interface).expect("just pinned");
     std::fs::remove_file(path).expect("a pin");
     let (before, taken) = (count(&peer.name, "xdp_drops"), count(UPLINK, "rx_queue_0_xdp_packets"));

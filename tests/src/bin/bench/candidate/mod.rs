@@ -2,6 +2,7 @@
 //! one cable between them, so that all of them can wait while one is measured.
 
 mod docker;
+mod floor;
 mod kernel;
 mod margay;
 mod mesh;
@@ -37,12 +38,20 @@ pub enum Does {
     Everything,
     /// Streams across hosts: what super-packets can change.
     Streams,
+    /// What programs change: a stream, requests, connections and packets.
+    Programs,
 }
 
 impl Candidate {
     /// Whether it does a kind of work in a place.
     pub fn does(&self, place: Place, work: Work) -> bool {
-        self.does != Does::Streams || (place == Place::Across && work.is_streams())
+        match self.does {
+            Does::Quick | Does::Everything => true,
+            Does::Streams => place == Place::Across && work.is_streams(),
+            Does::Programs => {
+                matches!(work, Work::Stream | Work::TcpRequests | Work::Connections | Work::Packets)
+            }
+        }
     }
 }
 
@@ -52,11 +61,15 @@ pub const LIMIT: &str = "host";
 pub const BRIDGE: &str = "bridge";
 /// Ourselves.
 pub const MARGAY: &str = "margay";
+/// What programs such as ours cannot be faster than.
+pub const FLOOR: &str = "redirects alone";
+/// The limit with BIG TCP.
+pub const HOST_BIG: &str = "host BIG TCP";
 /// Ourselves with BIG TCP.
 pub const BIG: &str = "margay BIG TCP";
 
 /// All of them.
-pub const ALL: [Candidate; 20] = [
+pub const ALL: [Candidate; 21] = [
     Candidate {
         name: LIMIT,
         what: "processes of the hosts themselves: the limit",
@@ -74,6 +87,12 @@ pub const ALL: [Candidate; 20] = [
         what: "a Linux bridge that holds the uplink, no rules",
         does: Does::Quick,
         setup: kernel::bridge,
+    },
+    Candidate {
+        name: FLOOR,
+        what: "programs at the same hooks that do nothing but redirect to one interface: the floor of ours",
+        does: Does::Programs,
+        setup: floor::redirects,
     },
     Candidate {
         name: "routed veth",
@@ -148,9 +167,9 @@ pub const ALL: [Candidate; 20] = [
         setup: margay::margay_netkit,
     },
     Candidate {
-        name: "host BIG TCP",
+        name: HOST_BIG,
         what: "the limit, with BIG TCP of 192 KiB on the uplinks",
-        does: Does::Everything,
+        does: Does::Streams,
         setup: kernel::host_big,
     },
     Candidate {

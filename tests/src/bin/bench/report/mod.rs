@@ -49,6 +49,8 @@ pub struct Report {
     machine: Machine,
     command: String,
     took: Duration,
+    /// Rounds that there was no time for, of how many.
+    left_out: Option<(usize, usize)>,
     candidates: Vec<Entry>,
     records: Vec<Record>,
 }
@@ -59,7 +61,8 @@ type Case = (Place, Work, &'static str);
 impl Report {
     /// An empty one.
     pub fn new(machine: Machine, command: String) -> Self {
-        Self { machine, command, took: Duration::ZERO, candidates: Vec::new(), records: Vec::new() }
+        let (candidates, records) = (Vec::new(), Vec::new());
+        Self { machine, command, took: Duration::ZERO, left_out: None, candidates, records }
     }
 
     /// Names a candidate.
@@ -81,6 +84,12 @@ impl Report {
             println!("bench: {}, {}, {}: {why}", record.candidate, record.work.name(), record.place.name());
         }
         self.records.push(record);
+    }
+
+    /// Notes that there was no time for some of the rounds.
+    pub fn left_out(&mut self, rounds: usize, of: usize) {
+        println!("bench: no time for {rounds} of {of} rounds (--rounds takes the time that it needs)");
+        self.left_out = Some((rounds, of));
     }
 
     /// Notes the end of the run.
@@ -114,6 +123,7 @@ impl Report {
         });
         serde_json::json!({
             "command": self.command, "seconds": self.took.as_secs(), "machine": self.machine,
+            "rounds_left_out": self.left_out.map_or(0, |(rounds, _)| rounds),
             "candidates": self.candidates, "records": records.collect::<Vec<_>>(),
         })
     }
@@ -182,6 +192,9 @@ impl Report {
             machine.mhz.iter().fold((f64::MAX, 0.0_f64), |(l, m), mhz| (l.min(*mhz), m.max(*mhz)));
         if most > 1.05 * least {
             found.push(format!("the processors' clock moved between {least:.0} and {most:.0} MHz"));
+        }
+        if let Some((rounds, of)) = self.left_out {
+            found.push(format!("on this machine there was no time for {rounds} of {of} rounds"));
         }
         let failed = self.records.iter().filter(|record| record.result.is_err()).count();
         if failed > 0 {

@@ -18,7 +18,7 @@ use margay_common::{
     net::Addr,
     route::{Route, RouteKey},
 };
-use margay_tests::xdp::{lookup, pin, pin_map};
+use margay_tests::programs::{Hook, lookup, pin, pin_map};
 use zerocopy::IntoBytes;
 
 use super::{DRAWS, HOPS, SIZES, block, dst, route};
@@ -86,7 +86,7 @@ struct Prober(Xdp);
 impl Prober {
     fn new(name: &str, map: Option<u32>) -> Self {
         let path = path(&format!("{name}-prober"));
-        pin(&path, &lookup(KEY, map));
+        pin(&path, Hook::Xdp, &lookup(KEY, map));
         let program = Xdp::from_pin(&path, XdpAttachType::Interface).expect("just pinned");
         fs::remove_file(path).expect("our own");
         Self(program)

@@ -1,4 +1,5 @@
-//! XDP programs of a few instructions, for the far end of a cable.
+//! Programs of a few instructions: for the far end of a cable, and as the least that
+//! can be done at a hook.
 
 use std::path::Path;
 
@@ -61,6 +62,19 @@ pub fn transmitter() -> Vec<u64> {
     code
 }
 
+/// Sends whatever comes out of an interface, or straight into the namespace behind
+/// it: the least that a program at tc can do to carry a packet.
+pub fn redirector(ifindex: u32, peer: bool) -> Vec<u64> {
+    // bpf_redirect_peer or bpf_redirect
+    let helper = if peer { 155 } else { 23 };
+    vec![
+        instruction(0xb7, 1, 0, 0, ifindex),
+        instruction(0xb7, 2, 0, 0, 0),
+        instruction(0x85, 0, 0, 0, helper),
+        EXIT,
+    ]
+}
+
 /// Looks the first `len` bytes of a frame up in a map, or does all but that
 /// without one.
 pub fn lookup(len: u32, map: Option<u32>) -> Vec<u64> {
@@ -102,8 +116,17 @@ pub fn pin_map(path: &Path, kind: u32, key: u32, value: u32, entries: u32) {
     pin_object(path, fd as libc::c_int);
 }
 
+/// Which hook a program is for, as `enum bpf_prog_type` counts them.
+#[derive(Clone, Copy)]
+pub enum Hook {
+    /// tc.
+    Classifier = 3,
+    /// XDP.
+    Xdp = 6,
+}
+
 /// Loads a program and pins it.
-pub fn pin(path: &Path, code: &[u64]) {
+pub fn pin(path: &Path, hook: Hook, code: &[u64]) {
     /// `union bpf_attr` as far as BPF_PROG_LOAD reads it here.
     #[repr(C)]
     struct Load {
@@ -114,10 +137,9 @@ pub fn pin(path: &Path, code: &[u64]) {
         rest: [u64; 14],
     }
     const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_PROG_TYPE_XDP: u32 = 6;
     let license = c"GPL";
     let load = Load {
-        kind: BPF_PROG_TYPE_XDP,
+        kind: hook as u32,
         instructions: code.len() as u32,
         code: code.as_ptr() as u64,
         license: license.as_ptr() as u64,
