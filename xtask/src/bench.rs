@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
         let programs = ["margay-bench", "margay"].map(|name| (release.join(name), name)).into();
         let words = options.words.iter().map(|word| format!(" '{}'", word.replace('\'', "'\\''")));
         let command = format!("/margay-bench{}", words.collect::<String>());
-        println!("{}", vm::run(version, &Inside { programs, command, counted: true })?);
+        println!("{}", vm::run(version, &Inside { programs, command, engine: false, counted: true })?);
         return Ok(());
     }
     let mut bench = Command::new(release.join("margay-bench"));

@@ -90,7 +90,8 @@ pub fn run(options: &Options) -> Result<()> {
 fn in_machine(version: &str, options: &Options) -> Result<()> {
     let usual = [Suite::Datapath];
     let suites = if options.suites.is_empty() { &usual[..] } else { &options.suites };
-    let mut inside = vm::Inside { programs: Vec::new(), command: "true".into(), counted: false };
+    let mut inside =
+        vm::Inside { programs: Vec::new(), command: "true".into(), engine: false, counted: false };
     if let Some(device) = &options.container_device {
         inside.command += &format!(" && export MARGAY_TEST_CONTAINER_DEVICE={device}");
     }
@@ -98,8 +99,10 @@ fn in_machine(version: &str, options: &Options) -> Result<()> {
         let name = match suite {
             Suite::Datapath => "datapath",
             Suite::Node => "node",
-            _ => bail!("--vm runs the suites datapath and node alone: the others need more of a system"),
+            Suite::Docker => "docker",
+            _ => bail!("--vm runs the suites datapath, node and docker: the others are for this kernel"),
         };
+        inside.engine |= *suite == Suite::Docker;
         inside.programs.push((executable(name)?, name));
         let filter = options.filter.join(" ");
         inside.command += &format!(" && /{name} --test-threads=1 --show-output {filter}");

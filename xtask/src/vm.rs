@@ -48,8 +48,31 @@ const TOOLS: [&str; 18] = [
     "timeout",
 ];
 
-/// What the machine does when it has booted: the last line tells.
+/// The same for Docker Engines.
+const ENGINE_MODULES: [&str; 7] =
+    ["br_netfilter", "xt_addrtype", "xt_comment", "xt_conntrack", "xt_MASQUERADE", "xt_nat", "xt_tcpudp"];
+const ENGINE_TOOLS: [&str; 8] = [
+    "containerd",
+    "containerd-shim-runc-v2",
+    "docker",
+    "docker-init",
+    "docker-proxy",
+    "dockerd",
+    "runc",
+    "unshare",
+];
+
+/// What the machine does when it has booted: the last line tells. Its root is moved
+/// first, since containers cannot move theirs from the one that a kernel boots with.
 const INIT: &str = "#!/bin/busybox sh
+if ! [ -e /moved ]; then
+    cd /
+    /bin/busybox mkdir /root.new
+    /bin/busybox mount -t tmpfs -o size=90% root /root.new
+    for entry in *; do [ $entry = root.new ] || /bin/busybox cp -a $entry root.new/; done
+    /bin/busybox touch /root.new/moved
+    exec /bin/busybox switch_root /root.new /init
+fi
 /bin/busybox --install -s /bin
 export PATH=/tools:/bin
 export MARGAY_TEST_CARD=eth0
@@ -59,6 +82,7 @@ ln -s /tools /usr/bin
 ln -s /tools /usr/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
 uname -r
@@ -74,6 +98,8 @@ pub struct Inside {
     pub programs: Vec<(PathBuf, &'static str)>,
     /// The shell's command.
     pub command: String,
+    /// Whether they run Docker Engines.
+    pub engine: bool,
     /// Whether the machine has one processor whose every instruction takes 4 ns:
     /// times are counts of instructions then, the same in every run.
     pub counted: bool,
@@ -127,10 +153,19 @@ fn initramfs(dir: &Path, files: &Path, inside: &Inside) -> Result<PathBuf> {
     fs::write(root.join("init"), INIT.replace("COMMAND", &inside.command))?;
     run::output(Command::new("chmod").arg("755").arg(root.join("init")))?;
     fs::copy("/bin/busybox", root.join("bin/busybox")).context("busybox-static")?;
-    for tool in TOOLS {
-        let path = run::output(Command::new("which").arg(tool)).with_context(|| tool.to_owned())?;
-        fs::copy(path.trim(), tools.join(tool))?;
-        copy_libraries(&root, Path::new(path.trim()))?;
+    let engine = if inside.engine { &ENGINE_TOOLS[..] } else { &[] };
+    for tool in TOOLS.iter().chain(engine) {
+        // Debian's own, where there is another of that name.
+        let mut which = Command::new("which");
+        let path = run::output(which.arg(tool).env("PATH", "/usr/bin:/usr/sbin:/bin:/sbin"));
+        let path = PathBuf::from(path.with_context(|| (*tool).to_owned())?.trim());
+        fs::copy(&path, tools.join(tool))?;
+        copy_libraries(&root, &path)?;
+    }
+    if inside.engine {
+        // What iptables loads for the matches and targets of Docker's rules.
+        let copy = "cp --parents -r /usr/lib/*/xtables \"$0\"";
+        run::check(Command::new("sh").args(["-c", copy]).arg(&root))?;
     }
     for (program, name) in &inside.programs {
         fs::copy(program, root.join(name)).with_context(|| program.display().to_string())?;
@@ -140,7 +175,7 @@ fn initramfs(dir: &Path, files: &Path, inside: &Inside) -> Result<PathBuf> {
     for names in ["passwd", "group"] {
         fs::copy(Path::new("/etc").join(names), root.join("etc").join(names))?;
     }
-    copy_modules(&root, files)?;
+    copy_modules(&root, files, if inside.engine { &ENGINE_MODULES } else { &[] })?;
     let image = dir.join("initramfs");
     let pack = "find . | cpio --quiet -o -H newc > \"$0\"";
     run::check(Command::new("sh").args(["-c", pack]).arg(&image).current_dir(&root))?;
@@ -160,12 +195,12 @@ fn copy_libraries(root: &Path, program: &Path) -> Result<()> {
 }
 
 /// The modules and what they need, and their names in the order of loading.
-fn copy_modules(root: &Path, files: &Path) -> Result<()> {
+fn copy_modules(root: &Path, files: &Path, more: &[&str]) -> Result<()> {
     let modules = find(&files.join("lib/modules"), "")?;
     let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
     run::output(Command::new("depmod").arg("-b").arg(files).arg(&version))?;
     let mut order = Vec::new();
-    for module in MODULES {
+    for module in MODULES.iter().chain(more) {
         let mut modprobe = Command::new("modprobe");
         modprobe.arg("-d").arg(files).args(["-S", &version, "--show-depends", module]);
         for line in run::output(&mut modprobe)?.lines() {

@@ -1,13 +1,23 @@
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
-use margay_common::{net::Addr, route::RouteKey};
+use margay_common::{
+    endpoint::{Endpoint, Workload},
+    net::Addr,
+    route::RouteKey,
+};
 
 use super::*;
 use crate::{
     desired::{LocalFacts, Uplink, Xdp},
-    model::snapshot,
+    model::{
+        membership::{Loss, Trust},
+        snapshot,
+    },
     store::Listing,
-    tables::{Key, Tables},
+    tables::{Entry, Key, Tables},
 };
 
 /// A kernel that holds what it is told and notes every call.
@@ -190,4 +200,22 @@ async fn an_interface_that_is_coming_stays() {
     let tables = kernel.tables.lock().expect("no panic");
     assert!(tables.interfaces.contains_key("mgy000000000001"));
     assert!(!tables.interfaces.contains_key("mgy000000000002"), "an orphan goes");
+}
+
+/// An attach under a store that lost something: the container's number comes after its
+/// entries, and is this host's own to know. All else of them is the store's.
+#[test]
+fn a_container_is_numbered_also_while_the_store_is_lossy() {
+    let workload = Workload { network: 1, ..Workload::default() };
+    let endpoint = Endpoint { ifindex: 9, network: 1, ..Endpoint::default() };
+    let addr = Addr::default();
+    let mut actual = Tables::default();
+    actual.put(Entry::Workload(9, workload));
+    actual.put(Entry::Endpoint(addr, endpoint));
+    let state = State { trust: Trust::Lossy(Loss::Emptied), ..State::default() };
+    let permits = |entry| state.permits(&Change::Put(entry), &actual, &BTreeSet::new());
+    assert!(permits(Entry::Workload(9, Workload { sandbox: 4, ..workload })));
+    assert!(permits(Entry::Endpoint(addr, Endpoint { sandbox: 4, ..endpoint })));
+    assert!(!permits(Entry::Workload(9, Workload { sandbox: 4, network: 2, ..workload })));
+    assert!(!permits(Entry::Endpoint(addr, Endpoint { sandbox: 4, network: 2, ..endpoint })));
 }
