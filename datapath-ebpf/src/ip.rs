@@ -134,34 +134,42 @@ impl Ip {
         }
     }
 
-    /// Reads a header that has neither options nor extensions and does not
-    /// contradict its frame of `l3_len` bytes behind the link header. Every other
-    /// is for those who look closer.
+    /// Reads a header that has neither options nor extensions, of a frame with `l3_len`
+    /// bytes behind the link header. None if it takes a closer look: options,
+    /// extensions, and the length that only a super-packet has. Fails if it
+    /// contradicts itself or its frame.
     #[inline(always)]
-    pub fn parse_plain<B: Bytes>(frame: &B, family: Family, l3_len: u32) -> Option<Self> {
+    pub fn parse_plain<B: Bytes>(frame: &B, family: Family, l3_len: u32) -> Result<Option<Self>, DropReason> {
         match family {
             Family::V4 => {
-                let header: Ipv4Header = frame.read(ETH_LEN)?;
+                let Some(header) = frame.read::<Ipv4Header>(ETH_LEN) else { return Ok(None) };
                 let total_len = u32::from(u16::from_be(header.total_len));
-                let whole = total_len >= IPV4_LEN as u32 && total_len <= l3_len;
-                (header.version_ihl == 0x45 && whole).then(|| header.view(IPV4_LEN))
+                let header_len = u32::from(header.version_ihl & 0xf) * 4;
+                let wrong = header.version_ihl >> 4 != 4 || header_len < IPV4_LEN as u32;
+                if wrong || total_len > l3_len || (total_len != 0 && total_len < header_len) {
+                    return Err(DropReason::Malformed);
+                }
+                let plain = header_len == IPV4_LEN as u32 && total_len != 0;
+                Ok(plain.then(|| header.view(IPV4_LEN)))
             }
             Family::V6 => {
-                let header: Ipv6Header = frame.read(ETH_LEN)?;
+                let Some(header) = frame.read::<Ipv6Header>(ETH_LEN) else { return Ok(None) };
                 let payload_len = u32::from(u16::from_be(header.payload_len));
-                let plain = header.version_class >> 4 == 6 && !is_extension(header.next);
                 let mapped = header.src.is_v4() || header.dst.is_v4();
-                (plain && !mapped && payload_len + IPV6_LEN as u32 <= l3_len).then(|| header.view())
+                if header.version_class >> 4 != 6 || mapped || payload_len + IPV6_LEN as u32 > l3_len {
+                    return Err(DropReason::Malformed);
+                }
+                Ok((!is_extension(header.next)).then(|| header.view()))
             }
         }
     }
 
     /// The destination alone, of a packet that may be broken otherwise.
     #[inline(always)]
-    pub fn destination(packet: &Packet<'_>, family: Family) -> Option<Addr> {
+    pub fn destination<B: Bytes>(frame: &B, family: Family) -> Option<Addr> {
         match family {
-            Family::V4 => packet.read::<Ipv4Header>(ETH_LEN).map(|h| Addr::from_v4_word(h.dst)),
-            Family::V6 => packet.read::<Ipv6Header>(ETH_LEN).map(|h| h.dst),
+            Family::V4 => frame.read::<Ipv4Header>(ETH_LEN).map(|h| Addr::from_v4_word(h.dst)),
+            Family::V6 => frame.read::<Ipv6Header>(ETH_LEN).map(|h| h.dst),
         }
     }
 

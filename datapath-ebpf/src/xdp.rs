@@ -6,7 +6,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use margay_common::{
-    endpoint::ROUTABLE,
+    endpoint::{Endpoint, ROUTABLE},
     net::Family,
     route::{Node, Prefix, SUBNET, THIS_NODE},
     verdict::DropReason,
@@ -71,20 +71,76 @@ pub fn decide(frame: &Frame<'_>) -> Result<Onward, DropReason> {
         return Ok(Onward::Pass);
     }
     let l3_len = frame.len().wrapping_sub(ETH_LEN as u32);
-    let Some(ip) = Ip::parse_plain(frame, family, l3_len) else { return Ok(Onward::Pass) };
+    let ip = match Ip::parse_plain(frame, family, l3_len) {
+        Ok(Some(ip)) => ip,
+        Ok(None) => return Ok(Onward::Pass),
+        Err(reason) => return refuse_if_ours(frame, family, reason),
+    };
     if maps::has_guards() && maps::is_guarded(&ip.src) {
         return Err(DropReason::Guarded);
     }
+    let own = match family {
+        Family::V4 => &node.v4,
+        Family::V6 => &node.v6,
+    };
+    if ip.dst == *own {
+        return Ok(Onward::Pass);
+    }
+    if let Some(endpoint) = maps::endpoint(&ip.dst) {
+        return to_endpoint(&ip, endpoint);
+    }
     match maps::prefix(&ip.dst) {
-        Some(subnet) if subnet.kind == SUBNET => to_subnet(frame, &ip, subnet, node, l3_len),
+        Some(subnet) if subnet.kind == SUBNET => through(frame, &ip, subnet, node, l3_len),
         _ => Ok(Onward::Pass),
     }
 }
 
-/// A frame for an address of ours. Who may not send it ends here if he would
-/// not be told; `from_network` tells the others.
+/// What cannot be read is dropped only if it is for a subnet of ours, as by
+/// `from_network`.
 #[inline(always)]
-fn to_subnet(
+fn refuse_if_ours(frame: &Frame<'_>, family: Family, reason: DropReason) -> Result<Onward, DropReason> {
+    match Ip::destination(frame, family) {
+        Some(dst) if maps::prefix(&dst).is_some_and(|p| p.kind == SUBNET) => Err(reason),
+        _ => Ok(Onward::Pass),
+    }
+}
+
+/// A frame for a container here. Every frame from another node's containers is one,
+/// so they pay for no look at prefixes.
+#[inline(always)]
+fn to_endpoint(ip: &Ip, endpoint: &Endpoint) -> Result<Onward, DropReason> {
+    if ip.src.matches(&ip.dst, &endpoint.subnet_mask) {
+        not_from_here(ip)?;
+    } else {
+        admit(maps::prefix(&ip.src), endpoint.flags & ROUTABLE != 0)?;
+    }
+    Ok(Onward::Pass)
+}
+
+/// A container of this very node does not send from elsewhere.
+#[inline(always)]
+fn not_from_here(ip: &Ip) -> Result<(), DropReason> {
+    match maps::endpoint(&ip.src) {
+        Some(_) => Err(DropReason::SpoofedSource),
+        None => Ok(()),
+    }
+}
+
+/// Ends what comes from outside of the network if nobody would be told of it;
+/// `from_network` tells the others.
+#[inline(always)]
+fn admit(source: Option<&Prefix>, routable: bool) -> Result<(), DropReason> {
+    match source {
+        Some(source) if source.kind == THIS_NODE => Err(DropReason::SpoofedSource),
+        None if !routable => Err(DropReason::Outside),
+        _ => Ok(()),
+    }
+}
+
+/// A frame for a subnet of ours whose endpoint is not here: of a routable network
+/// it is sent on to the node that has it, if there is nothing to be said about it.
+#[inline(always)]
+fn through(
     frame: &Frame<'_>,
     ip: &Ip,
     subnet: &Prefix,
@@ -97,41 +153,14 @@ fn to_subnet(
             if source.network != subnet.network {
                 return Ok(Onward::Pass);
             }
-            // A container of this very node does not send from elsewhere.
-            if maps::endpoint(&ip.src).is_some() {
-                return Err(DropReason::SpoofedSource);
-            }
+            not_from_here(ip)?;
         }
-        Some(source) if source.kind == THIS_NODE => return Err(DropReason::SpoofedSource),
-        None if !routable => return Err(DropReason::Outside),
-        _ => {}
+        source => admit(source, routable)?,
     }
-    if !routable {
+    if !routable || ip.ttl <= 1 || l3_len > node.uplink_mtu {
         return Ok(Onward::Pass);
     }
-    through(frame, ip, subnet, node, l3_len)
-}
-
-/// Sends a frame on to the node that has the endpoint, if there is nothing to be
-/// said about it.
-#[inline(always)]
-fn through(
-    frame: &Frame<'_>,
-    ip: &Ip,
-    subnet: &Prefix,
-    node: &Node,
-    l3_len: u32,
-) -> Result<Onward, DropReason> {
-    let blocks = Blocks::of(subnet);
-    // Only where single addresses move has a block's route nothing to say of
-    // those that are here.
-    if blocks.borrowed && maps::endpoint(&ip.dst).is_some() {
-        return Ok(Onward::Pass);
-    }
-    let Some(route) = route::lookup(&ip.dst, &blocks) else { return Ok(Onward::Pass) };
-    if ip.ttl <= 1 || l3_len > node.uplink_mtu {
-        return Ok(Onward::Pass);
-    }
+    let Some(route) = route::lookup(&ip.dst, &Blocks::of(subnet)) else { return Ok(Onward::Pass) };
     let Some(neighbour) = maps::neighbour(&route.next_hop) else { return Ok(Onward::Pass) };
     decrement_ttl(frame, ip)?;
     frame.set_macs(neighbour.mac, neighbour.own).ok_or(DropReason::Malformed)?;

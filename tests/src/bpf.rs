@@ -15,7 +15,7 @@ use std::{
 
 use aya::{
     TestRun, TestRunOptions, TestRunResult,
-    programs::{SchedClassifier, Xdp},
+    programs::{ProgramError, ProgramInfo, SchedClassifier, Xdp},
 };
 use margay::{
     desired::{LocalFacts, Uplink, desired},
@@ -311,11 +311,12 @@ impl Node {
 
     /// Instructions that the verifier went through for each program.
     pub fn verified(&self) -> Vec<(&'static str, u32)> {
-        let info = |(program, loaded): (&Program, &SchedClassifier)| {
-            let verified = loaded.info().expect("it is loaded").verified_instruction_count();
-            (program.label(), verified.unwrap_or_default())
+        let of_tc = self.datapath.programs.iter().map(|(program, loaded)| (*program, loaded.info()));
+        let of_xdp = self.datapath.xdp.iter().map(|loaded| (Program::Xdp, loaded.info()));
+        let verified = |info: Result<ProgramInfo, ProgramError>| {
+            info.expect("it is loaded").verified_instruction_count().expect("Linux 5.16")
         };
-        self.datapath.programs.iter().map(info).collect()
+        of_tc.chain(of_xdp).map(|(program, info)| (program.label(), verified(info))).collect()
     }
 
     fn counters(&self) -> BTreeMap<String, u64> {

@@ -130,18 +130,21 @@ fn from_host() -> Vec<Kind> {
 }
 
 fn xdp() -> Vec<Kind> {
-    let kind = |what, dst, counted, lookups, repeats| Kind {
+    let kind = |what, src, dst, counted, lookups, repeats| Kind {
         program: Program::Xdp,
         what,
         interface: UPLINK,
-        frames: udp(WIRE, addresses(OUTSIDE), dst),
+        frames: udp(WIRE, src, dst),
         counted,
         lookups,
         repeats,
     };
+    let outside = addresses(OUTSIDE);
     vec![
-        kind("through to another node", both(5, 70), "remote", 4, false),
-        kind("dropped, from outside", both(1, 2), "outside", 2, true),
-        kind("not ours", addresses(["203.0.113.7", "2001:db8:9::7"]), "passed", 1, true),
+        kind("passed, to a container here", both(1, 70), both(1, 2), "passed", 2, true),
+        kind("passed, for this host", outside, addresses(NODES[0]), "passed", 0, true),
+        kind("passed, for others", outside, addresses(["203.0.113.7", "2001:db8:9::7"]), "passed", 2, true),
+        kind("dropped, from outside", outside, both(1, 2), "outside", 2, true),
+        kind("through to another node", outside, both(5, 70), "remote", 5, false),
     ]
 }

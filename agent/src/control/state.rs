@@ -85,6 +85,13 @@ impl State {
         self.actual.is_some() && !self.retry.pending().keys().any(open)
     }
 
+    /// How XDP is attached to the uplink, or why it is not.
+    pub fn xdp(&self) -> String {
+        let key = Key::Xdp(self.facts.uplink.name.clone());
+        let waiting = self.retry.pending().get(&key);
+        waiting.map_or_else(|| self.facts.xdp.to_string(), |waiting| format!("off: {}", waiting.reason))
+    }
+
     /// Gives up an XDP program that is refused and that nobody insists on. Whether
     /// it did: other failures are tried again.
     pub fn refused_xdp(&mut self, change: &Change, error: &anyhow::Error) -> bool {

@@ -139,16 +139,19 @@ async fn a_failed_change_waits_visibly_and_stops_no_other() {
 
 #[tokio::test]
 async fn a_driver_that_refuses_xdp_is_believed_unless_somebody_insists() {
-    for (wanted, pending, xdp) in [(Xdp::Auto, 0, "off: no room"), (Xdp::Native, 1, "native")] {
+    for (wanted, pending, xdp) in
+        [(Xdp::Auto, 0, Xdp::Off("off: no room".into())), (Xdp::Native, 1, Xdp::Native)]
+    {
         let refuse = Arc::new(Mutex::new(Some(Key::Xdp("lo".into()))));
         let bench = start_with(Recorder { refuse, ..Recorder::default() }, wanted);
         let listing = Listing { revision: 5, entries: vec![network()] };
         bench.store.send(Feed::Listing(listing)).await.expect("the loop runs");
         bench.control.revision(5).await.expect("reached");
         let look = bench.control.look(|state| {
-            (state.retry.pending().len(), state.facts.xdp.to_string(), state.hooks_are_settled())
+            let told = (state.xdp(), state.hooks_are_settled());
+            (state.retry.pending().len(), state.facts.xdp.clone(), told)
         });
-        assert_eq!(look.await.expect("the loop runs"), (pending, xdp.into(), true));
+        assert_eq!(look.await.expect("the loop runs"), (pending, xdp, ("off: no room".into(), true)));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use margay_common::endpoint::{NETKIT, Workload};
 use margay_tests::{
     bpf::{both, mac, node},
     frame::{Frame, GATEWAY, sum},
@@ -24,6 +25,26 @@ fn to_a_local_endpoint() {
         assert_eq!(out.frame[..6], mac("c2"), "addressed to the container");
         assert_eq!(out.frame[6..12], GATEWAY, "from the gateway");
         assert_eq!(out.frame[12..], frame[12..], "nothing else is touched, the TTL neither");
+    }
+}
+
+/// A netkit's packets are sent on otherwise, and are the same in all that is seen of
+/// them: verdict, bytes and counters.
+#[test]
+fn what_a_netkit_sends_goes_the_same_ways() {
+    let mut node = node();
+    let own = node.ifindex("c1");
+    let workload = node.maps().workloads.read().expect("the map")[&own];
+    for family in 0..2 {
+        let frame = |host| Frame::udp(mac("c1"), both(1, 2)[family], both(1, host)[family]).bytes();
+        for host in [3, 70, 210, 1] {
+            let by_veth = node.from_workload("c1", &frame(host));
+            let netkit = Workload { flags: workload.flags | NETKIT, ..workload };
+            node.maps().workloads.put(own, netkit).expect("it is there");
+            let by_netkit = node.from_workload("c1", &frame(host));
+            node.maps().workloads.put(own, workload).expect("it is there");
+            assert_eq!(by_netkit, by_veth, "to {host}");
+        }
     }
 }
 

@@ -102,6 +102,8 @@ fn what_may_not_enter_ends() {
             (addr(THIS_NODE[family]), both(1, 70)[family], "spoofed_source"),
             // A container of this node, from the wire.
             (both(1, 3)[family], both(1, 2)[family], "spoofed_source"),
+            (both(4, 2)[family], both(4, 70)[family], "spoofed_source"),
+            (both(1, 3)[family], both(1, 70)[family], "spoofed_source"),
             (addr(BLOCKED[family]), both(4, 2)[family], "guarded"),
             (addr(BLOCKED[family]), addr(THIS_NODE[family]), "guarded"),
         ];
@@ -121,6 +123,9 @@ fn what_is_for_this_host_or_nobody_here_passes() {
             Frame::udp(WIRE, addr(OUTSIDE[family]), addr(H2[family])),
             Frame::udp(WIRE, both(1, 70)[family], both(1, 2)[family]),
             Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 2)[family]),
+            // A node, and a container of another network, to a container here.
+            Frame::udp(WIRE, addr(H2[family]), both(1, 2)[family]),
+            Frame::udp(WIRE, both(2, 70)[family], both(1, 2)[family]),
             // This node has borrowed it from h2's block.
             Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 100)[family]),
             Frame::udp(WIRE, addr(BLOCKED[family]), addr(THIS_NODE[family])).to_mac([2, 7, 7, 7, 7, 7]),
@@ -136,28 +141,56 @@ fn what_is_for_this_host_or_nobody_here_passes() {
 }
 
 #[test]
+fn headers_that_contradict_themselves_end_if_they_are_for_ours() {
+    let mut node = node();
+    let mapped = std::net::Ipv4Addr::new(10, 1, 0, 70).to_ipv6_mapped().octets();
+    for family in 0..2 {
+        // A length that the frame does not have; another version.
+        let mut wrong = vec![([16, 18][family], vec![0xff]), (14, vec![0x15])];
+        if family == 0 {
+            // A header of 16 bytes; a packet of 19, and of 20 with a header of 24.
+            wrong.extend([(14, vec![0x44]), (16, vec![0, 19]), (14, vec![0x46, 0, 0, 20])]);
+        } else {
+            wrong.push((22, mapped.to_vec()));
+        }
+        for (at, bytes) in wrong {
+            let broken = |dst| {
+                let mut frame = Frame::udp(WIRE, addr(OUTSIDE[family]), dst).bytes();
+                frame[at..at + bytes.len()].copy_from_slice(&bytes);
+                frame
+            };
+            for ours in [both(1, 2), both(1, 70), both(4, 70)] {
+                ends(&node.xdp(&broken(ours[family])), "malformed");
+                dropped(&node.from_network(&broken(ours[family])), "from_network", "malformed");
+            }
+            for other in [addr(THIS_NODE[family]), addr("203.0.113.7")] {
+                if other.is_ipv4() == (family == 0) {
+                    let frame = broken(other);
+                    passes(&node.xdp(&frame), &frame);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn headers_that_need_a_closer_look_pass() {
     let mut node = node();
     for family in 0..2 {
         let whole = Frame::udp(WIRE, addr(OUTSIDE[family]), both(1, 2)[family]);
-        let mut cases = vec![whole.bytes()[..40].to_vec()];
-        // A length that the frame does not have; another version.
-        for (at, value) in [([16, 18][family], 0xff), (14, 0x15)] {
-            let mut bytes = whole.bytes();
-            bytes[at] = value;
-            cases.push(bytes);
+        let mut cases = vec![whole.bytes()[..[32, 40][family]].to_vec()];
+        // What only a super-packet says of its length, and an extension with it.
+        let mut bytes = whole.bytes();
+        bytes[[16, 18][family]..][..2].fill(0);
+        if family == 1 {
+            bytes[20] = 0;
         }
+        cases.push(bytes);
         let options = if family == 0 { vec![1; 4] } else { Vec::new() };
         if family == 0 {
             cases.push(Frame { options, ..whole }.bytes());
         } else {
             cases.push(whole.carrying(60, &[17, 0, 1, 4, 0, 0, 0, 0]).bytes());
-        }
-        if family == 1 {
-            // An IPv4-mapped source.
-            let mut bytes = Frame::udp(WIRE, addr(OUTSIDE[1]), both(1, 2)[1]).bytes();
-            bytes[22..38].copy_from_slice(&std::net::Ipv4Addr::new(10, 1, 0, 70).to_ipv6_mapped().octets());
-            cases.push(bytes);
         }
         for bytes in cases {
             passes(&node.xdp(&bytes), &bytes);

@@ -158,6 +158,31 @@ fn the_guard_blocks_no_part_of_the_cluster() {
     assert!(refusal.contains("10.7.0.0/16, which the guard blocks"), "{refusal}");
 }
 
+#[test]
+fn xdp_goes_when_it_is_not_wanted_any_more() {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    let attached = |lab: &Lab| lab.h(1).namespace.sh("ip -d link show up0").contains("name xdp_uplink");
+    let up = |lab: &mut Lab, mode: &str| {
+        lab.host(1).flags = vec!["--xdp".into(), mode.into()];
+        lab.host(1).up();
+        eventually("it is as asked for", || {
+            let told = lab.h(1).json(&["status"])["xdp"].as_str().expect("words").to_owned();
+            if told == mode && attached(lab) == (mode != "off") {
+                Ok(())
+            } else {
+                Err((told, lab.h(1).log()))
+            }
+        });
+        lab.host(1).stop();
+    };
+    for mode in ["native", "off", "generic", "off", "native"] {
+        up(&mut lab, mode);
+    }
+    let said = lab.h(1).cleanup(&[]);
+    assert!(said.ok(), "{said:?}");
+    assert!(!attached(&lab), "what cleanup undoes");
+}
+
 /// The card of the machine that `cargo xtask test --vm` makes, which the test may
 /// take away from it: one whose driver stops merging segments for XDP.
 #[test]

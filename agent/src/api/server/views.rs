@@ -221,7 +221,7 @@ pub(super) fn status(
         addresses: state.facts.addresses.clone(),
         tc_mode: format!("{mode:?}").to_lowercase(),
         container_device: format!("{device:?}").to_lowercase(),
-        xdp: state.facts.xdp.to_string(),
+        xdp: state.xdp(),
         store: wire::Store {
             at: store_at.into(),
             in_sync: state.in_sync() && state.store.away.is_none(),
