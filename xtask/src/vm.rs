@@ -92,6 +92,9 @@ COMMAND && echo MACHINE PASSED
 poweroff -f
 ";
 
+/// A machine that runs longer is ended.
+const PATIENCE_MINUTES: u32 = 25;
+
 /// What runs in a machine.
 pub struct Inside {
     /// Programs, each becomes one of the root folder under its name here.
@@ -229,22 +232,35 @@ fn copy_plain(from: &Path, to: &Path) -> Result<()> {
 
 fn boot(kernel: &Path, image: &Path, counted: bool) -> Result<String> {
     let mut qemu = Command::new("timeout");
-    qemu.args(["1500", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "4096"])
-        .args(if counted { ["-icount", "shift=2,sleep=off"] } else { ["-smp", "2"] })
-        .args(["-nographic", "-no-reboot", "-append", "console=ttyS0 panic=-1 quiet loglevel=3"])
-        // A card of a driver that gives something up for XDP, for the test of that.
-        .args(["-netdev", "user,id=card,restrict=on", "-device", "vmxnet3,netdev=card,romfile="])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(image)
-        .stdin(Stdio::null());
+    qemu.args([
+        &format!("{PATIENCE_MINUTES}m"),
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-m",
+        "4096",
+    ])
+    .args(if counted { ["-icount", "shift=2,sleep=off"] } else { ["-smp", "2"] })
+    .args(["-nographic", "-no-reboot", "-append", "console=ttyS0 panic=-1 quiet loglevel=3"])
+    // A card of a driver that gives something up for XDP, for the test of that.
+    .args(["-netdev", "user,id=card,restrict=on", "-device", "vmxnet3,netdev=card,romfile="])
+    .arg("-kernel")
+    .arg(kernel)
+    .arg("-initrd")
+    .arg(image)
+    .stdin(Stdio::null());
     // A machine that hangs is ended, and what it said tells where.
     let output = qemu.output().context("qemu")?;
     let console =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if !console.contains("MACHINE PASSED") {
         console.lines().for_each(|line| println!("    {}", line.trim_end()));
+        // As timeout(1) tells it.
+        if output.status.code() == Some(124) {
+            bail!("it did not end within {PATIENCE_MINUTES} minutes; --filter runs less");
+        }
         bail!("it failed on this kernel");
     }
     Ok(console)

@@ -45,11 +45,12 @@ pub struct Machine {
     pub cpus: usize,
     /// Memory, MiB.
     pub memory: u64,
-    /// Processors busy in the second before the run.
-    pub busy_before: f64,
+    /// Processors busy while nothing is measured: in a second before the run and one
+    /// before each round, when all candidates stand idle.
+    pub busy_idle: Vec<f64>,
     /// Load average of the minute before the run.
     pub load_before: f64,
-    /// Clock of the processors at the begin and at the end, MHz.
+    /// Clock of the processors in the same seconds and at the end, MHz.
     pub mhz: Vec<f64>,
     /// Processor time taken away during the run, seconds.
     pub stolen: f64,
@@ -58,8 +59,13 @@ pub struct Machine {
 impl Machine {
     /// Looks for a second.
     pub fn look() -> Self {
-        let before = Cpu::now();
-        std::thread::sleep(Duration::from_secs(1));
+        let mut machine = Self::still();
+        machine.listen();
+        machine
+    }
+
+    /// What does not change.
+    fn still() -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let processor = field(&info, "model name").next().unwrap_or_default();
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -70,11 +76,19 @@ impl Machine {
             processor,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory: memory.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0) / 1024,
-            busy_before: Cpu::since(before).busy,
+            busy_idle: Vec::new(),
             load_before: load.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default(),
-            mhz: mhz(),
+            mhz: Vec::new(),
             stolen: 0.0,
         }
+    }
+
+    /// Looks for a second at what goes on while nothing is measured.
+    pub fn listen(&mut self) {
+        let before = Cpu::now();
+        std::thread::sleep(Duration::from_secs(1));
+        self.busy_idle.push(Cpu::since(before).busy);
+        self.mhz.extend(mhz());
     }
 
     /// Looks again at the end of the run.

@@ -34,6 +34,8 @@ use margay_tests::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cpu::Machine;
+
 /// Routes, half of them of each family.
 const SIZES: [u32; 5] = [10, 1_000, 10_000, 100_000, 1_000_000];
 /// Packets of one measurement.
@@ -76,6 +78,17 @@ pub struct Row {
     pub kernel_random: f64,
 }
 
+/// What all sizes gave, and where.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Scale {
+    /// Kernel release.
+    pub kernel: String,
+    /// Model of the processor.
+    pub processor: String,
+    /// From few routes to many.
+    pub rows: Vec<Row>,
+}
+
 /// Measures all sizes, prints a table and keeps it for the report.
 pub fn scale(out: &Path) -> std::io::Result<()> {
     let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("Linux 5.8");
@@ -90,8 +103,10 @@ pub fn scale(out: &Path) -> std::io::Result<()> {
     lookups::measure();
     drop(statistics);
     stream::measure();
+    let Machine { kernel, processor, .. } = Machine::look();
     std::fs::create_dir_all(out)?;
-    std::fs::write(out.join(crate::report::SCALE), serde_json::to_string_pretty(&rows)?)
+    let scale = serde_json::to_string_pretty(&Scale { kernel, processor, rows })?;
+    std::fs::write(out.join(crate::report::SCALE), scale)
 }
 
 /// The head of a table of rows, as Markdown.

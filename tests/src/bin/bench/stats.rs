@@ -31,12 +31,15 @@ pub struct Summary {
     pub median: f64,
     /// The most.
     pub max: f64,
-    /// The middle half's width, as a share of the median.
+    /// How wide the middle half lies, as a share of the median; of few values, all of
+    /// them, since one of four is not to be left out.
     pub spread: f64,
 }
 
-/// A middle half wider than this compares nothing.
+/// What lies wider than this compares nothing.
 const WIDE: f64 = 0.25;
+/// Of fewer values than this, all count for the spread.
+const FEW: usize = 8;
 
 impl Summary {
     /// Of values of which there is one at least.
@@ -46,7 +49,8 @@ impl Summary {
         }
         let at = |p| percentile(values.clone(), p);
         let median = median(values.clone());
-        let spread = (at(0.75) - at(0.25)) / median.abs().max(f64::MIN_POSITIVE);
+        let (low, high) = if values.len() < FEW { (0.0, 1.0) } else { (0.25, 0.75) };
+        let spread = (at(high) - at(low)) / median.abs().max(f64::MIN_POSITIVE);
         Some(Self { count: values.len(), min: at(0.0), median, max: at(1.0), spread })
     }
 
@@ -71,7 +75,9 @@ mod tests {
     #[test]
     fn what_lies_far_apart_is_said_to() {
         let wide = |values: &[f64]| Summary::of(values.to_vec()).expect("values").is_wide();
-        assert!(!wide(&[1.0, 1.0, 1.1, 1.0, 5.0]), "one outlier is no spread");
+        assert!(!wide(&[1.0, 1.0, 1.1, 1.0, 1.0, 1.1, 1.0, 5.0]), "one outlier of many is no spread");
+        assert!(wide(&[0.44, 0.92, 0.94, 1.11]), "one of four is");
+        assert!(!wide(&[0.94, 0.92, 0.94, 1.11]));
         assert!(wide(&[1.0, 2.0, 3.0, 4.0, 5.0]));
         assert!(Summary::of(Vec::new()).is_none());
     }

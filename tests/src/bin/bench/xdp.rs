@@ -1,6 +1,6 @@
 //! XDP against the kernel: frames made by BPF's own generator, since those of
-//! sockets pay for their buffers first. One processor makes, handles and takes
-//! them in.
+//! sockets pay for their buffers first. One processor makes, handles and ends them;
+//! then one makes them and another does the rest.
 
 use std::{path::Path, process::Command, time::Instant};
 

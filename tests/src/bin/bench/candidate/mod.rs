@@ -61,7 +61,7 @@ pub const LIMIT: &str = "host";
 pub const BRIDGE: &str = "bridge";
 /// Ourselves.
 pub const MARGAY: &str = "margay";
-/// What programs such as ours cannot be faster than.
+/// What programs such as ours can hardly be faster than.
 pub const FLOOR: &str = "redirects alone";
 /// The limit with BIG TCP.
 pub const HOST_BIG: &str = "host BIG TCP";
@@ -90,7 +90,7 @@ pub const ALL: [Candidate; 21] = [
     },
     Candidate {
         name: FLOOR,
-        what: "programs at the same hooks that do nothing but redirect to one interface: the floor of ours",
+        what: "programs at the same hooks that do nothing but redirect to one interface: a floor of ours",
         does: Does::Programs,
         setup: floor::redirects,
     },

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     candidate::MARGAY,
-    scale::Row,
+    scale::{Row, Scale},
     work::{COST, P50, P99, Place, RATE, Work},
 };
 
@@ -17,7 +17,7 @@ svg{max-width:100%;height:auto;display:block;margin:1em 0}pre{overflow-x:auto;ba
 font-size:12px}h2{margin-top:2em;border-bottom:1px solid #ccc}";
 
 /// The whole page.
-pub fn render(report: &Report, scale: &[Row]) -> Result<String, Failure> {
+pub fn render(report: &Report, scale: Option<&Scale>) -> Result<String, Failure> {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Margay compared</title>\
          <style>{STYLE}</style><body><h1>Margay compared</h1>\
@@ -41,14 +41,15 @@ pub fn render(report: &Report, scale: &[Row]) -> Result<String, Failure> {
         }
         page.push_str(&latencies(report, place)?);
     }
-    page.push_str(&scaling(scale)?);
+    page.push_str(&scale.map(scaling).transpose()?.unwrap_or_default());
     write!(page, "<h2>Figures</h2><pre>{}</pre></body></html>", escape(&markdown::render(report)))?;
     Ok(page)
 }
 
 /// Time of a packet over the number of routes, beside what the kernel's own
 /// routing adds to a send.
-fn scaling(rows: &[Row]) -> Result<String, Failure> {
+fn scaling(scale: &Scale) -> Result<String, Failure> {
+    let rows = &scale.rows;
     let Some(first) = rows.first() else { return Ok(String::new()) };
     let line = |name: &str, value: &dyn Fn(&Row) -> f64| Line {
         name: name.into(),
@@ -62,7 +63,10 @@ fn scaling(rows: &[Row]) -> Result<String, Failure> {
         }),
     ];
     let plot = plot::lines("Nanoseconds of a packet by the number of routes", "routes", "ns", &lines)?;
-    Ok(format!("<h2>scale</h2>{plot}"))
+    let (kernel, processor) = (escape(&scale.kernel), escape(&scale.processor));
+    Ok(format!(
+        "<h2>scale</h2><p>Of <code>cargo xtask bench scale</code>, a run of its own: {kernel}, {processor}.</p>{plot}"
+    ))
 }
 
 fn bar(report: &Report, name: &str, case: super::Case) -> Option<Bar> {

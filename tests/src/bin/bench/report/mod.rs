@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     candidate::{Candidate, LIMIT},
     cpu::{Cpu, Machine},
-    scale::Row,
+    scale::Scale,
     stats::Summary,
     work::{COST, Place, RATE, Sample, Work},
 };
@@ -78,6 +78,11 @@ impl Report {
         entry.expect("it was described").lacking = Some(why);
     }
 
+    /// Listens to the machine before a round.
+    pub fn listen(&mut self) {
+        self.machine.listen();
+    }
+
     /// Takes a measurement.
     pub fn add(&mut self, record: Record) {
         if let Err(why) = &record.result {
@@ -105,9 +110,9 @@ impl Report {
         let text = markdown::render(self);
         fs::write(dir.join("report.md"), &text)?;
         // Of an earlier `bench scale`, if there was one.
-        let scale: Option<Vec<Row>> =
-            fs::read(dir.join(SCALE)).ok().and_then(|rows| serde_json::from_slice(&rows).ok());
-        let page = html::render(self, &scale.unwrap_or_default()).map_err(std::io::Error::other)?;
+        let scale: Option<Scale> =
+            fs::read(dir.join(SCALE)).ok().and_then(|scale| serde_json::from_slice(&scale).ok());
+        let page = html::render(self, scale.as_ref()).map_err(std::io::Error::other)?;
         fs::write(dir.join("report.html"), page)?;
         println!("\n{text}\nbench: {}/report.json, report.md, report.html", dir.display());
         Ok(())
@@ -179,11 +184,9 @@ impl Report {
     fn disturbances(&self) -> Vec<String> {
         let machine = &self.machine;
         let mut found = Vec::new();
-        if machine.busy_before > 0.1 {
-            found.push(format!(
-                "before the run, {:.2} processors were busy with something else",
-                machine.busy_before
-            ));
+        let busy = machine.busy_idle.iter().copied().fold(0.0, f64::max);
+        if busy > 0.2 {
+            found.push(format!("while nothing was measured, up to {busy:.2} processors were busy"));
         }
         if machine.stolen > 0.01 * self.took.as_secs_f64() {
             found.push(format!("the machine below took {:.0} s of processor time away", machine.stolen));

@@ -139,7 +139,7 @@ impl Work {
     }
 
     /// Whether it is done in a place. Pinned are the kinds in which one client
-    /// meets one server.
+    /// meets one server; within one host both directions are one.
     pub fn is_done(self, place: Place) -> bool {
         match place {
             Place::Across => true,
