@@ -20,6 +20,7 @@ use crate::{
         Netlink,
         datapath::Datapath,
         neighbours::{self, Seen},
+        offloads,
     },
 };
 
@@ -30,7 +31,9 @@ const VOUCHED: Duration = Duration::from_secs(3);
 
 /// What of the control loop's knowledge is needed here.
 struct Wanted {
+    interface: String,
     uplink: u32,
+    generic: bool,
     own: Mac,
     next_hops: BTreeSet<IpAddr>,
 }
@@ -41,7 +44,12 @@ pub async fn vouch(control: Control, netlink: Netlink, datapath: Arc<Mutex<Datap
     let mut told = String::new();
     loop {
         let result = async {
-            if let Some(wanted) = wanted(&control).await? {
+            if let Some(mut wanted) = wanted(&control).await? {
+                // What the kernel has merged before generic XDP sees it would leave the
+                // uplink uncut, whatever that can cut.
+                if wanted.generic && offloads::merges(&wanted.interface).await? {
+                    wanted.next_hops.clear();
+                }
                 vouch_once(&wanted, &netlink, &datapath).await?;
             }
             anyhow::Ok(())
@@ -69,7 +77,9 @@ async fn wanted(control: &Control) -> Result<Option<Wanted>> {
             let remote =
                 routes.filter(|(key, route)| route.is_reachable() && routable.contains(&key.network()));
             let next_hops: BTreeSet<IpAddr> = remote.map(|(_, route)| IpAddr::from(route.next_hop)).collect();
-            Some(Wanted { uplink: state.facts.uplink.ifindex, own: state.facts.uplink.mac, next_hops })
+            let uplink = &state.facts.uplink;
+            let (interface, generic) = (uplink.name.clone(), state.facts.xdp == Xdp::Generic);
+            Some(Wanted { interface, uplink: uplink.ifindex, generic, own: uplink.mac, next_hops })
         })
         .await
 }

@@ -175,15 +175,15 @@ impl Ip {
 
     /// The source alone, of a packet of which nothing else is known.
     #[inline(always)]
-    pub fn source(packet: &Packet<'_>, family: Family) -> Option<Addr> {
+    pub fn source<B: Bytes>(frame: &B, family: Family) -> Option<Addr> {
         match family {
             Family::V4 => {
-                packet.pull(ETH_LEN + IPV4_LEN);
-                packet.read::<Ipv4Header>(ETH_LEN).map(|h| Addr::from_v4_word(h.src))
+                frame.pull(ETH_LEN + IPV4_LEN);
+                frame.read::<Ipv4Header>(ETH_LEN).map(|h| Addr::from_v4_word(h.src))
             }
             Family::V6 => {
-                packet.pull(ETH_LEN + IPV6_LEN);
-                packet.read::<Ipv6Header>(ETH_LEN).map(|h| h.src)
+                frame.pull(ETH_LEN + IPV6_LEN);
+                frame.read::<Ipv6Header>(ETH_LEN).map(|h| h.src)
             }
         }
     }

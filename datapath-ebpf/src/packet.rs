@@ -64,6 +64,10 @@ pub trait Bytes {
     /// The address behind the last one.
     fn end(&self) -> usize;
 
+    /// Makes the first `len` bytes directly accessible, as far as there are any.
+    /// Drivers may leave headers in page fragments, so this is not a given.
+    fn pull(&self, len: usize);
+
     /// A view of the `T` at `offset`, where the frame has that many bytes.
     /// `offset` has to be a constant for the verifier.
     #[inline(always)]
@@ -119,6 +123,15 @@ impl Bytes for Packet<'_> {
     #[inline(always)]
     fn end(&self) -> usize {
         self.ctx.data_end()
+    }
+
+    #[inline(always)]
+    fn pull(&self, len: usize) {
+        if self.ctx.data() + len > self.ctx.data_end() {
+            // SAFETY: the helper takes any length and fails if the packet has
+            // less; the views are made anew after it, as `at` does each time.
+            unsafe { bpf_skb_pull_data(self.skb(), len as u32) };
+        }
     }
 }
 
@@ -220,17 +233,6 @@ impl<'a> Packet<'a> {
             IPV4 => Some(Family::V4),
             IPV6 => Some(Family::V6),
             _ => None,
-        }
-    }
-
-    /// Makes the first `len` bytes directly accessible. Drivers may leave
-    /// headers in page fragments, so this is not a given.
-    #[inline(always)]
-    pub fn pull(&self, len: usize) {
-        if self.ctx.data() + len > self.ctx.data_end() {
-            // SAFETY: the helper takes any length and fails if the packet has
-            // less; the views are made anew after it, as `at` does each time.
-            unsafe { bpf_skb_pull_data(self.skb(), len as u32) };
         }
     }
 

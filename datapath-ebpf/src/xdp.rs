@@ -42,6 +42,10 @@ impl Bytes for Frame<'_> {
     fn end(&self) -> usize {
         self.ctx.data_end()
     }
+
+    /// A frame without fragments is all there.
+    #[inline(always)]
+    fn pull(&self, _: usize) {}
 }
 
 impl<'a> Frame<'a> {
@@ -71,14 +75,15 @@ pub fn decide(frame: &Frame<'_>) -> Result<Onward, DropReason> {
         return Ok(Onward::Pass);
     }
     let l3_len = frame.len().wrapping_sub(ETH_LEN as u32);
+    // Whatever its shape.
+    if maps::has_guards() && Ip::source(frame, family).is_some_and(|src| maps::is_guarded(&src)) {
+        return Err(DropReason::Guarded);
+    }
     let ip = match Ip::parse_plain(frame, family, l3_len) {
         Ok(Some(ip)) => ip,
         Ok(None) => return Ok(Onward::Pass),
         Err(reason) => return refuse_if_ours(frame, family, reason),
     };
-    if maps::has_guards() && maps::is_guarded(&ip.src) {
-        return Err(DropReason::Guarded);
-    }
     let own = match family {
         Family::V4 => &node.v4,
         Family::V6 => &node.v6,
@@ -105,25 +110,13 @@ fn refuse_if_ours(frame: &Frame<'_>, family: Family, reason: DropReason) -> Resu
     }
 }
 
-/// A frame for a container here. Every frame from another node's containers is one,
-/// so they pay for no look at prefixes.
+/// A frame for a container here. Those of its own subnet pay for no look at prefixes.
 #[inline(always)]
 fn to_endpoint(ip: &Ip, endpoint: &Endpoint) -> Result<Onward, DropReason> {
-    if ip.src.matches(&ip.dst, &endpoint.subnet_mask) {
-        not_from_here(ip)?;
-    } else {
+    if !ip.src.matches(&ip.dst, &endpoint.subnet_mask) {
         admit(maps::prefix(&ip.src), endpoint.flags & ROUTABLE != 0)?;
     }
     Ok(Onward::Pass)
-}
-
-/// A container of this very node does not send from elsewhere.
-#[inline(always)]
-fn not_from_here(ip: &Ip) -> Result<(), DropReason> {
-    match maps::endpoint(&ip.src) {
-        Some(_) => Err(DropReason::SpoofedSource),
-        None => Ok(()),
-    }
 }
 
 /// Ends what comes from outside of the network if nobody would be told of it;
@@ -148,16 +141,10 @@ fn through(
     l3_len: u32,
 ) -> Result<Onward, DropReason> {
     let routable = subnet.flags & ROUTABLE != 0;
-    match maps::prefix(&ip.src) {
-        Some(source) if source.kind == SUBNET => {
-            if source.network != subnet.network {
-                return Ok(Onward::Pass);
-            }
-            not_from_here(ip)?;
-        }
-        source => admit(source, routable)?,
-    }
-    if !routable || ip.ttl <= 1 || l3_len > node.uplink_mtu {
+    let source = maps::prefix(&ip.src);
+    admit(source, routable)?;
+    let isolated = source.is_some_and(|s| s.kind == SUBNET && s.network != subnet.network);
+    if isolated || !routable || ip.ttl <= 1 || l3_len > node.uplink_mtu {
         return Ok(Onward::Pass);
     }
     let Some(route) = route::lookup(&ip.dst, &Blocks::of(subnet)) else { return Ok(Onward::Pass) };

@@ -141,7 +141,7 @@ fn xdp() -> Vec<Kind> {
     };
     let outside = addresses(OUTSIDE);
     vec![
-        kind("passed, to a container here", both(1, 70), both(1, 2), "passed", 2, true),
+        kind("passed, to a container here", both(1, 70), both(1, 2), "passed", 1, true),
         kind("passed, for this host", outside, addresses(NODES[0]), "passed", 0, true),
         kind("passed, for others", outside, addresses(["203.0.113.7", "2001:db8:9::7"]), "passed", 2, true),
         kind("dropped, from outside", outside, both(1, 2), "outside", 2, true),

@@ -275,7 +275,7 @@ pub struct Status {
     /// What interfaces new containers get: `veth` or `netkit`.
     pub container_device: String,
     /// How the uplink's XDP program is attached: `native`, `generic`, or `off`
-    /// and why.
+    /// and why; in brackets what of it waits.
     pub xdp: String,
     /// The store.
     pub store: Store,

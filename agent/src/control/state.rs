@@ -87,9 +87,17 @@ impl State {
 
     /// How XDP is attached to the uplink, or why it is not.
     pub fn xdp(&self) -> String {
-        let key = Key::Xdp(self.facts.uplink.name.clone());
-        let waiting = self.retry.pending().get(&key);
-        waiting.map_or_else(|| self.facts.xdp.to_string(), |waiting| format!("off: {}", waiting.reason))
+        let name = &self.facts.uplink.name;
+        let there = self.actual.as_ref().and_then(|actual| actual.xdp.get(name));
+        let there = there.map(|there| if there.native { Xdp::Native } else { Xdp::Generic });
+        let waiting = self.retry.pending().get(&Key::Xdp(name.clone())).map(|waiting| &waiting.reason);
+        match (there, waiting, &self.facts.xdp) {
+            (Some(there), None, _) => there.to_string(),
+            (Some(there), Some(reason), _) => format!("{there} ({reason})"),
+            (None, Some(reason), _) => format!("off: {reason}"),
+            (None, None, off @ Xdp::Off(_)) => off.to_string(),
+            (None, None, _) => "off: not attached yet".into(),
+        }
     }
 
     /// Gives up an XDP program that is refused and that nobody insists on. Whether

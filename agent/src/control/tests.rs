@@ -17,7 +17,7 @@ use crate::{
         snapshot,
     },
     store::Listing,
-    tables::{Entry, Key, Tables},
+    tables::{Entry, Key, Tables, XdpAttachment},
 };
 
 /// A kernel that holds what it is told and notes every call.
@@ -135,6 +135,17 @@ async fn a_failed_change_waits_visibly_and_stops_no_other() {
         tokio::task::yield_now().await;
     }
     assert_eq!(bench.kernel.tables.lock().expect("no panic").host_routes.len(), 1);
+}
+
+#[tokio::test]
+async fn xdp_that_does_not_go_is_told() {
+    let stuck = Recorder { refuse: Arc::new(Mutex::new(Some(Key::Xdp("lo".into())))), ..Recorder::default() };
+    let there = XdpAttachment { native: true, current: true };
+    stuck.tables.lock().expect("no panic").xdp.insert("lo".into(), there);
+    let bench = start_with(stuck, Xdp::Off("off".into()));
+    bench.store.send(Feed::Listing(Listing { revision: 5, entries: vec![] })).await.expect("the loop runs");
+    bench.control.revision(5).await.expect("reached");
+    assert_eq!(bench.control.look(|state| state.xdp()).await.expect("the loop runs"), "native (no room)");
 }
 
 #[tokio::test]

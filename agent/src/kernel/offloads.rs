@@ -52,6 +52,11 @@ impl Offloads {
     }
 }
 
+/// Whether the kernel merges segments that come in on an interface (GRO).
+pub async fn merges(interface: &str) -> Result<bool> {
+    Ok(Offloads::of(interface).await?.features.contains("rx-gro"))
+}
+
 async fn active_features(handle: &mut EthtoolHandle, interface: &str) -> Result<BTreeSet<String>> {
     let answers = handle.feature().get(Some(interface)).execute().await?;
     let answers: Vec<_> = answers.try_collect().await?;

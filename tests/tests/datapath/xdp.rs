@@ -43,7 +43,8 @@ fn what_passes_through_goes_on_at_once() {
     for family in 0..2 {
         node.vouch(addr(H2[family]), NEXT, 60);
         let outside = addr(OUTSIDE[family]);
-        let cases = [(outside, 5, 70), (outside, 4, 70), (outside, 4, 130), (both(5, 5)[family], 5, 70)];
+        let inside = [(both(5, 5)[family], 5, 70), (both(4, 2)[family], 4, 70)];
+        let cases = [(outside, 5, 70), (outside, 4, 70), (outside, 4, 130), inside[0], inside[1]];
         for (src, network, host) in cases {
             let frame = Frame::udp(WIRE, src, both(network, host)[family]);
             let out = node.xdp(&frame.bytes());
@@ -100,16 +101,18 @@ fn what_may_not_enter_ends() {
             (addr(OUTSIDE[family]), both(1, 70)[family], "outside"),
             (addr(THIS_NODE[family]), both(1, 2)[family], "spoofed_source"),
             (addr(THIS_NODE[family]), both(1, 70)[family], "spoofed_source"),
-            // A container of this node, from the wire.
-            (both(1, 3)[family], both(1, 2)[family], "spoofed_source"),
-            (both(4, 2)[family], both(4, 70)[family], "spoofed_source"),
-            (both(1, 3)[family], both(1, 70)[family], "spoofed_source"),
             (addr(BLOCKED[family]), both(4, 2)[family], "guarded"),
             (addr(BLOCKED[family]), addr(THIS_NODE[family]), "guarded"),
         ];
         for (src, dst, reason) in cases {
-            ends(&node.xdp(&Frame::udp(WIRE, src, dst).bytes()), reason);
+            let frame = Frame::udp(WIRE, src, dst).bytes();
+            ends(&node.xdp(&frame), reason);
+            dropped(&node.from_network(&frame), "from_network", reason);
         }
+        // Blocked is blocked, also with headers that contradict themselves.
+        let mut broken = Frame::udp(WIRE, addr(BLOCKED[family]), both(1, 2)[family]).bytes();
+        broken[14] = 0x15;
+        ends(&node.xdp(&broken), "guarded");
     }
 }
 
@@ -123,6 +126,8 @@ fn what_is_for_this_host_or_nobody_here_passes() {
             Frame::udp(WIRE, addr(OUTSIDE[family]), addr(H2[family])),
             Frame::udp(WIRE, both(1, 70)[family], both(1, 2)[family]),
             Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 2)[family]),
+            // One here that a load balancer outside has sent back.
+            Frame::udp(WIRE, both(1, 3)[family], both(1, 2)[family]),
             // A node, and a container of another network, to a container here.
             Frame::udp(WIRE, addr(H2[family]), both(1, 2)[family]),
             Frame::udp(WIRE, both(2, 70)[family], both(1, 2)[family]),

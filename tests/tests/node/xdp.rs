@@ -72,6 +72,24 @@ fn generic_xdp_forwards_what_passes_through() {
     passes_through("generic");
 }
 
+/// Generic XDP is behind the kernel's merging, and would send on uncut what was merged.
+#[test]
+fn generic_xdp_does_not_forward_where_packets_are_merged() {
+    let (lab, outside) = routable("generic");
+    let (_c, addrs) = lab.attached(2, "open");
+    let forwarded = || lab.h(1).count("xdp_uplink", "remote");
+    eventually("XDP forwards", || {
+        assert!(outside.pings(addrs[0], 1));
+        if forwarded() > 0 { Ok(()) } else { Err(forwarded()) }
+    });
+    lab.h(1).namespace.sh("ethtool -K up0 gro on");
+    eventually("XDP forwards no more", || {
+        let before = forwarded();
+        assert!(outside.pings(addrs[0], 3));
+        if forwarded() == before { Ok(()) } else { Err(forwarded()) }
+    });
+}
+
 #[test]
 fn without_the_agent_the_kernel_forwards() {
     let (mut lab, outside) = routable("native");

@@ -110,8 +110,10 @@ impl Report {
         let text = markdown::render(self);
         fs::write(dir.join("report.md"), &text)?;
         // Of an earlier `bench scale`, if there was one.
-        let scale: Option<Scale> =
-            fs::read(dir.join(SCALE)).ok().and_then(|scale| serde_json::from_slice(&scale).ok());
+        let scale = fs::read(dir.join(SCALE)).ok().and_then(|scale| {
+            let scale: Result<Scale, _> = serde_json::from_slice(&scale);
+            scale.inspect_err(|error| println!("bench: {SCALE}: {error}; bench scale writes it anew")).ok()
+        });
         let page = html::render(self, scale.as_ref()).map_err(std::io::Error::other)?;
         fs::write(dir.join("report.html"), page)?;
         println!("\n{text}\nbench: {}/report.json, report.md, report.html", dir.display());
