@@ -133,7 +133,7 @@ pub fn many_routes() {
     let filled = |dir: &Path| {
         eventually("all of them are routed", || {
             let routes: HashTable<RouteKey, Route> = HashTable::open(dir, table::ROUTES)?;
-            let there = routes.read()?.values().filter(|route| route.is_reachable()).count();
+            let there = routes.read()?.len();
             if there == ROUTES as usize { Ok(()) } else { Err(anyhow::anyhow!("{there} are")) }
         });
     };
