@@ -10,7 +10,6 @@ mod lookups;
 mod stream;
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -68,14 +67,27 @@ pub struct Row {
     pub empty: f64,
     /// The longest that a CPU was held while the table went, ms.
     pub stall: f64,
-    /// Filling the kernel's own routing table, ms.
-    pub kernel_fill: f64,
-    /// Memory of a route of the kernel's own, bytes.
-    pub kernel_memory: f64,
-    /// Sending a UDP packet by the kernel's own routing, one destination.
-    pub kernel_hot: f64,
+    /// The kernel's own routing with as many routes.
+    pub kernel: Own,
+}
+
+/// The same of the kernel's own routing, by `ip -batch`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Own {
+    /// Sending a UDP packet to one destination.
+    pub hot: f64,
     /// The same, destinations drawn over all routes.
-    pub kernel_random: f64,
+    pub random: f64,
+    /// Filling the empty table, ms.
+    pub fill: f64,
+    /// Changing 1,000 routes, ms.
+    pub change: f64,
+    /// Memory of a route, bytes.
+    pub memory: f64,
+    /// Removing the interface that all routes lead to, ms.
+    pub empty: f64,
+    /// The longest that a CPU was held while they went, ms.
+    pub stall: f64,
 }
 
 /// What all sizes gave, and where.
@@ -93,12 +105,11 @@ pub struct Scale {
 pub fn scale(out: &Path) -> std::io::Result<()> {
     let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("Linux 5.8");
     let mut rows = Vec::new();
-    println!("{}", head());
     for routes in SIZES {
-        let row = measure(routes);
-        println!("{}", line(&row));
-        rows.push(row);
+        eprintln!("bench: {routes} routes");
+        rows.push(measure(routes));
     }
+    println!("{}", tables(&rows));
     endpoints::measure();
     lookups::measure();
     drop(statistics);
@@ -109,46 +120,25 @@ pub fn scale(out: &Path) -> std::io::Result<()> {
     std::fs::write(out.join(crate::report::SCALE), scale)
 }
 
-/// The head of a table of rows, as Markdown.
-pub fn head() -> String {
-    let names = [
-        "routes",
-        "hot, ns",
-        "random, ns",
-        "fill, ms",
-        "change 1,000, ms",
-        "bytes/route",
-        "empty, ms",
-        "longest stall, ms",
-        "kernel: hot send, ns",
-        "random send, ns",
-        "fill, ms",
-        "bytes/route",
-    ];
-    format!("| {} |\n|{}", names.join(" | "), "--:|".repeat(names.len()))
-}
-
-/// One row of it.
-pub fn line(row: &Row) -> String {
-    let mut text = format!("| {}", row.routes);
-    let values = [
-        row.hot,
-        row.random,
-        row.fill,
-        row.change,
-        row.memory,
-        row.empty,
-        row.stall,
-        row.kernel_hot,
-        row.kernel_random,
-        row.kernel_fill,
-        row.kernel_memory,
-    ];
-    for value in values {
-        // Writing to a string does not fail.
-        write!(text, " | {}", crate::report::short(value)).unwrap_or_default();
-    }
-    text + " |"
+/// Both halves of the rows as Markdown.
+fn tables(rows: &[Row]) -> String {
+    let columns =
+        "routes | hot, ns | random, ns | fill, ms | change 1,000, ms | bytes | empty, ms | longest stall, ms";
+    let head = format!("| {columns} |\n|{}\n", "--:|".repeat(8));
+    let line = |routes: u32, values: [f64; 7]| {
+        let values = values.map(crate::report::short);
+        format!("| {routes} | {} |\n", values.join(" | "))
+    };
+    let ours = rows.iter().map(|row| {
+        let Row { hot, random, fill, change, memory, empty, stall, .. } = *row;
+        line(row.routes, [hot, random, fill, change, memory, empty, stall])
+    });
+    let kernels = rows.iter().map(|row| {
+        let Own { hot, random, fill, change, memory, empty, stall } = row.kernel;
+        line(row.routes, [hot, random, fill, change, memory, empty, stall])
+    });
+    let (ours, kernels): (String, String) = (ours.collect(), kernels.collect());
+    format!("{head}{ours}\nthe kernel's own routing; hot and random are sends\n\n{head}{kernels}")
 }
 
 fn measure(routes: u32) -> Row {
@@ -167,21 +157,7 @@ fn measure(routes: u32) -> Row {
         empty = timed(|| clear::table(&node.maps_dir().join(table::ROUTES)).expect("the map"));
         drop(node);
     });
-    let (kernel_hot, kernel_random, kernel_fill, kernel_memory) = kernels_own(routes);
-    Row {
-        routes,
-        hot,
-        random,
-        fill,
-        change,
-        memory,
-        empty,
-        stall,
-        kernel_fill,
-        kernel_memory,
-        kernel_hot,
-        kernel_random,
-    }
+    Row { routes, hot, random, fill, change, memory, empty, stall, kernel: kernels_own(routes) }
 }
 
 /// The container that sends: its networks hold all routes.
@@ -252,8 +228,8 @@ fn sent(node: &Node, ifindex: u32, mut draw: impl FnMut(&mut fastrand::Rng) -> (
     (after.0 - before.0) / (after.1 - before.1)
 }
 
-/// The kernel's own routing: hot and random sends in ns, fill in ms, bytes.
-fn kernels_own(routes: u32) -> (f64, f64, f64, f64) {
+/// Measures the kernel's own routing.
+fn kernels_own(routes: u32) -> Own {
     let host = Namespace::new(&format!("scale{routes}"));
     let sink = Namespace::new(&format!("sink{routes}"));
     sh(&format!("ip link add k0 netns {} type veth peer name k1 netns {}", host.name(), sink.name()));
@@ -267,19 +243,9 @@ fn kernels_own(routes: u32) -> (f64, f64, f64, f64) {
         host.sh(setup);
     }
     sink.sh("ip link set k1 up");
-    let batch = Path::new("/run/margay-bench-routes");
-    let mut text = String::new();
-    for i in 0..routes {
-        let (dst, via) = (dst(i), if i % 2 == 0 { "192.0.2.2" } else { "2001:db8::2" });
-        let block = ipnet::IpNet::new(dst, BLOCK[(i % 2) as usize]).expect("a length").trunc();
-        // Writing to a string does not fail.
-        writeln!(text, "route add {block} via {via} dev k0").unwrap_or_default();
-    }
-    std::fs::write(batch, text).expect("a disk");
     let before = available();
-    let fill = timed(|| drop(host.sh(&format!("ip -batch {}", batch.display()))));
+    let fill = kernel_routes(&host, "add", 0..routes, 2);
     let memory = (before - available()).max(0.0) / f64::from(routes);
-    std::fs::remove_file(batch).expect("a disk");
     let netns = std::fs::File::open(host.path()).expect("the namespace");
     let send = || {
         nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter");
@@ -287,7 +253,24 @@ fn kernels_own(routes: u32) -> (f64, f64, f64, f64) {
         (hot, sends(|rng| rng.u32(0..routes)))
     };
     let (hot, random) = thread::scope(|scope| scope.spawn(send).join().expect("sent"));
-    (hot, random, fill, memory)
+    let change = kernel_routes(&host, "replace", 0..CHANGED.min(routes), 3);
+    let mut empty = 0.0;
+    let stall = longest_stall(|| empty = timed(|| drop(host.sh("ip link del k0"))));
+    Own { hot, random, fill, change, memory, empty, stall }
+}
+
+/// Adds or replaces routes to blocks by the next hop with that number; milliseconds.
+fn kernel_routes(host: &Namespace, verb: &str, blocks: std::ops::Range<u32>, hop: u8) -> f64 {
+    let batch = Path::new("/run/margay-bench-routes");
+    let line = |i: u32| {
+        let via = if i.is_multiple_of(2) { format!("192.0.2.{hop}") } else { format!("2001:db8::{hop}") };
+        let block = ipnet::IpNet::new(dst(i), BLOCK[(i % 2) as usize]).expect("a length").trunc();
+        format!("route {verb} {block} via {via} dev k0\n")
+    };
+    std::fs::write(batch, blocks.map(line).collect::<String>()).expect("a disk");
+    let took = timed(|| drop(host.sh(&format!("ip -batch {}", batch.display()))));
+    std::fs::remove_file(batch).expect("a disk");
+    took
 }
 
 fn sends(mut draw: impl FnMut(&mut fastrand::Rng) -> u32) -> f64 {

@@ -59,7 +59,7 @@ fn scaling(scale: &Scale) -> Result<String, Failure> {
         line("margay, one destination", &|row| row.hot),
         line("margay, destinations drawn over all routes", &|row| row.random),
         line("kernel's own routing, drawn, above its ten routes", &|row| {
-            row.kernel_random - first.kernel_random
+            row.kernel.random - first.kernel.random
         }),
     ];
     let plot = plot::lines("Nanoseconds of a packet by the number of routes", "routes", "ns", &lines)?;

@@ -1,4 +1,4 @@
-//! One TCP stream over a million routes and over those that it needs.
+//! One TCP stream over more and more routes, beside one over those that it needs.
 
 use margay::kernel::table::HashTable;
 use margay_common::{
@@ -11,24 +11,34 @@ use margay_tests::{
     lab::{Lab, Plan},
 };
 
-use super::{HOPS, block, route};
+use super::{HOPS, SIZES, block, route};
 use crate::stats::Summary;
 
 const ROUNDS: usize = 9;
-const ROUTES: u32 = 1_000_000;
 
-/// Prints the ratio of interleaved rounds.
+/// Prints the ratios of interleaved rounds.
 pub fn measure() {
-    let small = Way::new(0);
-    let large = Way::new(ROUTES);
-    let ratios = (0..ROUNDS).map(|_| (small.gbits(), large.gbits()));
-    let (few, ratios): (Vec<f64>, Vec<f64>) = ratios.map(|(few, many)| (few, many / few)).unzip();
-    let (Some(few), Some(ratio)) = (Summary::of(few), Summary::of(ratios)) else { return };
+    let base = Way::new(0);
+    let ways: Vec<(u32, Way)> = SIZES.map(|routes| (routes, Way::new(routes))).into();
+    let mut alone = Vec::new();
+    let mut ratios = vec![Vec::new(); ways.len()];
+    for _ in 0..ROUNDS {
+        let few = base.gbits();
+        alone.push(few);
+        for ((_, way), ratios) in ways.iter().zip(&mut ratios) {
+            ratios.push(way.gbits() / few);
+        }
+    }
+    let Some(alone) = Summary::of(alone) else { return };
     println!(
-        "\none TCP stream, {ROUNDS} rounds: {:.1} Gbit/s over a few routes; over {ROUTES} more {:.2} of that \
-         ({:.2} to {:.2})",
-        few.median, ratio.median, ratio.min, ratio.max
+        "\none TCP stream, {ROUNDS} rounds, to {:.1} Gbit/s over the routes that it needs",
+        alone.median
     );
+    println!("| more routes | of that | least | most |\n|--:|--:|--:|--:|");
+    for ((routes, _), ratios) in ways.iter().zip(ratios) {
+        let Some(ratio) = Summary::of(ratios) else { continue };
+        println!("| {routes} | {:.2} | {:.2} | {:.2} |", ratio.median, ratio.min, ratio.max);
+    }
 }
 
 /// Two hosts whose agents have gone, so that nobody takes the routes away again.
