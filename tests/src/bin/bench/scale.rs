@@ -48,45 +48,33 @@ const NETWORK: u32 = 9;
 /// Where routes lead, before and after a change.
 const HOPS: [[u8; 4]; 2] = [[192, 0, 2, 2], [192, 0, 2, 3]];
 
-/// What was measured with so many routes. Times of packets in nanoseconds.
+/// What was measured with so many routes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// Routes.
     pub routes: u32,
-    /// A packet to one destination.
+    /// Margay's.
+    pub margay: Times,
+    /// The kernel's own routing, changed by `ip -batch`.
+    pub kernel: Times,
+}
+
+/// Nanoseconds of packets, milliseconds of tables.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Times {
+    /// A packet to one destination: a run of the program, or, of the kernel's own, a send.
     pub hot: f64,
-    /// A packet to a destination drawn over all routes.
+    /// The same to a destination drawn over all routes.
     pub random: f64,
-    /// Filling the empty table, ms.
+    /// Filling the empty table.
     pub fill: f64,
-    /// Changing 1,000 routes, ms.
+    /// Changing 1,000 routes.
     pub change: f64,
     /// Memory of the kernel for a route, bytes.
     pub memory: f64,
-    /// Emptying the table, ms.
+    /// Emptying the table; of the kernel's own, removing the interface that all lead to.
     pub empty: f64,
-    /// The longest that a CPU was held while the table went, ms.
-    pub stall: f64,
-    /// The kernel's own routing with as many routes.
-    pub kernel: Own,
-}
-
-/// The same of the kernel's own routing, by `ip -batch`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Own {
-    /// Sending a UDP packet to one destination.
-    pub hot: f64,
-    /// The same, destinations drawn over all routes.
-    pub random: f64,
-    /// Filling the empty table, ms.
-    pub fill: f64,
-    /// Changing 1,000 routes, ms.
-    pub change: f64,
-    /// Memory of a route, bytes.
-    pub memory: f64,
-    /// Removing the interface that all routes lead to, ms.
-    pub empty: f64,
-    /// The longest that a CPU was held while they went, ms.
+    /// The longest that a CPU was held while it went.
     pub stall: f64,
 }
 
@@ -125,18 +113,13 @@ fn tables(rows: &[Row]) -> String {
     let columns =
         "routes | hot, ns | random, ns | fill, ms | change 1,000, ms | bytes | empty, ms | longest stall, ms";
     let head = format!("| {columns} |\n|{}\n", "--:|".repeat(8));
-    let line = |routes: u32, values: [f64; 7]| {
-        let values = values.map(crate::report::short);
+    let line = |routes: u32, times: &Times| {
+        let Times { hot, random, fill, change, memory, empty, stall } = *times;
+        let values = [hot, random, fill, change, memory, empty, stall].map(crate::report::short);
         format!("| {routes} | {} |\n", values.join(" | "))
     };
-    let ours = rows.iter().map(|row| {
-        let Row { hot, random, fill, change, memory, empty, stall, .. } = *row;
-        line(row.routes, [hot, random, fill, change, memory, empty, stall])
-    });
-    let kernels = rows.iter().map(|row| {
-        let Own { hot, random, fill, change, memory, empty, stall } = row.kernel;
-        line(row.routes, [hot, random, fill, change, memory, empty, stall])
-    });
+    let ours = rows.iter().map(|row| line(row.routes, &row.margay));
+    let kernels = rows.iter().map(|row| line(row.routes, &row.kernel));
     let (ours, kernels): (String, String) = (ours.collect(), kernels.collect());
     format!("{head}{ours}\nthe kernel's own routing; hot and random are sends\n\n{head}{kernels}")
 }
@@ -157,7 +140,8 @@ fn measure(routes: u32) -> Row {
         empty = timed(|| clear::table(&node.maps_dir().join(table::ROUTES)).expect("the map"));
         drop(node);
     });
-    Row { routes, hot, random, fill, change, memory, empty, stall, kernel: kernels_own(routes) }
+    let margay = Times { hot, random, fill, change, memory, empty, stall };
+    Row { routes, margay, kernel: kernels_own(routes) }
 }
 
 /// The container that sends: its networks hold all routes.
@@ -229,7 +213,7 @@ fn sent(node: &Node, ifindex: u32, mut draw: impl FnMut(&mut fastrand::Rng) -> (
 }
 
 /// Measures the kernel's own routing.
-fn kernels_own(routes: u32) -> Own {
+fn kernels_own(routes: u32) -> Times {
     let host = Namespace::new(&format!("scale{routes}"));
     let sink = Namespace::new(&format!("sink{routes}"));
     sh(&format!("ip link add k0 netns {} type veth peer name k1 netns {}", host.name(), sink.name()));
@@ -256,7 +240,7 @@ fn kernels_own(routes: u32) -> Own {
     let change = kernel_routes(&host, "replace", 0..CHANGED.min(routes), 3);
     let mut empty = 0.0;
     let stall = longest_stall(|| empty = timed(|| drop(host.sh("ip link del k0"))));
-    Own { hot, random, fill, change, memory, empty, stall }
+    Times { hot, random, fill, change, memory, empty, stall }
 }
 
 /// Adds or replaces routes to blocks by the next hop with that number; milliseconds.

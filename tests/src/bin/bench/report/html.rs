@@ -56,8 +56,8 @@ fn scaling(scale: &Scale) -> Result<String, Failure> {
         points: rows.iter().map(|row| (f64::from(row.routes), value(row))).collect(),
     };
     let lines = [
-        line("margay, one destination", &|row| row.hot),
-        line("margay, destinations drawn over all routes", &|row| row.random),
+        line("margay, one destination", &|row| row.margay.hot),
+        line("margay, destinations drawn over all routes", &|row| row.margay.random),
         line("kernel's own routing, drawn, above its ten routes", &|row| {
             row.kernel.random - first.kernel.random
         }),
