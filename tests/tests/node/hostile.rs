@@ -7,17 +7,16 @@ use margay_tests::{
     eventually::eventually,
     frame::{Frame, arp},
     lab::Lab,
-    process::say,
+    raw,
 };
 
 use crate::attach::one_host;
 
-/// Sends a raw frame out of a container's interface.
+/// Sends a raw frame out of a container's interface, as what its own EtherType says.
 fn send(container: &Namespace, frame: &[u8]) {
-    let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-    let script = "import socket,sys\ns=socket.socket(socket.AF_PACKET,socket.SOCK_RAW)\ns.bind(('eth0',0))\ns.send(bytes.fromhex(sys.argv[1]))";
-    let said = say(container.command("python3").args(["-c", script, &hex]));
-    assert!(said.ok(), "{said:?}");
+    let link = container.sh("ip -o link show dev eth0");
+    let index = link.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
+    raw::send(&container.path(), index, 0, frame).expect("a raw socket sends it");
 }
 
 fn mac_of(container: &Namespace) -> [u8; 6] {
