@@ -514,7 +514,8 @@ impl<K: Kernel> Loop<K> {
             };
             match result {
                 Ok(()) => self.state.applied(change),
-                Err(error) if self.state.refused_xdp(change, &error) => {}
+                // An earlier program may still be there.
+                Err(error) if self.state.refused_xdp(change, &error) => self.dirty = Dirty::Everything,
                 Err(error) => {
                     closed.extend(self.state.ifindex_of(&key));
                     if self.state.retry.may_try(&key, now) {

@@ -78,7 +78,10 @@ async fn wanted(control: &Control) -> Result<Option<Wanted>> {
                 routes.filter(|(key, route)| route.is_reachable() && routable.contains(&key.network()));
             let next_hops: BTreeSet<IpAddr> = remote.map(|(_, route)| IpAddr::from(route.next_hop)).collect();
             let uplink = &state.facts.uplink;
-            let (interface, generic) = (uplink.name.clone(), state.facts.xdp == Xdp::Generic);
+            let interface = uplink.name.clone();
+            // What is there counts, which may not be what is wanted.
+            let there = state.actual.as_ref().and_then(|actual| actual.xdp.get(&interface));
+            let generic = there.is_some_and(|there| !there.native) || state.facts.xdp == Xdp::Generic;
             Some(Wanted { interface, uplink: uplink.ifindex, generic, own: uplink.mac, next_hops })
         })
         .await

@@ -1,6 +1,6 @@
 //! The XDP program at the uplink: a link that its pin holds.
 
-use std::io;
+use std::{io, path::Path};
 
 use anyhow::{Context, Result, bail};
 use aya::programs::{
@@ -10,7 +10,7 @@ use aya::programs::{
 };
 use rtnetlink::Handle;
 use serde::{Deserialize, Serialize};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     bpf_call,
@@ -109,7 +109,8 @@ pub async fn attached(
 }
 
 /// Attaches the program, or puts it in the place of an earlier one without a
-/// moment between. A foreign program stays, and is named.
+/// moment between. A foreign program stays, and is named. An interface that refuses
+/// another mode gets back the one that it had.
 pub async fn attach(
     pins: &Pins,
     netlink: &Handle,
@@ -117,28 +118,44 @@ pub async fn attach(
     native: bool,
     program: &mut Xdp,
 ) -> Result<()> {
-    let path = pins.xdp(interface);
-    match attached(pins, netlink, interface, None).await? {
-        Some(there) if there.native == native => {
-            let link = FdLink::from(PinnedLink::from_pin(&path)?);
-            let id = program.attach_to_link(XdpLink::try_from(link)?)?;
-            // The link stays by its pin; this only closes our descriptor.
-            drop(program.take_link(id)?);
-            return Ok(());
-        }
-        Some(_) => drop(detach(pins, interface)?),
-        None => {}
+    let there = attached(pins, netlink, interface, None).await?;
+    if there.is_some_and(|there| there.native == native) {
+        return replace(&pins.xdp(interface), program);
     }
-    if let Some(found) = link::find(netlink, interface).await?.and_then(|link| link.xdp) {
+    if there.is_none()
+        && let Some(found) = link::find(netlink, interface).await?.and_then(|link| link.xdp)
+    {
         bail!(Refused(format!(
             "{interface} has another XDP program, {}: ip link set {interface} xdp off, or --xdp off",
             found.program
         )));
     }
+    detach(pins, interface)?;
+    let attached = attach_anew(pins, interface, native, program);
+    if attached.is_err()
+        && there.is_some()
+        && let Err(error) = attach_anew(pins, interface, !native, program)
+    {
+        warn!("XDP does not come back as it was: {error:#}");
+    }
+    attached
+}
+
+/// Puts the program in the place of the one at a pinned link.
+fn replace(path: &Path, program: &mut Xdp) -> Result<()> {
+    let link = FdLink::from(PinnedLink::from_pin(path)?);
+    let id = program.attach_to_link(XdpLink::try_from(link)?)?;
+    // The link stays by its pin; this only closes our descriptor.
+    drop(program.take_link(id)?);
+    Ok(())
+}
+
+/// Attaches the program where there is none, and pins its link.
+fn attach_anew(pins: &Pins, interface: &str, native: bool, program: &mut Xdp) -> Result<()> {
     let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
     let id = program.attach(interface, mode).map_err(|error| refusal(interface, native, error.into()))?;
     let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(&path)?;
+    link.pin(pins.xdp(interface))?;
     Ok(())
 }
 
@@ -172,8 +189,6 @@ pub fn detach(pins: &Pins, interface: &str) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn trials() -> Trials {

@@ -75,19 +75,30 @@ fn generic_xdp_forwards_what_passes_through() {
 /// Generic XDP is behind the kernel's merging, and would send on uncut what was merged.
 #[test]
 fn generic_xdp_does_not_forward_where_packets_are_merged() {
-    let (lab, outside) = routable("generic");
+    let (mut lab, outside) = routable("generic");
     let (_c, addrs) = lab.attached(2, "open");
-    let forwarded = || lab.h(1).count("xdp_uplink", "remote");
+    let forwarded = |lab: &Lab| lab.h(1).count("xdp_uplink", "remote");
     eventually("XDP forwards", || {
         assert!(outside.pings(addrs[0], 1));
-        if forwarded() > 0 { Ok(()) } else { Err(forwarded()) }
+        if forwarded(&lab) > 0 { Ok(()) } else { Err(forwarded(&lab)) }
     });
     lab.h(1).namespace.sh("ethtool -K up0 gro on");
     eventually("XDP forwards no more", || {
-        let before = forwarded();
+        let before = forwarded(&lab);
         assert!(outside.pings(addrs[0], 3));
-        if forwarded() == before { Ok(()) } else { Err(forwarded()) }
+        if forwarded(&lab) == before { Ok(()) } else { Err(forwarded(&lab)) }
     });
+    // Nor where native is asked for and refused, so that generic stays.
+    lab.host(1).stop();
+    lab.wire.sh("ip link set w1 mtu 9000");
+    lab.host(1).flags = vec!["--xdp".into(), "native".into()];
+    lab.host(1).up();
+    let before = forwarded(&lab);
+    // For longer than the agent needs to vouch for a next hop.
+    outside.sh(&format!("ping -q -i 0.1 -c 30 {}", addrs[0]));
+    assert_eq!(forwarded(&lab), before);
+    let told = lab.h(1).json(&["status"])["xdp"].as_str().expect("words").to_owned();
+    assert!(told.starts_with("generic ("), "{told}");
 }
 
 #[test]
@@ -199,6 +210,30 @@ fn xdp_goes_when_it_is_not_wanted_any_more() {
     let said = lab.h(1).cleanup(&[]);
     assert!(said.ok(), "{said:?}");
     assert!(!attached(&lab), "what cleanup undoes");
+}
+
+/// A veth takes no native program while the cable's other end has packets larger than a
+/// page.
+#[test]
+fn an_uplink_that_refuses_another_mode_keeps_the_one_that_it_has() {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    let up = |lab: &mut Lab, mode: &str| {
+        lab.host(1).flags = vec!["--xdp".into(), mode.into()];
+        lab.host(1).up();
+    };
+    up(&mut lab, "generic");
+    lab.host(1).stop();
+    lab.wire.sh("ip link set w1 mtu 9000");
+    up(&mut lab, "native");
+    let told = lab.h(1).json(&["status"])["xdp"].as_str().expect("words").to_owned();
+    assert!(told.starts_with("generic (up0: its driver takes no XDP program"), "{told}");
+    let link = lab.h(1).namespace.sh("ip -d link show up0");
+    assert!(link.contains("xdpgeneric") && link.contains("name xdp_uplink"), "{link}");
+    lab.wire.sh("ip link set w1 mtu 1500");
+    eventually("it is native when it can be", || {
+        let told = lab.h(1).json(&["status"])["xdp"].clone();
+        if told == "native" { Ok(()) } else { Err(told) }
+    });
 }
 
 /// The card of the machine that `cargo xtask test --vm` makes, which the test may
