@@ -61,7 +61,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut doors = Doors::open(&config).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
-    let extras = Extras { log: config.datapath_log, tally: false };
+    let extras = Extras { log: config.datapath_log, ..Extras::default() };
     let trials = (config.xdp == xdp::Wanted::Auto).then(|| trials(&config, &uplink));
     let host =
         Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), trials, extras)?;

@@ -31,6 +31,11 @@ pub const ICMP_BUDGET: &str = "ICMP_BUDGET";
 pub const LOOKUPS: &str = "LOOKUPS";
 /// The global that has them tallied, 0 or 1.
 pub const TALLY: &str = "TALLY";
+/// Slots of pairs of addresses to how XDP sends on what passes between them, per CPU;
+/// the programs' own.
+pub const FLOWS: &str = "FLOWS";
+/// The global that says how long they are remembered, nanoseconds; 0 for not at all.
+pub const HOLD: &str = "HOLD";
 /// Scratch space for the building of ICMP errors, per CPU; the programs' own.
 pub const SCRATCH: &str = "SCRATCH";
 
@@ -47,5 +52,10 @@ pub const MAX_PREFIXES: u32 = 1 << 16;
 pub const MAX_GUARDS: u32 = 1 << 14;
 /// Next hops: nodes of the cluster, both families.
 pub const MAX_NEIGHBOURS: u32 = 1 << 14;
+/// Pairs of addresses that XDP remembers, on each CPU. A power of two.
+pub const MAX_FLOWS: u32 = 1_024;
+/// How long it does, nanoseconds of a clock that moves with the kernel's ticks. A change
+/// in the tables is obeyed as much later, and a tick.
+pub const FLOW_HOLD: u64 = 10_000_000;
 /// Interfaces whose budget of ICMP errors is remembered.
 pub const MAX_ICMP_BUDGETS: u32 = 4_096;

@@ -10,7 +10,8 @@
 //! [`Workload`] changes in its flags and its sandbox alone, words of their own, so a
 //! run that meets the write has the old or the new. One that is removed keeps its
 //! body, since a program may still run that has just been detached, and the agent
-//! writes a new body before it names the owner. `NODE`'s numbers, too, each mean
+//! writes a new body before it names the owner. What is one CPU's own only programs write,
+//! on that CPU. `NODE`'s numbers, too, each mean
 //! something by themselves.
 
 use aya_ebpf::{
@@ -55,6 +56,8 @@ static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTER_ENTR
 #[map]
 static ICMP_BUDGET: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(table::MAX_ICMP_BUDGETS, 0);
 #[map]
+static FLOWS: PerCpuArray<Flow> = PerCpuArray::with_max_entries(table::MAX_FLOWS, 0);
+#[map]
 static LOOKUPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CURSOR: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
@@ -65,6 +68,11 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// what depends on it.
 #[unsafe(no_mangle)]
 static TALLY: Global<u8> = Global::new(0);
+
+/// How long XDP remembers a flow, nanoseconds. With 0 the verifier removes what depends
+/// on it.
+#[unsafe(no_mangle)]
+static HOLD: Global<u64> = Global::new(table::FLOW_HOLD);
 
 /// Adds a look-up to the tally, where there is one. Arrays do not count: the
 /// kernel compiles an access to them in place.
@@ -85,6 +93,16 @@ fn tally() {
 struct Budget {
     since: u64,
     spent: u64,
+}
+
+/// What passed through from one address to another, and how it was sent on.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Flow {
+    src: Addr,
+    dst: Addr,
+    /// Until when this holds: never longer than the next hop is vouched for.
+    way: Neighbour,
 }
 
 /// What the checksum of an ICMP error covers.
@@ -162,9 +180,50 @@ pub fn neighbour(next_hop: &Addr) -> Option<&'static Neighbour> {
     tally();
     // SAFETY: as in `workload`.
     let found = unsafe { NEIGHBOURS.get(next_hop) }?;
+    (found.until > coarse_now()).then_some(found)
+}
+
+/// The monotonic clock, nanoseconds, as of the last tick.
+#[inline(always)]
+fn coarse_now() -> u64 {
     // SAFETY: the helper only reads the clock.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    (found.until > now).then_some(found)
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// How a frame between these addresses was sent on a moment ago, from this CPU.
+#[inline(always)]
+pub fn known_flow(src: &Addr, dst: &Addr) -> Option<&'static Neighbour> {
+    if HOLD.load() == 0 {
+        return None;
+    }
+    let flow = FLOWS.get(flow_slot(src, dst))?;
+    (flow.src == *src && flow.dst == *dst && flow.way.until > coarse_now()).then_some(&flow.way)
+}
+
+/// Remembers for a moment how a frame between these addresses is sent on. Whoever
+/// had the slot is decided about anew.
+#[inline(always)]
+pub fn remember_flow(src: &Addr, dst: &Addr, way: &Neighbour) {
+    if HOLD.load() == 0 {
+        return;
+    }
+    let until = way.until.min(coarse_now() + HOLD.load());
+    if let Some(flow) = FLOWS.get_ptr_mut(flow_slot(src, dst)) {
+        // SAFETY: as in `count`. Were two runs to interleave, as a real-time kernel may
+        // have it, an entry of both would send a frame to a node that decides about it
+        // as about any that comes by the wire.
+        unsafe { *flow = Flow { src: *src, dst: *dst, way: Neighbour { until, ..*way } } };
+    }
+}
+
+/// The slot of a pair of addresses. Whoever sends from many addresses can push others out
+/// of theirs, who then cost what they cost without it.
+#[inline(always)]
+fn flow_slot(src: &Addr, dst: &Addr) -> u32 {
+    let fold = |addr: &Addr| u32::from_be(addr.0[0] ^ addr.0[1] ^ addr.0[2] ^ addr.0[3]);
+    // Multiplied by odd numbers, so that neighbouring addresses part.
+    let mixed = (fold(src).wrapping_mul(0x9e37_79b1) ^ fold(dst)).wrapping_mul(0x85eb_ca6b);
+    mixed >> (32 - table::MAX_FLOWS.ilog2())
 }
 
 /// Adds one packet to a counter.

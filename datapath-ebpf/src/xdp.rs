@@ -8,7 +8,7 @@ use aya_ebpf::programs::XdpContext;
 use margay_common::{
     endpoint::{Endpoint, ROUTABLE},
     net::Family,
-    route::{Node, Prefix, SUBNET, THIS_NODE},
+    route::{Neighbour, Prefix, SUBNET, THIS_NODE},
     verdict::DropReason,
 };
 
@@ -91,11 +91,16 @@ pub fn decide(frame: &Frame<'_>) -> Result<Onward, DropReason> {
     if ip.dst == *own {
         return Ok(Onward::Pass);
     }
+    // With nothing to be said about it to its sender.
+    let fits = ip.ttl > 1 && l3_len <= node.uplink_mtu;
+    if fits && let Some(way) = maps::known_flow(&ip.src, &ip.dst) {
+        return transmit(frame, &ip, way);
+    }
     if let Some(endpoint) = maps::endpoint(&ip.dst) {
         return to_endpoint(&ip, endpoint);
     }
     match maps::prefix(&ip.dst) {
-        Some(subnet) if subnet.kind == SUBNET => through(frame, &ip, subnet, node, l3_len),
+        Some(subnet) if subnet.kind == SUBNET => through(frame, &ip, subnet, fits),
         _ => Ok(Onward::Pass),
     }
 }
@@ -131,25 +136,26 @@ fn admit(source: Option<&Prefix>, routable: bool) -> Result<(), DropReason> {
 }
 
 /// A frame for a subnet of ours whose endpoint is not here: of a routable network
-/// it is sent on to the node that has it, if there is nothing to be said about it.
+/// it is sent on to the node that has it, if it fits.
 #[inline(always)]
-fn through(
-    frame: &Frame<'_>,
-    ip: &Ip,
-    subnet: &Prefix,
-    node: &Node,
-    l3_len: u32,
-) -> Result<Onward, DropReason> {
+fn through(frame: &Frame<'_>, ip: &Ip, subnet: &Prefix, fits: bool) -> Result<Onward, DropReason> {
     let routable = subnet.flags & ROUTABLE != 0;
     let source = maps::prefix(&ip.src);
     admit(source, routable)?;
     let isolated = source.is_some_and(|s| s.kind == SUBNET && s.network != subnet.network);
-    if isolated || !routable || ip.ttl <= 1 || l3_len > node.uplink_mtu {
+    if isolated || !routable || !fits {
         return Ok(Onward::Pass);
     }
     let Some(route) = route::lookup(&ip.dst, &Blocks::of(subnet)) else { return Ok(Onward::Pass) };
     let Some(neighbour) = maps::neighbour(&route.next_hop) else { return Ok(Onward::Pass) };
+    maps::remember_flow(&ip.src, &ip.dst, neighbour);
+    transmit(frame, ip, neighbour)
+}
+
+/// One hop further.
+#[inline(always)]
+fn transmit(frame: &Frame<'_>, ip: &Ip, way: &Neighbour) -> Result<Onward, DropReason> {
     decrement_ttl(frame, ip)?;
-    frame.set_macs(neighbour.mac, neighbour.own).ok_or(DropReason::Malformed)?;
+    frame.set_macs(way.mac, way.own).ok_or(DropReason::Malformed)?;
     Ok(Onward::Transmit)
 }

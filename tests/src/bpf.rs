@@ -38,7 +38,10 @@ use margay_common::{
     table::{ICMP_BUDGET, LOOKUPS},
     verdict::Program,
 };
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, setns, unshare},
+    unistd::Pid,
+};
 
 /// A node of a small cluster, without a wire: see [`CLUSTER`].
 pub struct Node {
@@ -143,11 +146,13 @@ pub const UPLINK: &str = "up0";
 pub const UPLINK_MTU: u32 = 1400;
 
 /// The node that the tests of one process share: loading programs is what
-/// takes the time, most of all on an emulated machine.
+/// takes the time, most of all on an emulated machine. What one of them has taught
+/// XDP does not bear on the next: it remembers nothing.
 pub fn node() -> MutexGuard<'static, Node> {
     static NODE: OnceLock<Mutex<Node>> = OnceLock::new();
     // A test that failed has not harmed the node: it is as it was.
-    let node = NODE.get_or_init(|| Mutex::new(Node::new())).lock().unwrap_or_else(PoisonError::into_inner);
+    let decides_anew = || Mutex::new(Node::with(Extras { hold: Some(0), ..Extras::default() }));
+    let node = NODE.get_or_init(decides_anew).lock().unwrap_or_else(PoisonError::into_inner);
     setns(&node.netns, CloneFlags::CLONE_NEWNET).expect("root may enter");
     node.forget_budgets();
     node
@@ -380,6 +385,13 @@ impl Context {
         }
         bytes
     }
+}
+
+/// Has this thread stay on the processor that it is on, for what each has its own of.
+pub fn stay() {
+    let mut here = CpuSet::new();
+    let cpu = sched_getcpu().expect("Linux tells");
+    here.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &here)).expect("it is ours");
 }
 
 /// The MAC of an endpoint.

@@ -27,11 +27,23 @@ pub struct Kind {
     pub lookups: u64,
     /// Whether it can pass the program many times, a hop less each time.
     pub repeats: bool,
+    /// Whether one between the same addresses went before it.
+    pub again: bool,
+    /// Whether it is the first of its flow, which only programs that remember none see
+    /// more than once.
+    pub first: bool,
 }
 
 impl Kind {
-    /// Passes it through its program once; the look-ups that this took.
+    /// Passes it through its program; the look-ups that this took.
     pub fn pass(&self, node: &mut Node, family: usize) -> u64 {
+        if self.again {
+            self.pass_once(node, family);
+        }
+        self.pass_once(node, family)
+    }
+
+    fn pass_once(&self, node: &mut Node, family: usize) -> u64 {
         let context = Context { ifindex: node.ifindex(self.interface), ..Context::default() };
         let before = node.lookups();
         let out = node.run(self.program, &self.frames[family].bytes(), context);
@@ -49,11 +61,16 @@ const NODES: [[&str; 2]; 2] = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001
 
 /// Prepares a node: nothing is blocked, and XDP has its next hop.
 pub fn prepare(node: &mut Node) {
+    block_nothing(node);
+    addresses(NODES[1]).into_iter().for_each(|addr| node.vouch(addr, WIRE, 600));
+}
+
+/// Empties the guard.
+pub fn block_nothing(node: &mut Node) {
     let guards = &mut node.maps().guards;
     for (len, addr) in guards.read().expect("the map").into_keys() {
         guards.remove(len, addr).expect("the map");
     }
-    addresses(NODES[1]).into_iter().for_each(|addr| node.vouch(addr, WIRE, 600));
 }
 
 /// All of them.
@@ -79,6 +96,8 @@ fn from_workload() -> Vec<Kind> {
         counted,
         lookups,
         repeats,
+        again: false,
+        first: false,
     };
     let echo = [0, 1].map(|family| Frame::echo(mac("c1"), both(1, 2)[family], both(1, 1)[family]));
     vec![
@@ -103,6 +122,8 @@ fn from_network() -> Vec<Kind> {
         counted,
         lookups,
         repeats,
+        again: false,
+        first: false,
     };
     let outside = addresses(OUTSIDE);
     vec![
@@ -122,6 +143,8 @@ fn from_host() -> Vec<Kind> {
         counted,
         lookups,
         repeats,
+        again: false,
+        first: false,
     };
     vec![
         kind("to a container here", both(1, 2), "local", 1, false),
@@ -138,6 +161,8 @@ fn xdp() -> Vec<Kind> {
         counted,
         lookups,
         repeats,
+        again: false,
+        first: false,
     };
     let outside = addresses(OUTSIDE);
     vec![
@@ -145,6 +170,10 @@ fn xdp() -> Vec<Kind> {
         kind("passed, for this host", outside, addresses(NODES[0]), "passed", 0, true),
         kind("passed, for others", outside, addresses(["203.0.113.7", "2001:db8:9::7"]), "passed", 2, true),
         kind("dropped, from outside", outside, both(1, 2), "outside", 2, true),
-        kind("through to another node", outside, both(5, 70), "remote", 5, false),
+        Kind {
+            again: true,
+            ..kind("through to another node, again", outside, both(5, 70), "remote", 0, false)
+        },
+        Kind { first: true, ..kind("through to another node", outside, both(5, 71), "remote", 5, false) },
     ]
 }

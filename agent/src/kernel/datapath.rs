@@ -88,6 +88,9 @@ pub struct Extras {
     pub log: bool,
     /// Count their look-ups in `LOOKUPS`, for tests and the bench.
     pub tally: bool,
+    /// Have XDP remember flows for another while, nanoseconds, or with 0 not at all; for
+    /// tests and the bench.
+    pub hold: Option<u64>,
 }
 
 /// The programs and maps of this agent's object.
@@ -160,7 +163,8 @@ pub fn capacity(dir: &Path, name: &str) -> Result<u32> {
     Ok(MapInfo::from_pin(dir.join(name))?.max_entries())
 }
 
-/// Maps that outlive the agent. The scratch space and log buffer do not.
+/// Maps that another agent's programs take over. The log buffer, and what programs note
+/// for themselves, is each object's own.
 const PINNED: [&str; 11] = [
     table::NODE,
     table::WORKLOADS,
@@ -178,12 +182,14 @@ const PINNED: [&str; 11] = [
 fn load_and_pin(pins: &Pins, dir: &Path, extras: Extras) -> Result<()> {
     let level = if extras.log { aya_log::Level::Info as u8 } else { 0 };
     let tally = u8::from(extras.tally);
+    let hold = extras.hold.unwrap_or(table::FLOW_HOLD);
     let mut loader = EbpfLoader::new();
     loader
         .btf(None)
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(aya_log::LEVEL, &level, true)
-        .override_global(table::TALLY, &tally, true);
+        .override_global(table::TALLY, &tally, true)
+        .override_global(table::HOLD, &hold, true);
     let pinned = PINNED.into_iter().chain(extras.tally.then_some(table::LOOKUPS));
     for name in pinned {
         loader.map_pin_path(name, pins.maps().join(name));

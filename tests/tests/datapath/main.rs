@@ -3,6 +3,7 @@
 
 mod deliver;
 mod errors;
+mod flows;
 mod host;
 mod isolation;
 mod kinds;
@@ -15,15 +16,18 @@ mod xdp;
 
 use margay::kernel::datapath::Extras;
 use margay_tests::{
-    bpf::{DROP, Node, Outcome, PASS, REDIRECT, node},
+    bpf::{DROP, Node, Outcome, PASS, REDIRECT, stay},
     kinds::{all, prepare},
 };
+
+/// Nanoseconds for which XDP remembers flows in tests that rest on it.
+const MINUTE: u64 = 60_000_000_000;
 
 /// Far from the million instructions at which the kernel gives up, so that
 /// another compiler or kernel does not lose a program.
 #[test]
 fn the_verifier_has_little_to_do() {
-    for (program, verified) in node().verified() {
+    for (program, verified) in Node::new().verified() {
         println!("{program}: {verified} instructions verified");
         assert!(verified < 400_000, "{program}: {verified}");
     }
@@ -32,7 +36,8 @@ fn the_verifier_has_little_to_do() {
 /// What a packet costs is bounded and known, whatever stands in the maps.
 #[test]
 fn every_kind_of_packet_costs_the_look_ups_that_are_told() {
-    let mut node = Node::with(Extras { tally: true, ..Extras::default() });
+    stay();
+    let mut node = Node::with(Extras { tally: true, hold: Some(MINUTE), ..Extras::default() });
     prepare(&mut node);
     for kind in all() {
         for family in 0..2 {

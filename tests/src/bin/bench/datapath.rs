@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use margay::kernel::datapath::Extras;
 use margay_tests::{
-    bpf::Node,
+    bpf::{Node, stay},
     kinds::{self, Kind},
 };
 
@@ -24,30 +24,39 @@ pub fn datapath() {
     println!("kernel's statistics of programs, which are in it, as are caches that the call has cooled.\n");
     println!("| program | packet | look-ups | repeated: IPv4 | IPv6 | single: IPv4 | IPv6 |");
     println!("|---|---|--:|--:|--:|--:|--:|");
+    stay();
     let lookups = lookups();
-    let mut node = Node::new();
-    kinds::prepare(&mut node);
-    for (kind, lookups) in kinds::all().into_iter().zip(lookups) {
-        let repeated = [0, 1].map(|family| match kind.repeats {
-            true => format!("{:.0}", repeated(&node, &kind, family)),
-            false => "-".into(),
-        });
-        let single = [0, 1].map(|family| format!("{:.0}", single(&node, &kind, family)));
-        println!(
-            "| {} | {} | {lookups} | {} | {} |",
-            kind.program.label(),
-            kind.what,
-            repeated.join(" | "),
-            single.join(" | ")
-        );
+    let mut verified = None;
+    for (first, hold) in [(false, None), (true, Some(0))] {
+        let mut node = Node::with(Extras { hold, ..Extras::default() });
+        kinds::prepare(&mut node);
+        let kinds = kinds::all().into_iter().zip(&lookups).filter(|(kind, _)| kind.first == first);
+        kinds.for_each(|(kind, lookups)| row(&node, &kind, *lookups));
+        verified.get_or_insert_with(|| node.verified());
     }
     println!("\nverified instructions and time to load");
-    for (name, verified) in node.verified() {
+    for (name, verified) in verified.into_iter().flatten() {
         println!("  {name:13} {verified:>7}");
     }
     let start = Instant::now();
     drop(Node::new());
     println!("  all, with maps and interfaces of a test node: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+}
+
+/// Times one kind of packet.
+fn row(node: &Node, kind: &Kind, lookups: u64) {
+    let repeated = [0, 1].map(|family| match kind.repeats {
+        true => format!("{:.0}", repeated(node, kind, family)),
+        false => "-".into(),
+    });
+    let single = [0, 1].map(|family| format!("{:.0}", single(node, kind, family)));
+    println!(
+        "| {} | {} | {lookups} | {} | {} |",
+        kind.program.label(),
+        kind.what,
+        repeated.join(" | "),
+        single.join(" | ")
+    );
 }
 
 /// The look-ups of each kind, by programs that tally them.

@@ -7,10 +7,11 @@ use std::{path::Path, process::Command, time::Instant};
 use aya::{TestRun, TestRunAttrs, TestRunOptions, programs::Xdp};
 use aya_obj::programs::XdpAttachType;
 use margay::kernel::{self, attach, xdp};
-use margay_common::verdict::Program;
+use margay_common::{net::Addr, verdict::Program};
 use margay_tests::{
     bpf::{Node, UPLINK, both},
     frame::Frame,
+    kinds,
     process::{say, sh},
     programs::{DROP, Hook, pin, sender, transmitter},
 };
@@ -25,6 +26,8 @@ const BATCH: u32 = 64;
 /// The other node, which takes what is forwarded.
 const NEXT: [u8; 6] = [2, 8, 8, 8, 8, 8];
 const CLIENT: [u8; 6] = [2, 9, 9, 9, 9, 9];
+/// What is blocked: length and prefix.
+const BLOCKED: (u8, Addr) = (26, Addr::from_v4_word(u32::from_ne_bytes([203, 0, 113, 64])));
 
 /// Who handles the frames, and what becomes of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,10 +82,12 @@ enum Maker {
 }
 
 /// Has a kernel thread of its own take in what comes on the uplink, and ties this
-/// one, which makes it, to the first processor.
+/// one, which makes it, to the first processor, where the kernel's then never runs:
+/// this one goes before it.
 fn elsewhere() -> Result<(), String> {
     // The sysfs that shows this network namespace.
-    let threaded = format!("mount -t sysfs sysfs /sys && echo 1 > /sys/class/net/{UPLINK}/threaded");
+    let own = format!("chrt --fifo --reset-on-fork --pid 50 {}", nix::unistd::gettid());
+    let threaded = format!("mount -t sysfs sysfs /sys && echo 1 > /sys/class/net/{UPLINK}/threaded && {own}");
     let said = say(Command::new("unshare").args(["-m", "sh", "-c", &threaded]));
     let mut first = nix::sched::CpuSet::new();
     first
@@ -149,8 +154,14 @@ fn set_xdp(interface: &str, code: &[u64]) {
     std::fs::remove_file(path).expect("a pin");
 }
 
-/// Puts in the place of the case what handles its frames.
+/// Puts in the place of the case what handles its frames. What forwards filters
+/// nothing, what drops has one rule.
 async fn arrange(case: Case, node: &mut Node) {
+    kinds::block_nothing(node);
+    if matches!(case, Case::TcDrops | Case::XdpDrops) {
+        let (len, addr) = BLOCKED;
+        node.maps().guards.put(addr.mapped_len(len), addr).expect("the map takes it");
+    }
     let netlink = kernel::netlink().expect("netlink");
     match case {
         Case::Nothing => set_xdp(UPLINK, DROP),

@@ -1,0 +1,129 @@
+//! What XDP remembers of what passed through: for a moment, and never against what
+//! has to be said or refused.
+
+use std::net::IpAddr;
+
+use margay::kernel::datapath::Extras;
+use margay_common::net::Addr;
+use margay_tests::{
+    bpf::{Node, Outcome, both, stay},
+    eventually::eventually,
+    frame::Frame,
+};
+
+use crate::MINUTE;
+
+const WIRE: [u8; 6] = [2, 9, 9, 9, 9, 9];
+const NEXT: [u8; 6] = [2, 8, 8, 8, 8, 8];
+const OUTSIDE: [&str; 2] = ["203.0.113.9", "2001:db8:9::9"];
+const H2: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().expect("a literal")
+}
+
+/// A node whose XDP remembers for so long, and has its next hops. Each processor
+/// remembers for itself.
+fn remembering(hold: Option<u64>) -> Node {
+    stay();
+    let mut node = Node::with(Extras { tally: true, hold, ..Extras::default() });
+    H2.into_iter().for_each(|h2| node.vouch(addr(h2), NEXT, 600));
+    node
+}
+
+/// A frame that passes through to a container of the routable network 4.
+fn through(family: usize) -> Frame {
+    Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 0x43)[family])
+}
+
+/// Has XDP know a flow: what follows of it costs the guard's look-up alone.
+#[track_caller]
+fn know(node: &mut Node, frame: &Frame) -> Outcome {
+    node.xdp(&frame.bytes());
+    let before = node.lookups();
+    let out = node.xdp(&frame.bytes());
+    assert_eq!((&out.counted[..], node.lookups()), (&["xdp_uplink remote".to_owned()][..], before + 1));
+    out
+}
+
+/// What XDP counts a frame as.
+fn counted(node: &mut Node, frame: &Frame) -> String {
+    node.xdp(&frame.bytes()).counted.concat()
+}
+
+#[test]
+fn a_known_flow_goes_the_same_way() {
+    let mut node = remembering(Some(MINUTE));
+    for family in 0..2 {
+        let first = node.xdp(&through(family).bytes());
+        assert_eq!(know(&mut node, &through(family)), first);
+        // With its own hop limit, not that of the first.
+        let later = know(&mut node, &through(family).ttl(9));
+        let expected = through(family).ttl(8).bytes();
+        assert_eq!(later.frame[12..], expected[12..], "one hop, and a right checksum");
+    }
+}
+
+#[test]
+fn what_has_to_be_answered_passes_also_of_a_known_flow() {
+    let mut node = remembering(Some(MINUTE));
+    for (family, outside) in OUTSIDE.into_iter().enumerate() {
+        know(&mut node, &through(family));
+        let large = Frame::udp_of(WIRE, addr(outside), both(4, 0x43)[family], 1390);
+        for frame in [through(family).ttl(1), large] {
+            assert_eq!(counted(&mut node, &frame), "xdp_uplink passed");
+        }
+    }
+}
+
+#[test]
+fn a_flow_whose_slot_is_another_s_does_not_go_its_way() {
+    let mut node = remembering(Some(MINUTE));
+    // Destinations, then sources, whose words add up to the same.
+    know(&mut node, &through(1));
+    let refused = Frame::udp(WIRE, addr(OUTSIDE[1]), both(1, 0x46)[1]);
+    assert_eq!(counted(&mut node, &refused), "xdp_uplink outside");
+    know(&mut node, &Frame::udp(WIRE, addr("2001:db8:0:0:0:1::"), both(4, 0x43)[1]));
+    let spoofed = Frame::udp(WIRE, addr("2001:db8::1"), both(4, 0x43)[1]);
+    assert_eq!(counted(&mut node, &spoofed), "xdp_uplink spoofed_source");
+}
+
+#[test]
+fn a_block_is_obeyed_at_once() {
+    let mut node = remembering(Some(MINUTE));
+    for (family, outside) in OUTSIDE.into_iter().enumerate() {
+        know(&mut node, &through(family));
+        let source = Addr::from(addr(outside));
+        node.maps().guards.put(128, source).expect("the map takes it");
+        assert_eq!(counted(&mut node, &through(family)), "xdp_uplink guarded");
+        node.maps().guards.remove(128, source).expect("the map");
+    }
+}
+
+/// Waits until a node that knows a flow has forgotten it.
+fn forgets(node: &mut Node, frame: &Frame) {
+    eventually("it is decided anew", || match &*counted(node, frame) {
+        "xdp_uplink passed" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+}
+
+#[test]
+fn a_change_is_obeyed_a_moment_later() {
+    let mut node = remembering(None);
+    for (family, h2) in H2.into_iter().enumerate() {
+        assert_eq!(counted(&mut node, &through(family)), "xdp_uplink remote");
+        node.vouch(addr(h2), NEXT, -1);
+        forgets(&mut node, &through(family));
+    }
+}
+
+#[test]
+fn a_next_hop_counts_no_longer_than_it_is_vouched_for() {
+    let mut node = remembering(Some(MINUTE));
+    for (family, h2) in H2.into_iter().enumerate() {
+        node.vouch(addr(h2), NEXT, 2);
+        assert_eq!(counted(&mut node, &through(family)), "xdp_uplink remote");
+        forgets(&mut node, &through(family));
+    }
+}
