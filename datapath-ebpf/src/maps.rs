@@ -74,8 +74,8 @@ static TALLY: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static HOLD: Global<u64> = Global::new(table::FLOW_HOLD);
 
-/// Adds a look-up to the tally, where there is one. Arrays do not count: the
-/// kernel compiles an access to them in place.
+/// Adds a look-up to the tally, where there is one. Arrays do not count: the kernel
+/// compiles an access to them in place, to those per CPU from Linux 6.10 on.
 #[inline(always)]
 fn tally() {
     if TALLY.load() != 0
