@@ -167,6 +167,19 @@ async fn a_driver_that_refuses_xdp_is_believed_unless_somebody_insists() {
 }
 
 #[tokio::test]
+async fn what_is_there_goes_when_a_driver_refuses_another_mode_to_auto() {
+    let stuck = Recorder { refuse: Arc::new(Mutex::new(Some(Key::Xdp("lo".into())))), ..Recorder::default() };
+    let there = XdpAttachment { native: false, current: true };
+    stuck.tables.lock().expect("no panic").xdp.insert("lo".into(), there);
+    let bench = start_with(stuck, Xdp::Auto);
+    bench.store.send(Feed::Listing(Listing { revision: 5, entries: vec![] })).await.expect("the loop runs");
+    bench.control.revision(5).await.expect("reached");
+    // A round after the one in which it was refused has tried to take it off.
+    drop(bench.control.look(|state| state.xdp()).await.expect("the loop runs"));
+    assert_eq!(bench.control.look(|state| state.xdp()).await.expect("the loop runs"), "generic (no room)");
+}
+
+#[tokio::test]
 async fn an_in_sync_kernel_is_only_read() {
     let first = start(Recorder::default());
     let listing = || Feed::Listing(Listing { revision: 5, entries: vec![network()] });
