@@ -47,10 +47,15 @@ impl Plan {
     pub fn for_test(hosts: usize) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("t{}x{n}", std::process::id());
+        let prefix = format!("{}{n}", Self::every_prefix());
         let dir = Path::new("/run/margay-lab").join(&prefix);
         let bpffs = Path::new("/sys/fs/bpf").join(&prefix);
         Self { prefix, dir, bpffs, hosts, mtu: 1500, v6: true, direct: false, bound: true }
+    }
+
+    /// What the names of all namespaces of this process's labs begin with.
+    pub fn every_prefix() -> String {
+        format!("t{}x", std::process::id())
     }
 
     /// Two hosts whose uplinks are the ends of one cable.

@@ -1,6 +1,7 @@
 //! The repository's commands: `cargo xtask <verb>`, the same by hand and in CI.
 
 mod bench;
+mod congestion;
 mod demo;
 mod ebpf;
 mod lint;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     candidate::{self, Candidate, Ready},
+    congestion,
     cpu::{Cpu, Machine},
     report::{Record, Report},
     work::{Place, Work},
@@ -25,6 +26,9 @@ pub struct Options {
     /// Rounds [default: 4, quick 8, or as many as there is time for]
     #[arg(long)]
     rounds: Option<usize>,
+    /// Congestion control of TCP, for all candidates
+    #[arg(long, default_value = congestion::CUBIC, value_name = "NAME")]
+    congestion: String,
     /// Folder of the report
     #[arg(long, default_value = "target/bench", value_name = "DIR")]
     out: std::path::PathBuf,
@@ -76,10 +80,13 @@ pub fn run(options: &Options) -> std::io::Result<()> {
     for candidate in options.candidates() {
         println!("bench: {}: {}", candidate.name, candidate.what);
         report.describe(candidate);
-        match candidate.set_up() {
+        match candidate.set_up(&options.congestion) {
             Ok(made) => ready.push(made),
             Err(why) => report.lacks(candidate, &why),
         }
+    }
+    if let Some(first) = ready.first() {
+        report.congestion(congestion::of(&first.at(Place::Across).0.client), &options.congestion);
     }
     let cases = options.cases();
     let ends = if options.quick { QUICK_ENDS } else { WHOLE_ENDS };

@@ -52,6 +52,8 @@ pub struct Machine {
     pub load_before: f64,
     /// Clock of the processors in the same seconds and at the end, MHz.
     pub mhz: Vec<f64>,
+    /// Congestion control of the candidates' TCP.
+    pub congestion: String,
     /// Processor time taken away during the run, seconds.
     pub stolen: f64,
 }
@@ -79,6 +81,7 @@ impl Machine {
             busy_idle: Vec::new(),
             load_before: load.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default(),
             mhz: Vec::new(),
+            congestion: String::new(),
             stolen: 0.0,
         }
     }

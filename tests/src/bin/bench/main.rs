@@ -5,6 +5,7 @@
 mod agents;
 mod candidate;
 mod compare;
+mod congestion;
 mod control;
 mod cpu;
 mod datapath;

@@ -15,7 +15,10 @@ use margay_tests::{
     process::sh,
 };
 
-use crate::work::{Place, Servers, Way, Work};
+use crate::{
+    congestion,
+    work::{Place, Servers, Way, Work},
+};
 
 /// A way of connecting containers.
 #[derive(Clone, Copy)]
@@ -219,11 +222,12 @@ pub struct Ready {
 
 impl Candidate {
     /// Sets it up; why that cannot be otherwise.
-    pub fn set_up(self) -> Result<Ready, String> {
+    pub fn set_up(self, congestion: &str) -> Result<Ready, String> {
         let quiet = panic::take_hook();
         panic::set_hook(Box::new(|_| {}));
         let made = panic::catch_unwind(|| {
             let Built { across, local, keep } = (self.setup)();
+            congestion::unify(congestion);
             let dir = PathBuf::from("/run/margay-bench").join(self.name.replace([' ', ','], "-"));
             let serve = |way: Way, place: &str| {
                 way.client.sysctl("net.ipv4.ip_local_port_range", "10000 65535");

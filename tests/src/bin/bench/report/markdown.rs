@@ -21,13 +21,15 @@ fn write(report: &Report, text: &mut String) -> std::fmt::Result {
     writeln!(text, "# Margay compared\n")?;
     writeln!(
         text,
-        "`{}`, {} s. Kernel {}, {} processors ({}), {} MiB; load {:.2} before.\n",
+        "`{}`, {} s. Kernel {}, {} processors ({}), {} MiB; TCP by {}; load \
+         {:.2} before.\n",
         report.command,
         report.took.as_secs(),
         machine.kernel,
         machine.cpus,
         machine.processor,
         machine.memory,
+        machine.congestion,
         machine.load_before
     )?;
     writeln!(

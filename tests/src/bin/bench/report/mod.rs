@@ -49,6 +49,8 @@ pub struct Report {
     machine: Machine,
     command: String,
     took: Duration,
+    /// The congestion control that was wanted, if it is another.
+    refused: Option<String>,
     /// Rounds that there was no time for, of how many.
     left_out: Option<(usize, usize)>,
     candidates: Vec<Entry>,
@@ -62,7 +64,7 @@ impl Report {
     /// An empty one.
     pub fn new(machine: Machine, command: String) -> Self {
         let (candidates, records) = (Vec::new(), Vec::new());
-        Self { machine, command, took: Duration::ZERO, left_out: None, candidates, records }
+        Self { machine, command, took: Duration::ZERO, refused: None, left_out: None, candidates, records }
     }
 
     /// Names a candidate.
@@ -89,6 +91,12 @@ impl Report {
             println!("bench: {}, {}, {}: {why}", record.candidate, record.work.name(), record.place.name());
         }
         self.records.push(record);
+    }
+
+    /// Notes what TCP's congestion control is.
+    pub fn congestion(&mut self, found: String, wanted: &str) {
+        self.refused = (found != wanted).then(|| wanted.to_owned());
+        self.machine.congestion = found;
     }
 
     /// Notes that there was no time for some of the rounds.
@@ -197,6 +205,12 @@ impl Report {
             machine.mhz.iter().fold((f64::MAX, 0.0_f64), |(l, m), mhz| (l.min(*mhz), m.max(*mhz)));
         if most > 1.05 * least {
             found.push(format!("the processors' clock moved between {least:.0} and {most:.0} MHz"));
+        }
+        if let Some(wanted) = &self.refused {
+            found.push(format!(
+                "TCP has {} to control congestion: the machine refused {wanted}",
+                machine.congestion
+            ));
         }
         if let Some((rounds, of)) = self.left_out {
             found.push(format!("on this machine there was no time for {rounds} of {of} rounds"));

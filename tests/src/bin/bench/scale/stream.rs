@@ -12,7 +12,7 @@ use margay_tests::{
 };
 
 use super::{HOPS, SIZES, block, route};
-use crate::stats::Summary;
+use crate::{congestion, stats::Summary};
 
 const ROUNDS: usize = 9;
 
@@ -61,6 +61,7 @@ impl Way {
                 if client.pings(addrs[0], 1) { Ok(()) } else { Err("not yet") }
             },
         );
+        congestion::unify(congestion::CUBIC);
         for i in [1, 2] {
             lab.host(i).kill();
             let dir = lab.plan.bpffs.join(format!("h{i}")).join(format!("v{}", table::LAYOUT_VERSION));
