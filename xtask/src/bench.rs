@@ -47,6 +47,6 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut bench = Command::new(release.join("margay-bench"));
     bench.args(&options.words);
-    let _allowed = congestion::allow_all();
+    let _allowed = congestion::allow_for(&options.words);
     machine::run_private(&bench)
 }

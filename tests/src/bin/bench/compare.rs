@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long)]
     rounds: Option<usize>,
     /// Congestion control of TCP, for all candidates
-    #[arg(long, default_value = congestion::CUBIC, value_name = "NAME")]
+    #[arg(long, default_value = congestion::CUBIC, value_name = "NAME", value_parser = congestion::parse)]
     congestion: String,
     /// Folder of the report
     #[arg(long, default_value = "target/bench", value_name = "DIR")]
@@ -85,9 +85,7 @@ pub fn run(options: &Options) -> std::io::Result<()> {
             Err(why) => report.lacks(candidate, &why),
         }
     }
-    if let Some(first) = ready.first() {
-        report.congestion(congestion::of(&first.at(Place::Across).0.client), &options.congestion);
-    }
+    report.congestion(&options.congestion, ready.iter().flat_map(Ready::congestion));
     let cases = options.cases();
     let ends = if options.quick { QUICK_ENDS } else { WHOLE_ENDS };
     ready.iter().for_each(warm_up);
@@ -138,7 +136,7 @@ fn warm_up(ready: &Ready) {
 
 fn measure(ready: &Ready, round: usize, place: Place, work: Work) -> Record {
     let (way, servers) = ready.at(place);
-    let pinned = place == Place::Pinned;
+    let pinned = work.is_pinned(place);
     if pinned {
         servers.pin(true);
     }

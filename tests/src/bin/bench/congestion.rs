@@ -1,5 +1,7 @@
 //! One congestion control for all candidates, whatever the machine has by default.
 
+use std::fs;
+
 use margay_tests::{
     container::Namespace,
     lab::Plan,
@@ -11,17 +13,28 @@ use margay_tests::{
 /// belief and its timers, and ways that differ by half look the same.
 pub const CUBIC: &str = "cubic";
 const SWITCH: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+
+/// A name on the command line, which namespaces have to be allowed.
+pub fn parse(name: &str) -> Result<String, String> {
+    let allowed = fs::read_to_string(ALLOWED).unwrap_or_default();
+    // The default is no demand: without it the run goes on, and says so.
+    if name == CUBIC || allowed.split_whitespace().any(|allowed| allowed == name) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("this machine allows {}", allowed.split_whitespace().collect::<Vec<_>>().join(", ")))
+}
 
 /// Gives one to all network namespaces of this run: hosts, containers, cables. Where
 /// the machine does not allow it (`cargo xtask bench` sees to that), they keep its own.
 pub fn unify(name: &str) {
-    let line = format!("echo {name} > {SWITCH}");
     let ours = Plan::every_prefix();
     let list = sh("ip netns list");
     let names = list.lines().filter_map(|line| line.split_whitespace().next());
     for namespace in names.filter(|name| name.starts_with(&ours)) {
+        let line = format!("echo \"$0\" > {SWITCH}");
         // Whether it worked, `of` tells.
-        drop(say(Namespace::existing(namespace).command("sh").args(["-c", &line])));
+        drop(say(Namespace::existing(namespace).command("sh").args(["-c", &line, name])));
     }
 }
 

@@ -247,6 +247,12 @@ impl Candidate {
 }
 
 impl Ready {
+    /// What both ends of both ways have to control congestion.
+    pub fn congestion(&self) -> Vec<String> {
+        let ways = [&self.across.0, &self.local.0];
+        ways.into_iter().flat_map(|way| [&way.client, &way.server]).map(congestion::of).collect()
+    }
+
     /// The way and the servers of a place.
     pub fn at(&self, place: Place) -> (&Way, &Servers) {
         let (way, servers) = match place {

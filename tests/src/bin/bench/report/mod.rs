@@ -93,10 +93,14 @@ impl Report {
         self.records.push(record);
     }
 
-    /// Notes what TCP's congestion control is.
-    pub fn congestion(&mut self, found: String, wanted: &str) {
-        self.refused = (found != wanted).then(|| wanted.to_owned());
-        self.machine.congestion = found;
+    /// Notes which congestion control was wanted, and which was found.
+    pub fn congestion(&mut self, wanted: &str, mut found: impl Iterator<Item = String>) {
+        let other = found.find(|found| found != wanted);
+        if let Some(other) = &other {
+            println!("bench: TCP has {other} to control congestion: the machine refuses {wanted}");
+            self.refused = Some(wanted.to_owned());
+        }
+        self.machine.congestion = other.unwrap_or_else(|| wanted.to_owned());
     }
 
     /// Notes that there was no time for some of the rounds.

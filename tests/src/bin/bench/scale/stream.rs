@@ -31,7 +31,8 @@ pub fn measure() {
     }
     let Some(alone) = Summary::of(alone) else { return };
     println!(
-        "\none TCP stream, {ROUNDS} rounds, to {:.1} Gbit/s over the routes that it needs",
+        "\none TCP stream by {}, {ROUNDS} rounds, to {:.1} Gbit/s over the routes that it needs",
+        congestion::of(&base.client),
         alone.median
     );
     println!("| more routes | of that | least | most |\n|--:|--:|--:|--:|");
