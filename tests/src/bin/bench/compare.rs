@@ -136,7 +136,7 @@ fn warm_up(ready: &Ready) {
 
 fn measure(ready: &Ready, round: usize, place: Place, work: Work) -> Record {
     let (way, servers) = ready.at(place);
-    let pinned = work.is_pinned(place);
+    let pinned = place == Place::Pinned;
     if pinned {
         servers.pin(true);
     }

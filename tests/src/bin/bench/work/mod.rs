@@ -151,17 +151,6 @@ impl Work {
         }
     }
 
-    /// Whether client and server each have a processor of their own. Requests within one
-    /// host do: else the scheduler puts both on one or not, round by round, and waking
-    /// another processor costs more than any way between them.
-    pub fn is_pinned(self, place: Place) -> bool {
-        match place {
-            Place::Across => false,
-            Place::Pinned => true,
-            Place::Local => matches!(self, Self::TcpRequests | Self::UdpRequests),
-        }
-    }
-
     /// Does it once; what kept it from being done otherwise.
     pub fn measure(self, way: &Way, pinned: bool) -> Result<Sample, String> {
         let begun = Cpu::now();
