@@ -70,6 +70,11 @@ impl Book {
     }
 }
 
+/// How often Docker may ask for the subnet of a network by the network's name
+/// before it counts as one that it does not take. Docker asks again at once and for
+/// ever; the agent and some users who make the same network at a time ask, too.
+const ASKS: u32 = 8;
+
 /// Subnets that Docker has asked for, until it made a network of them or gave
 /// them up.
 #[derive(Debug, Default)]
@@ -80,6 +85,8 @@ struct Asked {
     pool: PoolId,
     /// Whether it is of our choice, and kept in the store.
     kept: bool,
+    /// How often we chose it since Docker last took it.
+    asks: u32,
     since: Instant,
 }
 
@@ -88,10 +95,21 @@ impl Making {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Docker asked for it, or, with `kept`, for one of our choice. Whether that
-    /// is news.
+    /// Docker asked for it, or, with `kept`, for one of our choice. Whether it may
+    /// have it: not if it was given it time after time and asks again.
     pub fn begin(&self, pool: PoolId, kept: bool) -> bool {
-        self.lock().insert(pool.cidr, Asked { pool, kept, since: Instant::now() }).is_none()
+        let mut lock = self.lock();
+        let before = lock.get(&pool.cidr).map_or(0, |asked| asked.asks);
+        let asks = before + u32::from(kept);
+        lock.insert(pool.cidr, Asked { pool, kept, asks, since: Instant::now() });
+        asks <= ASKS
+    }
+
+    /// Docker has taken it, since it asks for its gateway.
+    pub fn taken(&self, cidr: IpNet) {
+        if let Some(asked) = self.lock().get_mut(&cidr) {
+            asked.asks = 0;
+        }
     }
 
     /// Whether it is one of our choice.

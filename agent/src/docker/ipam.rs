@@ -80,6 +80,9 @@ pub(super) async fn request_address(docker: &Docker, request: &OfPool) -> Result
     }
     let found = network_of(docker, pool.cidr).await?;
     let is_gateway = request.options.get("RequestAddressType").and_then(Value::as_str) == Some(GATEWAY);
+    if is_gateway {
+        docker.making.taken(pool.cidr);
+    }
     let addr = match (&found, wanted) {
         (found, wanted) if is_gateway => gateway(found.as_ref(), pool.cidr, wanted),
         // What is asked for before there is a network is nobody's for good.

@@ -228,6 +228,32 @@ fn every_subnet_that_is_asked_for_is_another() {
 }
 
 #[test]
+fn the_subnet_of_a_network_may_be_asked_for_by_several_at_once() {
+    let lab = alone();
+    let h1 = lab.h(1);
+    h1.ok(&["network", "create", "there", "--subnet", "10.66.0.0/16"]);
+    let ask = |pool: &str| {
+        let request = json!({"AddressSpace": "margay", "Pool": pool, "Options": {"margay.network": "there"}});
+        call(h1, "/IpamDriver.RequestPool", &request.to_string())
+    };
+    // The agent, for this host's Docker, and users who name the network.
+    for pool in ["10.66.0.0/16", "", "", "10.66.0.0/16", ""] {
+        let (status, answer) = ask(pool);
+        assert_eq!((status, &answer["Pool"]), (200, &json!("10.66.0.0/16")), "{answer}");
+    }
+    // Who takes it goes on to the gateway, and then nobody counts as refusing.
+    let gateway = json!({"PoolID": "10.66.0.0/16", "Options": {"RequestAddressType": "com.docker.network.gateway"}});
+    for _ in 0..20 {
+        assert_eq!(ask("").0, 200);
+        ok(h1, "/IpamDriver.RequestAddress", &gateway);
+    }
+    // Who only asks again is told why that is vain.
+    let refusal = (0..20).map(|_| ask("")).find(|(status, _)| *status != 200);
+    let (_, answer) = refusal.expect("an end");
+    assert!(answer["Error"].as_str().is_some_and(|e| e.contains("does not take 10.66.0.0/16")), "{answer}");
+}
+
+#[test]
 fn the_handshake_needs_no_store() {
     let mut lab = alone();
     lab.host(1).stop();
