@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    congestion, machine,
+    congestion, idle, machine,
     run::{self, cargo},
     setup::{self, Need},
     vm::{self, Inside},
@@ -47,6 +47,6 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut bench = Command::new(release.join("margay-bench"));
     bench.args(&options.words);
-    let _allowed = congestion::allow_for(&options.words);
+    let _lent = (congestion::allow_for(&options.words), idle::awake());
     machine::run_private(&bench)
 }

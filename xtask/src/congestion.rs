@@ -7,27 +7,25 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::lent::Lent;
+
 /// The machine's lists, which only its first network namespace may change.
 const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 
-/// What the machine allowed before, which it gets back at the end.
-pub struct Allowed {
-    before: Option<String>,
-}
-
 /// Allows all that there are while the value lives, for a bench of these words that
 /// sends streams. Where that cannot be, the bench goes on with the machine's own and
 /// says so.
-pub fn allow_for(words: &[String]) -> Allowed {
+pub fn allow_for(words: &[String]) -> Option<Lent> {
     if !sends_streams(words) {
-        return Allowed { before: None };
+        return None;
     }
     // One that is a module is in the list once it is loaded; one that is none is there.
     let module = format!("tcp_{}", named(words));
     drop(Command::new("modprobe").args(["--quiet", &module]).stderr(Stdio::null()).status());
     let read = |list| fs::read_to_string(list).ok();
-    Allowed { before: read(ALLOWED).zip(read(AVAILABLE)).and_then(|(before, there)| widen(before, &there)) }
+    let (allowed, there) = (read(ALLOWED)?, read(AVAILABLE)?);
+    missing(&allowed, &there).then(|| Lent::set(ALLOWED, there.trim())).flatten()
 }
 
 /// Whether it is the comparison or that of scale.
@@ -43,34 +41,9 @@ fn named(words: &[String]) -> &str {
     behind.map(String::as_str).or_else(joined).unwrap_or("cubic")
 }
 
-/// What was allowed, if that had to be changed.
-fn widen(before: String, there: &str) -> Option<String> {
-    let all = missing(&before, there).then(|| there.trim())?;
-    match fs::write(ALLOWED, all) {
-        Ok(()) => {
-            println!("bench: {ALLOWED} is {all:?} until the end (it was {:?})", before.trim());
-            Some(before)
-        }
-        Err(error) => {
-            println!("bench: {ALLOWED}: {error}");
-            None
-        }
-    }
-}
-
 /// Whether something that is there is not allowed.
 fn missing(allowed: &str, there: &str) -> bool {
     there.split_whitespace().any(|name| allowed.split_whitespace().all(|allowed| allowed != name))
-}
-
-impl Drop for Allowed {
-    fn drop(&mut self) {
-        if let Some(before) = self.before.take()
-            && let Err(error) = fs::write(ALLOWED, before)
-        {
-            println!("bench: {ALLOWED}: {error}");
-        }
-    }
 }
 
 #[cfg(test)]

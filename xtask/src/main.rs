@@ -4,6 +4,8 @@ mod bench;
 mod congestion;
 mod demo;
 mod ebpf;
+mod idle;
+mod lent;
 mod lint;
 mod machine;
 mod run;

@@ -242,7 +242,8 @@ fn the_subnet_of_a_network_may_be_asked_for_by_several_at_once() {
         assert_eq!((status, &answer["Pool"]), (200, &json!("10.66.0.0/16")), "{answer}");
     }
     // Who takes it goes on to the gateway, and then nobody counts as refusing.
-    let gateway = json!({"PoolID": "10.66.0.0/16", "Options": {"RequestAddressType": "com.docker.network.gateway"}});
+    let gateway =
+        json!({"PoolID": "10.66.0.0/16", "Options": {"RequestAddressType": "com.docker.network.gateway"}});
     for _ in 0..20 {
         assert_eq!(ask("").0, 200);
         ok(h1, "/IpamDriver.RequestAddress", &gateway);

@@ -17,7 +17,7 @@ pub struct Cpu {
 impl Cpu {
     /// Up to now.
     pub fn now() -> Self {
-        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let stat = read("/proc/stat");
         let first = stat.lines().next().unwrap_or_default();
         let ticks: Vec<f64> = first.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
         let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
@@ -52,6 +52,11 @@ pub struct Machine {
     pub load_before: f64,
     /// Clock of the processors in the same seconds and at the end, MHz.
     pub mhz: Vec<f64>,
+    /// What puts idle processors to sleep.
+    pub idle: String,
+    /// For how long idle processors of a virtual machine look for work before they halt,
+    /// ns; nothing where the kernel has no such driver.
+    pub halt_poll: Option<u64>,
     /// Congestion control of the candidates' TCP.
     pub congestion: String,
     /// Processor time taken away during the run, seconds.
@@ -68,11 +73,11 @@ impl Machine {
 
     /// What does not change.
     fn still() -> Self {
-        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let info = read("/proc/cpuinfo");
         let processor = field(&info, "model name").next().unwrap_or_default();
-        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let memory = read("/proc/meminfo");
         let memory = field(&memory, "MemTotal").next().unwrap_or_default();
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = read("/proc/loadavg");
         Self {
             kernel: margay_tests::process::sh("uname -r").trim().into(),
             processor,
@@ -81,6 +86,8 @@ impl Machine {
             busy_idle: Vec::new(),
             load_before: load.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default(),
             mhz: Vec::new(),
+            idle: read("/sys/devices/system/cpu/cpuidle/current_driver").trim().into(),
+            halt_poll: read("/sys/module/haltpoll/parameters/guest_halt_poll_ns").trim().parse().ok(),
             congestion: String::new(),
             stolen: 0.0,
         }
@@ -101,8 +108,13 @@ impl Machine {
     }
 }
 
+/// A file of the kernel's; nothing where there is none.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
 fn mhz() -> Vec<f64> {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let info = read("/proc/cpuinfo");
     field(&info, "cpu MHz").filter_map(|mhz| mhz.parse().ok()).collect()
 }
 

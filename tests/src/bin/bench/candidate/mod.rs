@@ -41,7 +41,7 @@ pub enum Does {
     Everything,
     /// Streams across hosts: what super-packets can change.
     Streams,
-    /// What programs change: a stream, requests, connections and packets.
+    /// What programs change: streams, requests, connections and packets.
     Programs,
 }
 
@@ -52,7 +52,10 @@ impl Candidate {
             Does::Quick | Does::Everything => true,
             Does::Streams => place == Place::Across && work.is_streams(),
             Does::Programs => {
-                matches!(work, Work::Stream | Work::TcpRequests | Work::Connections | Work::Packets)
+                matches!(
+                    work,
+                    Work::Stream | Work::Streams | Work::TcpRequests | Work::Connections | Work::Packets
+                )
             }
         }
     }

@@ -21,8 +21,8 @@ fn write(report: &Report, text: &mut String) -> std::fmt::Result {
     writeln!(text, "# Margay compared\n")?;
     writeln!(
         text,
-        "`{}`, {} s. Kernel {}, {} processors ({}), {} MiB; TCP by {}; load \
-         {:.2} before.\n",
+        "`{}`, {} s. Kernel {}, {} processors ({}), {} MiB; TCP by {}; idle processors by \
+         {}{}; load {:.2} before.\n",
         report.command,
         report.took.as_secs(),
         machine.kernel,
@@ -30,6 +30,8 @@ fn write(report: &Report, text: &mut String) -> std::fmt::Result {
         machine.processor,
         machine.memory,
         machine.congestion,
+        if machine.idle.is_empty() { "nobody" } else { &machine.idle },
+        machine.halt_poll.map(|ns| format!(", which polls for {} us", ns / 1000)).unwrap_or_default(),
         machine.load_before
     )?;
     writeln!(

@@ -210,6 +210,9 @@ impl Report {
         if most > 1.05 * least {
             found.push(format!("the processors' clock moved between {least:.0} and {most:.0} MHz"));
         }
+        if machine.halt_poll == Some(0) {
+            found.push("idle processors halt at once, and it is the machine below that wakes them".into());
+        }
         if let Some(wanted) = &self.refused {
             found.push(format!(
                 "TCP has {} to control congestion: the machine refused {wanted}",
