@@ -27,6 +27,13 @@ impl Namespace {
         Self { name: name.into(), keep: true }
     }
 
+    /// Handles of all whose names begin so.
+    pub fn starting_with(prefix: &str) -> Vec<Self> {
+        let list = sh("ip netns list");
+        let names = list.lines().filter_map(|line| line.split_whitespace().next());
+        names.filter(|name| name.starts_with(prefix)).map(Self::existing).collect()
+    }
+
     /// Gives the network namespace of a process a name.
     pub fn of_process(name: &str, pid: u32) -> Self {
         sh(&format!("ip netns attach {name} {pid}"));

@@ -15,20 +15,34 @@ const fn instruction(opcode: u8, dst: u8, src: u8, offset: i16, immediate: u32) 
     opcode as u64 | registers << 8 | (offset as u16 as u64) << 16 | (immediate as u64) << 32
 }
 
-/// Writes the first bytes of a frame, whose number is a multiple of four, and
-/// sends it out of an interface.
-pub fn sender(header: &[u8], ifindex: u32) -> Vec<u64> {
+/// Writes the first bytes of a frame of IPv4, whose number is a multiple of four, and
+/// sends it out of an interface. Of the source's last two bytes it draws those bits at
+/// random that the mask has; they and the identification are zero in the frame, and its
+/// checksum stays right, since the one becomes the other's complement.
+pub fn sender(header: &[u8], ifindex: u32, drawn: u16) -> Vec<u64> {
     let len = header.len() as u32;
     let words = header.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let draw = [
+        // r6 = data; r0 = bpf_get_prandom_u32() & drawn
+        instruction(0xbf, 6, 2, 0, 0),
+        instruction(0x85, 0, 0, 0, 7),
+        instruction(0x57, 0, 0, 0, drawn.into()),
+        // the source's end = r0; the identification = !r0
+        instruction(0x6b, 6, 0, 28, 0),
+        instruction(0xa7, 0, 0, 0, 0xffff),
+        instruction(0x6b, 6, 0, 18, 0),
+    ];
+    let draw = if drawn == 0 { &[][..] } else { &draw };
     let mut code = vec![
         // r2 = data; r3 = data_end; r4 = r2 + len; if r4 > r3 goto the end
         instruction(0x61, 2, 1, 0, 0),
         instruction(0x61, 3, 1, 4, 0),
         instruction(0xbf, 4, 2, 0, 0),
         instruction(0x07, 4, 0, 0, len),
-        instruction(0x2d, 4, 3, (len / 4 + 4) as i16, 0),
+        instruction(0x2d, 4, 3, (len / 4) as i16 + draw.len() as i16 + 4, 0),
     ];
     code.extend(words.enumerate().map(|(i, word)| instruction(0x62, 2, 0, 4 * i as i16, word)));
+    code.extend(draw);
     code.extend([
         // return bpf_redirect(ifindex, 0)
         instruction(0xb7, 1, 0, 0, ifindex),

@@ -2,11 +2,7 @@
 
 use std::fs;
 
-use margay_tests::{
-    container::Namespace,
-    lab::Plan,
-    process::{say, sh},
-};
+use margay_tests::{container::Namespace, lab::Plan, process::say};
 
 /// Linux's own default and that of the distributions (RFC 9438). BBR, which some kernels
 /// have instead, sends as fast as it believes the way to be: what is compared then is its
@@ -28,13 +24,10 @@ pub fn parse(name: &str) -> Result<String, String> {
 /// Gives one to all network namespaces of this run: hosts, containers, cables. Where
 /// the machine does not allow it (`cargo xtask bench` sees to that), they keep its own.
 pub fn unify(name: &str) {
-    let ours = Plan::every_prefix();
-    let list = sh("ip netns list");
-    let names = list.lines().filter_map(|line| line.split_whitespace().next());
-    for namespace in names.filter(|name| name.starts_with(&ours)) {
+    for namespace in Namespace::starting_with(&Plan::every_prefix()) {
         let line = format!("echo \"$0\" > {SWITCH}");
         // Whether it worked, `of` tells.
-        drop(say(Namespace::existing(namespace).command("sh").args(["-c", &line, name])));
+        drop(say(namespace.command("sh").args(["-c", &line, name])));
     }
 }
 

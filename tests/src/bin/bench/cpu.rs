@@ -1,9 +1,18 @@
 //! What the processors did, and what may have disturbed them.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
+
+/// Steps of the fixed computation, which take about 20 ms, and a factor in it.
+const STEPS: u64 = 10_000_000;
+const PRIME: u64 = 0x100_0000_01b3;
+/// How often it is done before each round.
+const COMPUTATIONS: usize = 20;
 
 /// Processor time of the whole machine since it started, seconds.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +61,10 @@ pub struct Machine {
     pub load_before: f64,
     /// Clock of the processors in the same seconds and at the end, MHz.
     pub mhz: Vec<f64>,
+    /// How long a fixed computation took, again and again, in the same seconds, us.
+    /// Where somebody else is on the same core it takes up to twice as long, and no
+    /// clock tells.
+    pub computed: Vec<f64>,
     /// What puts idle processors to sleep.
     pub idle: String,
     /// For how long idle processors of a virtual machine look for work before they halt,
@@ -86,6 +99,7 @@ impl Machine {
             busy_idle: Vec::new(),
             load_before: load.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default(),
             mhz: Vec::new(),
+            computed: Vec::new(),
             idle: read("/sys/devices/system/cpu/cpuidle/current_driver").trim().into(),
             halt_poll: read("/sys/module/haltpoll/parameters/guest_halt_poll_ns").trim().parse().ok(),
             congestion: String::new(),
@@ -98,6 +112,7 @@ impl Machine {
         let before = Cpu::now();
         std::thread::sleep(Duration::from_secs(1));
         self.busy_idle.push(Cpu::since(before).busy);
+        self.computed.extend((0..COMPUTATIONS).map(|_| compute()));
         self.mhz.extend(mhz());
     }
 
@@ -106,6 +121,14 @@ impl Machine {
         self.mhz.extend(mhz());
         self.stolen = Cpu::since(begun).stolen;
     }
+}
+
+/// Computes something that needs nothing but the processor, and says how long it took, us.
+fn compute() -> f64 {
+    let begun = Instant::now();
+    let sum = (0..STEPS).fold(1_u64, |sum, step| (sum ^ std::hint::black_box(step)).wrapping_mul(PRIME));
+    std::hint::black_box(sum);
+    begun.elapsed().as_secs_f64() * 1e6
 }
 
 /// A file of the kernel's; nothing where there is none.

@@ -3,6 +3,7 @@
 //! rounds, since single rounds differ by a fifth.
 
 mod agents;
+mod cable;
 mod candidate;
 mod compare;
 mod congestion;

@@ -44,24 +44,36 @@ enum Case {
     XdpDrops,
 }
 
-const CASES: [(Case, &str); 8] = [
-    (Case::Nothing, "generator and XDP_DROP alone"),
-    (Case::Transmits, "a program that reads a destination and transmits"),
-    (Case::KernelForwards, "the kernel's own routing forwards"),
-    (Case::TcForwards, "from_network forwards"),
-    (Case::XdpForwards, "xdp_uplink forwards"),
-    (Case::NftDrops, "nftables drops (prerouting, raw)"),
-    (Case::TcDrops, "from_network drops (guard)"),
-    (Case::XdpDrops, "xdp_uplink drops (guard)"),
+/// From one source.
+const ONE: u16 = 0;
+/// From as many sources as there are slots for what XDP remembers, and from far more.
+const SLOTS: u16 = 0x03ff;
+const MANY: u16 = 0xffff;
+
+const CASES: [(Case, u16, &str); 13] = [
+    (Case::Nothing, ONE, "generator and XDP_DROP alone"),
+    (Case::Transmits, ONE, "a program that reads a destination and transmits"),
+    (Case::KernelForwards, ONE, "the kernel's own routing forwards"),
+    (Case::TcForwards, ONE, "from_network forwards"),
+    (Case::XdpForwards, ONE, "xdp_uplink forwards"),
+    (Case::NftDrops, ONE, "nftables drops (prerouting, raw)"),
+    (Case::TcDrops, ONE, "from_network drops (guard)"),
+    (Case::XdpDrops, ONE, "xdp_uplink drops (guard)"),
+    (Case::Nothing, MANY, "generator of 65,536 sources and XDP_DROP alone"),
+    (Case::XdpForwards, SLOTS, "xdp_uplink forwards, from 1,024 sources"),
+    (Case::KernelForwards, MANY, "the kernel's own routing forwards, from 65,536 sources"),
+    (Case::XdpForwards, MANY, "xdp_uplink forwards, from 65,536 sources"),
+    (Case::TcForwards, MANY, "from_network forwards, from 65,536 sources"),
 ];
 
 /// Measures with the frames made on the same processor, and on another.
 pub fn xdp() {
     let mut node = Node::new();
     let peer = set_up();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    stay();
     println!("\n60-byte UDP frames, million per second of one processor that also makes and ends them");
     table(&mut node, &peer, Maker::Here);
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     match elsewhere() {
         Ok(()) if cpus > 1 => {
             println!("\nthe same, made on another processor; what one processor handles and ends");
@@ -81,19 +93,23 @@ enum Maker {
     Elsewhere,
 }
 
-/// Has a kernel thread of its own take in what comes on the uplink, and ties this
-/// one, which makes it, to the first processor, where the kernel's then never runs:
-/// this one goes before it.
-fn elsewhere() -> Result<(), String> {
-    // The sysfs that shows this network namespace.
-    let own = format!("chrt --fifo --reset-on-fork --pid 50 {}", nix::unistd::gettid());
-    let threaded = format!("mount -t sysfs sysfs /sys && echo 1 > /sys/class/net/{UPLINK}/threaded && {own}");
-    let said = say(Command::new("unshare").args(["-m", "sh", "-c", &threaded]));
+/// Ties this thread, which makes the frames, to the first processor: were it moved, what
+/// it made before would still be handled where it was.
+fn stay() {
     let mut first = nix::sched::CpuSet::new();
     first
         .set(0)
         .and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &first))
         .expect("a processor");
+}
+
+/// Has a kernel thread of its own take in what comes on the uplink, which then never runs
+/// on the processor of this one, which makes it: this one goes before it.
+fn elsewhere() -> Result<(), String> {
+    // The sysfs that shows this network namespace.
+    let own = format!("chrt --fifo --reset-on-fork --pid 50 {}", nix::unistd::gettid());
+    let threaded = format!("mount -t sysfs sysfs /sys && echo 1 > /sys/class/net/{UPLINK}/threaded && {own}");
+    let said = say(Command::new("unshare").args(["-m", "sh", "-c", &threaded]));
     if said.ok() { Ok(()) } else { Err(said.err) }
 }
 
@@ -102,15 +118,15 @@ fn table(node: &mut Node, peer: &Peer, maker: Maker) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut rates = [const { Vec::new() }; CASES.len()];
     for _ in 0..ROUNDS {
-        for ((case, _), rates) in CASES.iter().zip(&mut rates) {
+        for ((case, drawn, _), rates) in CASES.iter().zip(&mut rates) {
             runtime.block_on(arrange(*case, node));
-            rates.push(generate(*case, peer, maker));
+            rates.push(generate(*case, *drawn, peer, maker));
             runtime.block_on(clear(*case, node));
         }
     }
     println!("| what | median | least | most | ns above the first |\n|---|--:|--:|--:|--:|");
     let alone = Summary::of(rates[0].clone()).map_or(f64::NAN, |rate| 1e3 / rate.median);
-    for ((_, name), rates) in CASES.iter().zip(rates) {
+    for ((_, _, name), rates) in CASES.iter().zip(rates) {
         let Some(rate) = Summary::of(rates) else { continue };
         let above = 1e3 / rate.median - alone;
         println!("| {name} | {:.3} | {:.3} | {:.3} | {above:.0} |", rate.median, rate.min, rate.max);
@@ -206,12 +222,16 @@ async fn clear(case: Case, node: &mut Node) {
 /// Sends the frames into the uplink; million of them per second that were handled.
 /// What came of them has to be what the case says. Made elsewhere they come faster
 /// than they can be handled, and the cable loses the rest.
-fn generate(case: Case, peer: &Peer, maker: Maker) -> f64 {
+fn generate(case: Case, drawn: u16, peer: &Peer, maker: Maker) -> f64 {
     let blocked = matches!(case, Case::NftDrops | Case::TcDrops | Case::XdpDrops);
-    let src = if blocked { [203, 0, 113, 65] } else { [203, 0, 113, 9] };
+    let src = match drawn {
+        ONE if blocked => [203, 0, 113, 65],
+        ONE => [203, 0, 113, 9],
+        _ => [198, 18, 0, 0],
+    };
     let frame = Frame::udp(CLIENT, src.into(), both(5, 70)[0]).bytes();
     let path = Path::new("/sys/fs/bpf/margay-bench-sender");
-    pin(path, Hook::Xdp, &sender(&frame[..36], peer.index));
+    pin(path, Hook::Xdp, &sender(&frame[..36], peer.index, drawn));
     let program = Xdp::from_pin(path, XdpAttachType::Interface).expect("just pinned");
     std::fs::remove_file(path).expect("a pin");
     let (before, taken) = (count(&peer.name, "xdp_drops"), count(UPLINK, "rx_queue_0_xdp_packets"));

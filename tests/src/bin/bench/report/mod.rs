@@ -14,7 +14,7 @@ use crate::{
     candidate::{Candidate, LIMIT},
     cpu::{Cpu, Machine},
     scale::Scale,
-    stats::Summary,
+    stats::{Summary, percentile},
     work::{COST, Place, RATE, Sample, Work},
 };
 
@@ -209,6 +209,13 @@ impl Report {
             machine.mhz.iter().fold((f64::MAX, 0.0_f64), |(l, m), mhz| (l.min(*mhz), m.max(*mhz)));
         if most > 1.05 * least {
             found.push(format!("the processors' clock moved between {least:.0} and {most:.0} MHz"));
+        }
+        let computed = |p: f64| percentile(machine.computed.clone(), p);
+        let slower = computed(0.9) / computed(0.0);
+        if slower > 1.2 {
+            found.push(format!(
+                "a tenth of the time, before the rounds, the same computation took {slower:.1} times as long as at best"
+            ));
         }
         if machine.halt_poll == Some(0) {
             found.push("idle processors halt at once, and it is the machine below that wakes them".into());

@@ -12,7 +12,7 @@ use margay_tests::{
 };
 
 use super::{HOPS, SIZES, block, route};
-use crate::{congestion, stats::Summary};
+use crate::{cable, congestion, stats::Summary};
 
 const ROUNDS: usize = 9;
 
@@ -63,6 +63,7 @@ impl Way {
             },
         );
         congestion::unify(congestion::CUBIC);
+        cable::keep_order();
         for i in [1, 2] {
             lab.host(i).kill();
             let dir = lab.plan.bpffs.join(format!("h{i}")).join(format!("v{}", table::LAYOUT_VERSION));

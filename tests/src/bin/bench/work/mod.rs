@@ -139,14 +139,14 @@ impl Work {
     }
 
     /// Whether it is done in a place. Pinned are the kinds in which one client
-    /// meets one server; within one host both directions are one.
+    /// meets one server, except for requests by UDP, which tell what those by TCP do;
+    /// within one host both directions are one.
     pub fn is_done(self, place: Place) -> bool {
         match place {
             Place::Across => true,
-            Place::Pinned => matches!(
-                self,
-                Self::Stream | Self::TcpRequests | Self::UdpRequests | Self::Connections | Self::Packets
-            ),
+            Place::Pinned => {
+                matches!(self, Self::Stream | Self::TcpRequests | Self::Connections | Self::Packets)
+            }
             Place::Local => !matches!(self, Self::StreamBack | Self::StreamsBack),
         }
     }
