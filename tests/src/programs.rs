@@ -17,8 +17,9 @@ const fn instruction(opcode: u8, dst: u8, src: u8, offset: i16, immediate: u32) 
 
 /// Writes the first bytes of a frame of IPv4, whose number is a multiple of four, and
 /// sends it out of an interface. Of the source's last two bytes it draws those bits at
-/// random that the mask has; they and the identification are zero in the frame, and its
-/// checksum stays right, since the one becomes the other's complement.
+/// random that the mask has, in the host's order. They and the identification are zero in
+/// the frame, which is 30 bytes or more, and its checksum stays right, since the one
+/// becomes the other's complement.
 pub fn sender(header: &[u8], ifindex: u32, drawn: u16) -> Vec<u64> {
     let len = header.len() as u32;
     let words = header.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));

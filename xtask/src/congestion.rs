@@ -14,8 +14,8 @@ const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 
 /// Allows all that there are while the value lives, for a bench of these words that
-/// sends streams. Where that cannot be, the bench goes on with the machine's own and
-/// says so.
+/// sends streams. Where that cannot be, the bench goes on with the machine's own, and
+/// its report says so.
 pub fn allow_for(words: &[String]) -> Option<Lent> {
     if !sends_streams(words) {
         return None;

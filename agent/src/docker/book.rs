@@ -70,9 +70,10 @@ impl Book {
     }
 }
 
-/// How often Docker may ask for the subnet of a network by the network's name
-/// before it counts as one that it does not take. Docker asks again at once and for
-/// ever; the agent and some users who make the same network at a time ask, too.
+/// How often in a row the subnet of a named network is given out before it counts as one
+/// that Docker does not take. Docker asks again at once and for ever; the agent and users
+/// who make the same network at a time ask, too, and more of them than these, before the
+/// first of them goes on, would be refused.
 const ASKS: u32 = 8;
 
 /// Subnets that Docker has asked for, until it made a network of them or gave
@@ -85,6 +86,8 @@ struct Asked {
     pool: PoolId,
     /// Whether it is of our choice, and kept in the store.
     kept: bool,
+    /// How many were given it and have neither made a network nor given it up.
+    holders: u32,
     /// How often we chose it since Docker last took it.
     asks: u32,
     since: Instant,
@@ -95,14 +98,23 @@ impl Making {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Docker asked for it, or, with `kept`, for one of our choice. Whether it may
-    /// have it: not if it was given it time after time and asks again.
+    /// Docker is to be given it, as it asked for it or, with `kept`, by our choice. Not if
+    /// it was our choice too often already: then nothing is noted but that the next who
+    /// asks is the first again.
     pub fn begin(&self, pool: PoolId, kept: bool) -> bool {
         let mut lock = self.lock();
-        let before = lock.get(&pool.cidr).map_or(0, |asked| asked.asks);
-        let asks = before + u32::from(kept);
-        lock.insert(pool.cidr, Asked { pool, kept, asks, since: Instant::now() });
-        asks <= ASKS
+        let new = Asked { pool, kept, holders: 0, asks: 0, since: Instant::now() };
+        let asked = lock.entry(pool.cidr).or_insert(new);
+        if kept && asked.asks == ASKS {
+            asked.asks = 0;
+            return false;
+        }
+        asked.pool.range = pool.range.or(asked.pool.range);
+        asked.kept |= kept;
+        asked.holders += 1;
+        asked.asks += u32::from(kept);
+        asked.since = new.since;
+        true
     }
 
     /// Docker has taken it, since it asks for its gateway.
@@ -112,14 +124,20 @@ impl Making {
         }
     }
 
-    /// Whether it is one of our choice.
-    pub fn is_kept(&self, cidr: IpNet) -> bool {
-        self.lock().get(&cidr).is_some_and(|asked| asked.kept)
+    /// Whether it is one of our choice that only one holds.
+    pub fn is_last_kept(&self, cidr: IpNet) -> bool {
+        self.lock().get(&cidr).is_some_and(|asked| asked.kept && asked.holders == 1)
     }
 
-    /// Docker has made a network of it, or given it up.
+    /// One that was given it has made a network of it, or given it up.
     pub fn end(&self, cidr: IpNet) {
-        self.lock().remove(&cidr);
+        let mut lock = self.lock();
+        if let Some(asked) = lock.get_mut(&cidr) {
+            asked.holders -= 1;
+            if asked.holders == 0 {
+                lock.remove(&cidr);
+            }
+        }
     }
 
     /// The part of a subnet that addresses are to come from: Docker tells it to

@@ -44,10 +44,8 @@ pub(super) async fn request_pool(docker: &Docker, request: &RequestPool) -> Resu
     }
     let pool = PoolId { cidr: subnet, range };
     // What Docker does not like it asks for again, at once and for ever.
-    if !docker.making.begin(pool, request.pool.is_empty())
-        && let Some(name) = named.filter(|_| request.pool.is_empty())
-    {
-        docker.making.end(subnet);
+    if !docker.making.begin(pool, request.pool.is_empty()) {
+        let name = named.unwrap_or_default();
         bail!(
             "Docker does not take {subnet}, the subnet of network {name}: this host has a route or a \
              nameserver in it; remove that, or name the subnet with --subnet"
@@ -62,7 +60,7 @@ pub(super) async fn release_pool(docker: &Docker, request: &OfPool) -> Result<Va
     let pool: PoolId = request.pool_id.parse()?;
     // Docker asks only once; what cannot be given up now is swept later, since
     // it is not ended.
-    if docker.making.is_kept(pool.cidr) {
+    if docker.making.is_last_kept(pool.cidr) {
         let node = docker.node().await?;
         docker.workloads.networks.unreserve(&node, Some(pool.cidr), u64::MAX).await?;
     }

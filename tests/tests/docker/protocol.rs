@@ -249,9 +249,28 @@ fn the_subnet_of_a_network_may_be_asked_for_by_several_at_once() {
         ok(h1, "/IpamDriver.RequestAddress", &gateway);
     }
     // Who only asks again is told why that is vain.
-    let refusal = (0..20).map(|_| ask("")).find(|(status, _)| *status != 200);
-    let (_, answer) = refusal.expect("an end");
-    assert!(answer["Error"].as_str().is_some_and(|e| e.contains("does not take 10.66.0.0/16")), "{answer}");
+    let answers: Vec<(u16, Value)> = (0..9).map(|_| ask("")).collect();
+    assert!(answers[..8].iter().all(|(status, _)| *status == 200), "{answers:?}");
+    let told = answers[8].1["Error"].as_str().unwrap_or_default();
+    assert!(told.contains("does not take 10.66.0.0/16"), "{answers:?}");
+}
+
+#[test]
+fn a_subnet_for_a_network_to_come_is_free_once_all_have_given_it_up() {
+    let lab = alone();
+    let h1 = lab.h(1);
+    let ask = json!({"AddressSpace": "margay", "Pool": "", "Options": {"margay.network": "soon"}});
+    let pool = ok(h1, "/IpamDriver.RequestPool", &ask)["PoolID"].clone();
+    for _ in 1..8 {
+        assert_eq!(ok(h1, "/IpamDriver.RequestPool", &ask)["PoolID"], pool, "kept for its name");
+    }
+    assert!(refused(h1, "/IpamDriver.RequestPool", &ask.to_string()).contains("does not take"));
+    let kept = || h1.ok(&["store", "export"]).contains("reservations/");
+    for _ in 0..8 {
+        assert!(kept(), "somebody still holds it");
+        ok(h1, "/IpamDriver.ReleasePool", &json!({"PoolID": pool}));
+    }
+    assert!(!kept());
 }
 
 #[test]

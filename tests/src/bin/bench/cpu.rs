@@ -8,8 +8,10 @@ use std::{
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
-/// Steps of the fixed computation, which take about 20 ms, and a factor in it.
-const STEPS: u64 = 10_000_000;
+use crate::cable;
+
+/// Steps of the fixed computation, which take some ten milliseconds, and a factor in it.
+const STEPS: u64 = 4_000_000;
 const PRIME: u64 = 0x100_0000_01b3;
 /// How often it is done before each round.
 const COMPUTATIONS: usize = 20;
@@ -61,15 +63,17 @@ pub struct Machine {
     pub load_before: f64,
     /// Clock of the processors in the same seconds and at the end, MHz.
     pub mhz: Vec<f64>,
-    /// How long a fixed computation took, again and again, in the same seconds, us.
-    /// Where somebody else is on the same core it takes up to twice as long, and no
-    /// clock tells.
+    /// How long a fixed computation took on one processor, again and again, after the
+    /// same seconds, us. It takes longer while somebody else is on the same core, which
+    /// no clock tells.
     pub computed: Vec<f64>,
     /// What puts idle processors to sleep.
     pub idle: String,
-    /// For how long idle processors of a virtual machine look for work before they halt,
-    /// ns; nothing where the kernel has no such driver.
+    /// For how long at most idle processors of a virtual machine look for work before
+    /// they halt, ns; nothing where another driver does that.
     pub halt_poll: Option<u64>,
+    /// Whether the kernel can steer packets by flow, which keeps those of one in order.
+    pub steers: bool,
     /// Congestion control of the candidates' TCP.
     pub congestion: String,
     /// Processor time taken away during the run, seconds.
@@ -91,6 +95,8 @@ impl Machine {
         let memory = read("/proc/meminfo");
         let memory = field(&memory, "MemTotal").next().unwrap_or_default();
         let load = read("/proc/loadavg");
+        let idle = read("/sys/devices/system/cpu/cpuidle/current_driver").trim().to_owned();
+        let poll = read("/sys/module/haltpoll/parameters/guest_halt_poll_ns");
         Self {
             kernel: margay_tests::process::sh("uname -r").trim().into(),
             processor,
@@ -100,20 +106,22 @@ impl Machine {
             load_before: load.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default(),
             mhz: Vec::new(),
             computed: Vec::new(),
-            idle: read("/sys/devices/system/cpu/cpuidle/current_driver").trim().into(),
-            halt_poll: read("/sys/module/haltpoll/parameters/guest_halt_poll_ns").trim().parse().ok(),
+            halt_poll: poll.trim().parse().ok().filter(|_| idle == "haltpoll"),
+            idle,
+            steers: cable::can_steer(),
             congestion: String::new(),
             stolen: 0.0,
         }
     }
 
-    /// Looks for a second at what goes on while nothing is measured.
+    /// Looks for a second at what goes on while nothing is measured, and then for a
+    /// part of one at how fast a processor is.
     pub fn listen(&mut self) {
         let before = Cpu::now();
         std::thread::sleep(Duration::from_secs(1));
         self.busy_idle.push(Cpu::since(before).busy);
-        self.computed.extend((0..COMPUTATIONS).map(|_| compute()));
         self.mhz.extend(mhz());
+        self.computed.extend((0..COMPUTATIONS).map(|_| compute()));
     }
 
     /// Looks again at the end of the run.
@@ -126,8 +134,14 @@ impl Machine {
 /// Computes something that needs nothing but the processor, and says how long it took, us.
 fn compute() -> f64 {
     let begun = Instant::now();
-    let sum = (0..STEPS).fold(1_u64, |sum, step| (sum ^ std::hint::black_box(step)).wrapping_mul(PRIME));
-    std::hint::black_box(sum);
+    // Several at a time, so that the units are busy and not waited for.
+    let mut sums = [1_u64; 8];
+    for step in 0..STEPS {
+        for sum in &mut sums {
+            *sum = (*sum ^ std::hint::black_box(step)).wrapping_mul(PRIME);
+        }
+    }
+    std::hint::black_box(sums);
     begun.elapsed().as_secs_f64() * 1e6
 }
 

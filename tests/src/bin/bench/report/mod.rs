@@ -214,8 +214,12 @@ impl Report {
         let slower = computed(0.9) / computed(0.0);
         if slower > 1.2 {
             found.push(format!(
-                "a tenth of the time, before the rounds, the same computation took {slower:.1} times as long as at best"
+                "a tenth of the time, before the rounds, the same computation took at least {slower:.1} \
+                 times as long as at best"
             ));
+        }
+        if !machine.steers {
+            found.push("the cable does not keep flows in order: this kernel does not steer packets".into());
         }
         if machine.halt_poll == Some(0) {
             found.push("idle processors halt at once, and it is the machine below that wakes them".into());
