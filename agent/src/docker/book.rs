@@ -162,3 +162,35 @@ impl Making {
         self.lock().retain(|_, asked| asked.since.elapsed() < time);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(text: &str) -> PoolId {
+        text.parse().expect("a literal")
+    }
+
+    #[test]
+    fn what_several_hold_ends_with_the_last() {
+        let making = Making::default();
+        let (plain, ranged) = (pool("10.1.0.0/16"), pool("10.1.0.0/16 from 10.1.5.0/24"));
+        assert!(making.begin(ranged, true) && making.begin(plain, false));
+        assert_eq!(making.range_of(plain.cidr), ranged.range, "who says nothing of it takes nothing away");
+        assert!(!making.is_last_kept(plain.cidr));
+        making.end(plain.cidr);
+        assert!(making.is_last_kept(plain.cidr));
+        making.end(plain.cidr);
+        making.end(plain.cidr);
+        assert!(making.within(Duration::MAX).is_empty());
+    }
+
+    #[test]
+    fn what_is_asked_for_in_vain_is_refused_and_counted_anew() {
+        let (making, pool) = (Making::default(), pool("10.1.0.0/16"));
+        assert!((0..ASKS).all(|_| making.begin(pool, true)));
+        assert!(making.begin(pool, false), "who names the subnet is not who asks again");
+        assert!(!making.begin(pool, true));
+        assert!(making.begin(pool, true));
+    }
+}

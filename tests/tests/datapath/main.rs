@@ -10,6 +10,7 @@ mod kinds;
 mod load;
 mod neighbours;
 mod network;
+mod sender;
 mod size;
 mod spoof;
 mod xdp;
