@@ -27,7 +27,7 @@ pub enum Need {
 
 /// A program that has to be there, and Debian's package of it.
 const BUILD: [(&str, &str); 2] = [("cc", "build-essential"), ("protoc", "protobuf-compiler")];
-const TESTS: [(&str, &str); 19] = [
+const TESTS: [(&str, &str); 18] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -43,7 +43,6 @@ const TESTS: [(&str, &str); 19] = [
     ("unshare", "util-linux"),
     ("dockerd", "docker.io"),
     ("busybox", "busybox-static"),
-    ("sockperf", "sockperf"),
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
     ("tincd", "tinc"),

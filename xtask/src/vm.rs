@@ -27,7 +27,7 @@ const MODULES: [&str; 11] = [
 
 /// Programs of Debian's that they run; all others are busybox's, which has its own
 /// idea of some: so none of those is run by busybox, who would prefer itself.
-const TOOLS: [&str; 18] = [
+const TOOLS: [&str; 17] = [
     "chrt",
     "etcd",
     "etcdctl",
@@ -41,7 +41,6 @@ const TOOLS: [&str; 18] = [
     "nsenter",
     "ping",
     "sh",
-    "sockperf",
     "ss",
     "taskset",
     "tcpdump",

@@ -8,8 +8,6 @@ use std::{
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
-use crate::cable;
-
 /// Steps of the fixed computation, which take some ten milliseconds, and a factor in it.
 const STEPS: u64 = 4_000_000;
 const PRIME: u64 = 0x100_0000_01b3;
@@ -72,8 +70,6 @@ pub struct Machine {
     /// For how long at most idle processors of a virtual machine look for work before
     /// they halt, ns; nothing where another driver does that.
     pub halt_poll: Option<u64>,
-    /// Whether the kernel can steer packets by flow, which keeps those of one in order.
-    pub steers: bool,
     /// Congestion control of the candidates' TCP.
     pub congestion: String,
     /// Processor time taken away during the run, seconds.
@@ -108,7 +104,6 @@ impl Machine {
             computed: Vec::new(),
             halt_poll: poll.trim().parse().ok().filter(|_| idle == "haltpoll"),
             idle,
-            steers: cable::can_steer(),
             congestion: String::new(),
             stolen: 0.0,
         }

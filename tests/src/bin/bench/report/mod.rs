@@ -218,9 +218,6 @@ impl Report {
                  times as long as at best"
             ));
         }
-        if !machine.steers {
-            found.push("the cable does not keep flows in order: this kernel does not steer packets".into());
-        }
         if machine.halt_poll == Some(0) {
             found.push("idle processors halt at once, and it is the machine below that wakes them".into());
         }

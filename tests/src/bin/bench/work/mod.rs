@@ -1,7 +1,7 @@
 //! The kinds of work: what is sent, and what of it is measured.
 
-mod connections;
 mod http;
+mod load;
 mod requests;
 mod servers;
 mod stream;
@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use margay_tests::container::Namespace;
 use std::net::IpAddr;
 
-pub use connections::{Load, run as load};
+use load::Kind;
+pub use load::{Load, run as load};
 pub use servers::{PORTS, Servers, UDP_PORTS};
 
 use crate::cpu::Cpu;
@@ -160,9 +161,9 @@ impl Work {
             Self::StreamBack => stream::run(&client, 1, true)?,
             Self::Streams => stream::run(&client, MANY, false)?,
             Self::StreamsBack => stream::run(&client, MANY, true)?,
-            Self::TcpRequests => requests::run(&client, true)?,
-            Self::UdpRequests => requests::run(&client, false)?,
-            Self::Connections => connections::measure(&client)?,
+            Self::TcpRequests => requests::run(&client, Kind::Tcp)?,
+            Self::UdpRequests => requests::run(&client, Kind::Udp)?,
+            Self::Connections => requests::run(&client, Kind::Connections)?,
             Self::Packets => requests::packets(&client)?,
             Self::Http => http::run(&client)?,
         };

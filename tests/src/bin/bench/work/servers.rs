@@ -4,11 +4,11 @@ use std::{fs, path::Path};
 
 use margay_tests::{container::Namespace, eventually::eventually, process::Process};
 
-/// Ports of iperf3, of sockperf for TCP and for UDP, of single exchanges, of nginx.
+/// iperf3.
 pub const IPERF: u16 = 5201;
-/// sockperf, TCP.
+/// Requests by TCP.
 pub const TCP_ECHO: u16 = 5202;
-/// sockperf, UDP.
+/// Requests and floods by UDP.
 pub const UDP_ECHO: u16 = 5203;
 /// Single exchanges.
 pub const EXCHANGE: u16 = 5204;
@@ -36,8 +36,6 @@ impl Servers {
         let own = std::env::current_exe().expect("a path");
         let commands = [
             format!("iperf3 -s -p {IPERF}"),
-            format!("sockperf server --tcp -p {TCP_ECHO}"),
-            format!("sockperf server -p {UDP_ECHO}"),
             format!("{} load serve", own.display()),
             format!("nginx -p {dir} -e stderr -c {dir}/nginx.conf", dir = dir.display()),
         ];
