@@ -3,7 +3,7 @@
 use std::fs;
 
 /// A setting that has its former value again once this is dropped; not if the process is
-/// interrupted or killed, so what it was is printed.
+/// killed, so what it was is printed.
 pub struct Lent {
     path: &'static str,
     before: String,

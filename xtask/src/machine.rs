@@ -6,6 +6,7 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::run::{self, is_root};
 
@@ -25,9 +26,18 @@ ip link set lo up
 exec \"$@\"
 ";
 
+/// What an interrupt does to this process: nothing. It is for those in the machine, who
+/// end by it; then what they leave behind is put in order here.
+extern "C" fn wait_on(_: i32) {}
+
 /// Runs a command in a private machine, to its end.
 pub fn run_private(inner: &Command) -> Result<()> {
+    // SAFETY: the handler touches nothing. Programs started from here have the default
+    // again, since a handler does not outlive execve(2).
+    let before = unsafe { signal(Signal::SIGINT, SigHandler::Handler(wait_on)) }?;
     let ran = run::check(&mut private(inner)?);
+    // SAFETY: this is what was there before.
+    unsafe { signal(Signal::SIGINT, before) }?;
     // Control groups belong to the whole machine; those of a run that was
     // killed are empty by now.
     let mut sweep = Command::new("find");

@@ -30,6 +30,7 @@ use margay_tests::{
     lab::{ETCD, Lab, Plan},
 };
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use stats::{median, percentile};
 
 /// What to measure: how Margay compares, unless a part is named.
@@ -82,11 +83,20 @@ enum Part {
     Docker,
 }
 
+/// Ends at once at an interrupt. The first process of a private machine is spared the
+/// default, and the machine ends with it.
+extern "C" fn interrupt(_: i32) {
+    // SAFETY: _exit(2) may be called by handlers (signal-safety(7)), and takes any number.
+    unsafe { libc::_exit(130) }
+}
+
 /// Where reports go.
 const OUT: &str = "target/bench";
 
 fn main() {
     let options = Bench::parse();
+    // SAFETY: the handler touches no memory.
+    unsafe { signal(Signal::SIGINT, SigHandler::Handler(interrupt)) }.expect("it can be caught");
     let part: fn() = match options.what {
         None => return compare::run(&options.compare).expect("the report can be written"),
         Some(What::Agents { count }) => return agents::agents(count),
