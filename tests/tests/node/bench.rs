@@ -1,9 +1,13 @@
-//! The bench works: two candidates in its quick form. Its figures are nobody's
-//! business here.
+//! The bench works: two candidates in its quick form, and the loads of its own. Its figures
+//! are nobody's business here.
 
 use std::{fs, process::Command};
 
-use margay_tests::process::say;
+use margay_tests::{container::Namespace, eventually::eventually, process::say};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 #[test]
 fn the_bench_compares_and_reports() {
@@ -31,4 +35,33 @@ fn the_bench_compares_and_reports() {
         page.contains("<svg") && !page.contains("src=") && !page.contains("href="),
         "one page for itself"
     );
+}
+
+#[test]
+fn loads_are_answered_until_an_interrupt_ends_the_first_process_of_a_machine() {
+    let bench = env!("CARGO_BIN_EXE_margay-bench");
+    let place = Namespace::new(&format!("load-{}", std::process::id()));
+    let dir = tempfile::tempdir().expect("a folder");
+    let machine = format!("unshare --pid --fork --kill-child {bench} load serve");
+    let mut server = place.start(&machine, &dir.path().join("log"));
+    eventually("all ports are listened on", || {
+        let said = place.sh("ss -lntuH");
+        if [5202, 5203, 5204].iter().all(|port| said.contains(&format!(":{port} "))) {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    for (kind, numbers) in [("connections", 6), ("tcp", 6), ("udp", 6), ("flood", 1)] {
+        let said = place.sh(&format!("{bench} load ask {kind} 127.0.0.1 1"));
+        let told: Vec<f64> = said.split_whitespace().map(|n| n.parse().expect("a number")).collect();
+        assert_eq!(told.len(), numbers, "{kind}: a rate, and how long it took: {said}");
+        assert!(told.iter().all(|n| *n > 0.0) && told[1..].is_sorted(), "{kind}: {said}");
+    }
+    // A first process is spared what a signal does by itself; it has to see to it.
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.id()));
+    let first = children.expect("children").trim().parse().expect("one child");
+    kill(Pid::from_raw(first), Signal::SIGINT).expect("it runs");
+    let status = eventually("the machine ends", || server.ended().ok_or_else(|| server.log()));
+    assert_eq!(status.code(), Some(130));
 }

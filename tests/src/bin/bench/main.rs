@@ -29,8 +29,8 @@ use margay_tests::{
     container::Namespace,
     lab::{ETCD, Lab, Plan},
 };
-
 use nix::sys::signal::{SigHandler, Signal, signal};
+
 use stats::{median, percentile};
 
 /// What to measure: how Margay compares, unless a part is named.

@@ -231,7 +231,7 @@ impl Candidate {
         let made = panic::catch_unwind(|| {
             let Built { across, local, keep } = (self.setup)();
             congestion::unify(congestion);
-            cable::keep_order();
+            cable::receive_like_cards();
             let dir = PathBuf::from("/run/margay-bench").join(self.name.replace([' ', ','], "-"));
             let serve = |way: Way, place: &str| {
                 way.client.sysctl("net.ipv4.ip_local_port_range", "10000 65535");

@@ -37,7 +37,7 @@ fn write(report: &Report, text: &mut String) -> std::fmt::Result {
     writeln!(
         text,
         "Hosts are network namespaces of one machine, two for each candidate, with a veth pair as cable, \
-         MTU 1500, whose ends steer by flow as queues of a network card do. Measurements of {SECONDS} s, one candidate after the other, round after round; a ratio is \
+         MTU 1500, whose ends receive like network cards, by NAPI with GRO. Measurements of {SECONDS} s, one candidate after the other, round after round; a ratio is \
          that to `host` of the same round, and the median of these is given. Processor time is that of the \
          whole machine, both hosts and softirqs included. `wide` marks what spreads too far to compare: \
          the middle half, or all of fewer than eight, is wider than a quarter of the median. Ratios of this lab are no ratios of \

@@ -63,7 +63,7 @@ impl Way {
             },
         );
         congestion::unify(congestion::CUBIC);
-        cable::keep_order();
+        cable::receive_like_cards();
         for i in [1, 2] {
             lab.host(i).kill();
             let dir = lab.plan.bpffs.join(format!("h{i}")).join(format!("v{}", table::LAYOUT_VERSION));

@@ -68,11 +68,15 @@ pub fn run(load: &Load) -> io::Result<()> {
                     tell(time, || round_trip(&mut stream))
                 }
                 Kind::Udp => {
-                    let socket = socket(target(UDP_ECHO))?;
-                    let mut number = 0;
-                    tell(time, || ask(&socket, &mut number))
+                    let (target, mut number) = (target(UDP_ECHO), 0);
+                    let socket = socket(target)?;
+                    tell(time, || ask(&socket, target, &mut number))
                 }
-                Kind::Flood => flood(&socket(target(UDP_ECHO))?, time),
+                Kind::Flood => {
+                    let socket = socket(target(UDP_ECHO))?;
+                    socket.connect(target(UDP_ECHO))?;
+                    flood(&socket, time)
+                }
             }
         }
     }
@@ -116,20 +120,21 @@ fn round_trip(stream: &mut TcpStream) -> io::Result<bool> {
     Ok(true)
 }
 
+/// A socket of the target's family.
 fn socket(target: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(target)?;
     socket.set_read_timeout(Some(LOST))?;
     Ok(socket)
 }
 
-/// Whether the answer to this very message came.
-fn ask(socket: &UdpSocket, number: &mut u64) -> io::Result<bool> {
+/// Whether the answer to this very message came, from wherever: docker-proxy answers its own
+/// host's containers from another address than the one that they asked.
+fn ask(socket: &UdpSocket, target: SocketAddr, number: &mut u64) -> io::Result<bool> {
     *number += 1;
     let mut message = [ANSWER; MESSAGE];
     message[8..16].copy_from_slice(&number.to_ne_bytes());
-    socket.send(&message)?;
+    socket.send_to(&message, target)?;
     let mut answer = [0; MESSAGE];
     loop {
         match socket.recv(&mut answer) {

@@ -1,5 +1,7 @@
 //! What is asked for and answered, one after the other, and floods of datagrams.
 
+use clap::ValueEnum;
+
 use super::{
     Client, Done, P50, P99, RATE, SECONDS, SENT, Sample,
     load::{Kind, SHARES},
@@ -34,8 +36,9 @@ pub fn packets(client: &Client<'_>) -> Result<Done, String> {
 /// The numbers that a client prints.
 fn ask<const N: usize>(client: &Client<'_>, kind: Kind) -> Result<[f64; N], String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let kind = format!("{kind:?}").to_lowercase();
-    let said = client.run(&format!("{} load ask {kind} {} {SECONDS}", own.display(), client.way.target))?;
+    let value = kind.to_possible_value().ok_or("no such kind")?;
+    let (own, kind, target) = (own.display(), value.get_name(), client.way.target);
+    let said = client.run(&format!("{own} load ask {kind} {target} {SECONDS}"))?;
     let numbers: Vec<f64> = said.split_whitespace().filter_map(|n| n.parse().ok()).collect();
     numbers.try_into().map_err(|_| format!("it said {said:?}"))
 }
