@@ -53,7 +53,7 @@ fn loads_are_answered_until_an_interrupt_ends_the_first_process_of_a_machine() {
         }
     });
     for (kind, numbers) in [("connections", 6), ("tcp", 6), ("udp", 6), ("flood", 1)] {
-        let said = place.sh(&format!("{bench} load ask {kind} 127.0.0.1 1"));
+        let said = place.sh(&format!("{bench} load ask {kind} 127.0.0.1 1000"));
         let told: Vec<f64> = said.split_whitespace().map(|n| n.parse().expect("a number")).collect();
         assert_eq!(told.len(), numbers, "{kind}: a rate, and how long it took: {said}");
         assert!(told.iter().all(|n| *n > 0.0) && told[1..].is_sorted(), "{kind}: {said}");

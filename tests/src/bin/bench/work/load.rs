@@ -36,8 +36,8 @@ pub enum Load {
         kind: Kind,
         /// Who answers
         target: IpAddr,
-        /// For how many seconds
-        seconds: u32,
+        /// For how long
+        milliseconds: u64,
     },
 }
 
@@ -58,8 +58,8 @@ pub enum Kind {
 pub fn run(load: &Load) -> io::Result<()> {
     match load {
         Load::Serve => serve(),
-        Load::Ask { kind, target, seconds } => {
-            let time = Duration::from_secs((*seconds).into());
+        Load::Ask { kind, target, milliseconds } => {
+            let time = Duration::from_millis(*milliseconds);
             let target = |port| SocketAddr::new(*target, port);
             match kind {
                 Kind::Connections => tell(time, || exchange(target(EXCHANGE))),

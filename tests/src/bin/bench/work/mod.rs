@@ -6,7 +6,7 @@ mod requests;
 mod servers;
 mod stream;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use margay_tests::container::Namespace;
 use std::net::IpAddr;
@@ -17,8 +17,12 @@ pub use servers::{PORTS, Servers, UDP_PORTS};
 
 use crate::cpu::Cpu;
 
-/// Seconds of one measurement.
+/// Of a measurement by iperf3 or wrk, which know whole ones only, seconds.
 pub const SECONDS: u32 = 1;
+/// Of one by the bench itself. What disturbs lies between measurements mostly (where the
+/// scheduler puts both ends, what the machine below takes away), so many short ones tell
+/// more than few long ones.
+pub const TIME: Duration = Duration::from_millis(400);
 /// Streams of the kind that has many.
 const MANY: u32 = 8;
 

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::{
-    Client, Done, P50, P99, RATE, SECONDS, SENT, Sample,
+    Client, Done, P50, P99, RATE, SENT, Sample, TIME,
     load::{Kind, SHARES},
 };
 
@@ -18,7 +18,7 @@ pub fn run(client: &Client<'_>, kind: Kind) -> Result<Done, String> {
     }
     let mut sample = Sample::from([(RATE, rate)]);
     sample.extend(TIMES.into_iter().zip(times));
-    Ok((sample, rate * f64::from(SECONDS) / 1e6))
+    Ok((sample, rate * TIME.as_secs_f64() / 1e6))
 }
 
 /// UDP messages of 64 bytes, as many as go; those count that the server's
@@ -30,7 +30,7 @@ pub fn packets(client: &Client<'_>) -> Result<Done, String> {
     if count <= 0.0 {
         return Err("nothing was delivered".into());
     }
-    Ok(([(RATE, count / f64::from(SECONDS)), (SENT, sent)].into(), count / 1e6))
+    Ok(([(RATE, count / TIME.as_secs_f64()), (SENT, sent)].into(), count / 1e6))
 }
 
 /// The numbers that a client prints.
@@ -38,7 +38,7 @@ fn ask<const N: usize>(client: &Client<'_>, kind: Kind) -> Result<[f64; N], Stri
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let value = kind.to_possible_value().ok_or("no such kind")?;
     let (own, kind, target) = (own.display(), value.get_name(), client.way.target);
-    let said = client.run(&format!("{own} load ask {kind} {target} {SECONDS}"))?;
+    let said = client.run(&format!("{own} load ask {kind} {target} {}", TIME.as_millis()))?;
     let numbers: Vec<f64> = said.split_whitespace().filter_map(|n| n.parse().ok()).collect();
     numbers.try_into().map_err(|_| format!("it said {said:?}"))
 }
