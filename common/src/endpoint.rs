@@ -39,6 +39,15 @@ pub struct Side {
     pub block_len: u32,
 }
 
+impl Side {
+    /// Whether the endpoint has this address. Where there is no subnet, it has none, also
+    /// not the unspecified one.
+    #[inline(always)]
+    pub fn has(&self, addr: &Addr) -> bool {
+        self.addr == *addr && self.block_len != 0
+    }
+}
+
 /// What `from_workload` knows of the container behind an interface. The key is
 /// the index of its host side.
 #[derive(

@@ -62,6 +62,12 @@ impl Addr {
         self.0[3]
     }
 
+    /// Whether this is an IPv6 multicast address, `ff00::/8`.
+    #[inline(always)]
+    pub const fn is_multicast_v6(&self) -> bool {
+        self.0[0] & 0xff00_0000_u32.to_be() == 0xff00_0000_u32.to_be()
+    }
+
     /// Whether this is an IPv4-mapped address.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {

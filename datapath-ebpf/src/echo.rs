@@ -22,7 +22,7 @@ pub fn decide(packet: &Packet<'_>, ip: &Ip) -> Result<Forward, DropReason> {
         Family::V4 => (8, 0, ETH_LEN + IPV4_LEN),
         Family::V6 => (128, 129, ETH_LEN + IPV6_LEN),
     };
-    if ip.icmp_type(packet) != Some(request) || ip.fragment || ip.l4 != l4 {
+    if ip.icmp_type(packet) != Some(request) || ip.is_fragment() || ip.l4 != l4 {
         return Err(DropReason::GatewayPort);
     }
     turn(packet, ip, l4, reply).ok_or(DropReason::Malformed)?;

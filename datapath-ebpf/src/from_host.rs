@@ -19,13 +19,12 @@ use crate::{
 
 /// Decides about a packet that the host sends to a network.
 #[inline(always)]
-pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropReason> {
+pub fn decide(packet: &Packet<'_>, place: &mut Ip, blame: &mut Blame) -> Result<Forward, DropReason> {
     let family = packet.family().ok_or(DropReason::EtherType)?;
-    let ip = Ip::parse(packet, family)?;
+    let ip = Ip::parse(packet, family, place)?;
     if is_multicast(&ip.dst, family) {
         return Err(DropReason::Multicast);
     }
-    blame.ip = ip;
     let welcome = packet.ingress_ifindex() == 0 || packet.is_masqueraded_reply();
     if let Some(endpoint) = maps::endpoint(&ip.dst) {
         if !welcome && endpoint.flags & ROUTABLE == 0 {
@@ -34,12 +33,12 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         if packet.l3_len() > endpoint.mtu {
             blame.mtu = endpoint.mtu;
             blame.gateway = maps::prefix(&ip.dst).map(|subnet| subnet.via).unwrap_or_default();
-            check_size(packet, &ip, endpoint.mtu)?;
+            check_size(packet, ip, endpoint.mtu)?;
         }
         return Ok(Forward::out(endpoint));
     }
     match maps::prefix(&ip.dst) {
-        Some(subnet) if subnet.kind == SUBNET => to_remote(packet, &ip, subnet, welcome, blame),
+        Some(subnet) if subnet.kind == SUBNET => to_remote(packet, ip, subnet, welcome, blame),
         _ => Err(DropReason::BadDestination),
     }
 }
@@ -69,6 +68,6 @@ fn to_remote(
 fn is_multicast(addr: &Addr, family: Family) -> bool {
     match family {
         Family::V4 => matches!(addr.v4_word().to_ne_bytes(), [224..=239, ..] | [255, 255, 255, 255]),
-        Family::V6 => addr.0[0].to_ne_bytes()[0] == 0xff || ndp::is_link_local(addr),
+        Family::V6 => addr.is_multicast_v6() || ndp::is_link_local(addr),
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 /// Decides about a packet that came in on the uplink. What is not ours passes,
 /// whatever its shape.
 #[inline(always)]
-pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropReason> {
+pub fn decide(packet: &Packet<'_>, place: &mut Ip, blame: &mut Blame) -> Result<Forward, DropReason> {
     let Some(family) = packet.family() else { return Ok(Forward::Pass) };
     if packet.had_vlan() {
         return Ok(Forward::Pass);
@@ -35,25 +35,24 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
     if !packet.is_for_this_host() {
         return Ok(Forward::Pass);
     }
-    let ip = match Ip::parse(packet, family) {
+    let ip = match Ip::parse(packet, family, place) {
         Ok(ip) => ip,
         Err(reason) => return refuse_if_ours(packet, family, reason),
     };
-    blame.ip = ip;
     if let Some(node) = maps::node().filter(|node| node.host_ifindex != 0) {
         let own = match family {
             Family::V4 => &node.v4,
             Family::V6 => &node.v6,
         };
         if ip.dst == *own {
-            return Ok(to_this_node(&ip, node.host_ifindex));
+            return Ok(to_this_node(ip, node.host_ifindex));
         }
     }
     if let Some(endpoint) = maps::endpoint(&ip.dst) {
-        return to_endpoint(packet, &ip, endpoint, blame);
+        return to_endpoint(packet, ip, endpoint, blame);
     }
     match maps::prefix(&ip.dst) {
-        Some(subnet) if subnet.kind == SUBNET => through(packet, &ip, subnet, blame),
+        Some(subnet) if subnet.kind == SUBNET => through(packet, ip, subnet, blame),
         _ => Ok(Forward::Pass),
     }
 }

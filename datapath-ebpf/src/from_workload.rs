@@ -22,7 +22,7 @@ use crate::{
 /// To another node it costs one look-up in a hash: the destination's block as a
 /// route. The container behind the interface has its slot in an array.
 #[inline(always)]
-pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropReason> {
+pub fn decide(packet: &Packet<'_>, place: &mut Ip, blame: &mut Blame) -> Result<Forward, DropReason> {
     let workload = maps::workload(packet.ifindex()).ok_or(DropReason::UnknownInterface)?;
     packet.pull(ETH_LEN);
     let ethernet = packet.ethernet().ok_or(DropReason::Malformed)?;
@@ -43,20 +43,19 @@ pub fn decide(packet: &Packet<'_>, blame: &mut Blame) -> Result<Forward, DropRea
         VLAN | QINQ => return Err(DropReason::Vlan),
         _ => return Err(DropReason::EtherType),
     };
-    let ip = Ip::parse(packet, family)?;
+    let ip = Ip::parse(packet, family, place)?;
     if family == Family::V6
         && let Some(kind) = ip.icmp_type(packet)
         && ndp::is_ndp(kind)
     {
-        return ndp::decide(packet, workload, &ip);
+        return ndp::decide(packet, workload, ip);
     }
-    check_destination(&ip)?;
+    check_destination(ip)?;
     if ethernet.dst != GATEWAY_MAC {
         return Err(DropReason::OtherHost);
     }
-    blame.ip = ip;
-    let workload = sender(workload, &ip)?;
-    deliver(packet, &ip, workload, by_netkit, blame)
+    let workload = sender(workload, ip)?;
+    deliver(packet, ip, workload, by_netkit, blame)
 }
 
 /// Refuses destinations that no router forwards to.
@@ -69,7 +68,7 @@ fn check_destination(ip: &Ip) -> Result<(), DropReason> {
             [0 | 127 | 240..=255, ..] => Err(DropReason::BadDestination),
             _ => Ok(()),
         },
-        Family::V6 if ip.dst.0[0].to_ne_bytes()[0] == 0xff => Err(DropReason::Multicast),
+        Family::V6 if ip.dst.is_multicast_v6() => Err(DropReason::Multicast),
         Family::V6 if ndp::is_link_local(&ip.dst) => Err(DropReason::BadDestination),
         // Unspecified, loopback, IPv4-mapped and IPv4-compatible.
         Family::V6 if ip.dst.0[0] | ip.dst.0[1] == 0 => Err(DropReason::BadDestination),
@@ -92,7 +91,7 @@ pub fn may_use(workload: &Workload, side: &Side, addr: &Addr) -> bool {
 /// the other interface.
 #[inline(always)]
 fn sender(workload: &'static Workload, ip: &Ip) -> Result<&'static Workload, DropReason> {
-    if ip.src == workload.side(ip.family).addr && !ip.src.is_unspecified() {
+    if workload.side(ip.family).has(&ip.src) {
         return Ok(workload);
     }
     if ip.src.is_unspecified() {

@@ -29,21 +29,25 @@ pub struct Blame {
     pub gateway: Addr,
     /// The MTU that a packet was too big for.
     pub mtu: u32,
-    /// The packet's own header; meaningful once there is a gateway.
-    pub ip: Ip,
 }
 
 impl Blame {
     /// Nothing to say yet.
-    pub const NONE: Self = Self { gateway: Addr::UNSPECIFIED, mtu: 0, ip: Ip::NONE };
+    pub const NONE: Self = Self { gateway: Addr::UNSPECIFIED, mtu: 0 };
 }
 
 /// Replaces the packet by the error about it, addressed to its sender. Fails
 /// where none may be sent.
 #[inline(always)]
-pub fn answer(program: Program, packet: &Packet<'_>, error: IcmpError, blame: &Blame) -> Result<(), ()> {
-    let ip = &blame.ip;
-    if blame.gateway.is_unspecified() || !deserves_error(packet, ip) {
+pub fn answer(
+    program: Program,
+    packet: &Packet<'_>,
+    error: IcmpError,
+    ip: &Ip,
+    blame: &Blame,
+) -> Result<(), ()> {
+    let gateway = &blame.gateway;
+    if gateway.is_unspecified() || !deserves_error(packet, ip) {
         return Err(());
     }
     // A packet that was merged on its way in still asks the device for a
@@ -59,8 +63,8 @@ pub fn answer(program: Program, packet: &Packet<'_>, error: IcmpError, blame: &B
     let ethernet = packet.ethernet().ok_or(())?;
     let scratch = maps::scratch().ok_or(())?;
     let quote = QuoteLen::of(packet);
-    let header = seal(packet, ip, error, blame, scratch, quote)?;
-    write(packet, ip, blame, header, scratch, quote)?;
+    let header = seal(packet, ip, gateway, Header::new(error, blame.mtu), scratch, quote)?;
+    write(packet, ip, gateway, header, scratch, quote)?;
     packet.set_macs(ethernet.src, ethernet.dst).ok_or(())?;
     count::note(program, packet, Note::IcmpSent);
     Ok(())
@@ -76,9 +80,9 @@ fn deserves_error(packet: &Packet<'_>, ip: &Ip) -> bool {
             let first = ip.src.v4_word().to_ne_bytes()[0];
             first != 0 && first != 127 && first < 224
         }
-        Family::V6 => !ip.src.is_unspecified() && ip.src.0[0].to_ne_bytes()[0] != 0xff,
+        Family::V6 => !ip.src.is_unspecified() && !ip.src.is_multicast_v6(),
     };
-    if !single || ip.later_fragment {
+    if !single || ip.is_later_fragment() {
         return false;
     }
     match ip.icmp_type(packet) {
@@ -102,8 +106,8 @@ impl Header {
     const ZERO: Self = Self { kind: 0, code: 0, checksum: 0, rest: 0 };
 
     #[inline(always)]
-    fn new(error: IcmpError, blame: &Blame) -> Self {
-        let rest = if error.carries_mtu { blame.mtu.to_be() } else { 0 };
+    fn new(error: IcmpError, mtu: u32) -> Self {
+        let rest = if error.carries_mtu { mtu.to_be() } else { 0 };
         Self { kind: error.kind, code: error.code, checksum: 0, rest }
     }
 }
@@ -128,15 +132,14 @@ const SUMMED: usize = size_of::<Summed>();
 fn seal(
     packet: &Packet<'_>,
     ip: &Ip,
-    error: IcmpError,
-    blame: &Blame,
+    gateway: &Addr,
+    mut icmp: Header,
     scratch: &mut Scratch,
     quote: QuoteLen,
 ) -> Result<Header, ()> {
-    let mut icmp = Header::new(error, blame);
     let mut summed = Summed { src: Addr::default(), dst: Addr::default(), len: 0, next: 0, icmp };
     if ip.family == Family::V6 {
-        summed.src = blame.gateway;
+        summed.src = *gateway;
         summed.dst = ip.src;
         summed.len = ((ICMP_LEN + quote.get()) as u32).to_be();
         summed.next = u32::from(ICMPV6).to_be();
@@ -183,7 +186,7 @@ struct HeadersV6 {
 fn write(
     packet: &Packet<'_>,
     ip: &Ip,
-    blame: &Blame,
+    gateway: &Addr,
     icmp: Header,
     scratch: &Scratch,
     quote: QuoteLen,
@@ -199,7 +202,7 @@ fn write(
                 ttl: TTL,
                 proto: ICMP,
                 checksum: 0,
-                src: blame.gateway.v4_word(),
+                src: gateway.v4_word(),
                 dst: ip.src.v4_word(),
                 icmp: Header::ZERO,
             };
@@ -217,7 +220,7 @@ fn write(
                 payload_len: ((ICMP_LEN + quote.get()) as u16).to_be(),
                 next: ICMPV6,
                 hop_limit: TTL,
-                src: blame.gateway,
+                src: *gateway,
                 dst: ip.src,
                 icmp,
             };

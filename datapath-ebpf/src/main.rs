@@ -39,6 +39,8 @@ mod xdp;
 
 #[cfg(target_arch = "bpf")]
 mod hooks {
+    use core::hint::black_box;
+
     use aya_ebpf::{
         bindings::{BPF_F_INGRESS, TC_ACT_SHOT, xdp_action},
         macros::{classifier, xdp},
@@ -54,6 +56,7 @@ mod hooks {
         forward::{self, Forward},
         from_host, from_network, from_workload,
         icmp::{self, Blame},
+        ip::Ip,
         packet::Packet,
         xdp::{self, Frame, Onward},
     };
@@ -61,28 +64,19 @@ mod hooks {
     /// What a container sends: ingress of its veth's host side, or its netkit's inner end.
     #[classifier]
     pub fn from_workload(ctx: TcContext) -> i32 {
-        let packet = Packet::new(&ctx);
-        let mut blame = Blame::NONE;
-        let decision = from_workload::decide(&packet, &mut blame);
-        conclude(Program::FromWorkload, &packet, decision, &blame)
+        run(Program::FromWorkload, &ctx, from_workload::decide)
     }
 
     /// Ingress of the uplink.
     #[classifier]
     pub fn from_network(ctx: TcContext) -> i32 {
-        let packet = Packet::new(&ctx);
-        let mut blame = Blame::NONE;
-        let decision = from_network::decide(&packet, &mut blame);
-        conclude(Program::FromNetwork, &packet, decision, &blame)
+        run(Program::FromNetwork, &ctx, from_network::decide)
     }
 
     /// Egress of `margay0`.
     #[classifier]
     pub fn from_host(ctx: TcContext) -> i32 {
-        let packet = Packet::new(&ctx);
-        let mut blame = Blame::NONE;
-        let decision = from_host::decide(&packet, &mut blame);
-        conclude(Program::FromHost, &packet, decision, &blame)
+        run(Program::FromHost, &ctx, from_host::decide)
     }
 
     /// XDP of the uplink.
@@ -98,33 +92,36 @@ mod hooks {
         action
     }
 
-    /// Counts a decision and carries it out.
+    /// Has a program decide about a packet, counts the decision and carries it out. What is
+    /// found out about the packet stays in memory that LLVM does not see through (`Ip::parse`).
     #[inline(always)]
-    fn conclude(
+    fn run(
         program: Program,
-        packet: &Packet<'_>,
-        decision: Result<Forward, DropReason>,
-        blame: &Blame,
+        ctx: &TcContext,
+        decide: impl FnOnce(&Packet<'_>, &mut Ip, &mut Blame) -> Result<Forward, DropReason>,
     ) -> i32 {
-        match decision {
+        let packet = Packet::new(ctx);
+        let mut memory = (Ip::NONE, Blame::NONE);
+        let (ip, blame) = black_box(&mut memory);
+        match decide(&packet, ip, blame) {
             Ok(decision) => {
-                count::verdict(program, packet, decision.verdict());
-                forward::carry_out(packet, &decision)
+                count::verdict(program, &packet, decision.verdict());
+                forward::carry_out(&packet, &decision)
             }
             Err(reason) => {
-                count::drop(program, packet, reason);
-                count::log(packet, program, reason);
-                explain(program, packet, reason, blame)
+                count::drop(program, &packet, reason);
+                count::log(&packet, program, reason);
+                explain(program, &packet, reason, ip, blame)
             }
         }
     }
 
     /// Turns a dropped packet into the ICMP error about it, where one is due.
     #[inline(always)]
-    fn explain(program: Program, packet: &Packet<'_>, reason: DropReason, blame: &Blame) -> i32 {
-        let Some(error) = error_for(reason, blame.ip.family) else { return TC_ACT_SHOT };
+    fn explain(program: Program, packet: &Packet<'_>, reason: DropReason, ip: &Ip, blame: &Blame) -> i32 {
+        let Some(error) = error_for(reason, ip.family) else { return TC_ACT_SHOT };
         let ifindex = packet.ifindex();
-        if icmp::answer(program, packet, error, blame).is_err() {
+        if icmp::answer(program, packet, error, ip, blame).is_err() {
             return TC_ACT_SHOT;
         }
         // What came out of margay0 goes back in, everything else back where
