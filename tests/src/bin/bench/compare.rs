@@ -23,7 +23,7 @@ pub struct Options {
     /// Only these kinds of work
     #[arg(long, value_delimiter = ',', value_name = "WORK")]
     work: Vec<Work>,
-    /// Rounds [default: 8, quick 20, or as many as there is time for]
+    /// Rounds [default: 8, quick 16, or as many as there is time for]
     #[arg(long)]
     rounds: Option<usize>,
     /// Congestion control of TCP, for all candidates
@@ -75,7 +75,7 @@ impl Options {
 pub fn run(options: &Options) -> std::io::Result<()> {
     let begun = (Instant::now(), Cpu::now());
     let mut report = Report::new(Machine::look(), command());
-    let rounds = options.rounds.unwrap_or(if options.quick { 20 } else { 8 });
+    let rounds = options.rounds.unwrap_or(if options.quick { 16 } else { 8 });
     let mut ready = Vec::new();
     for candidate in options.candidates() {
         println!("bench: {}: {}", candidate.name, candidate.what);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Case, Report, aims};
-use crate::work::{COST, P50, P99, Place, RATE, SECONDS, TIME};
+use crate::work::{ASKING, COST, P50, P99, Place, RATE, SECONDS};
 
 /// The measures of the tables; the others are for plots and readers of the JSON.
 const SHOWN: [&str; 4] = [RATE, P50, P99, COST];
@@ -37,12 +37,12 @@ fn write(report: &Report, text: &mut String) -> std::fmt::Result {
     writeln!(
         text,
         "Hosts are network namespaces of one machine, two for each candidate, with a veth pair as cable, \
-         MTU 1500, whose ends receive like network cards, by NAPI with GRO. Measurements of {SECONDS} s (streams, HTTP) and {} ms, one candidate after the other, round after round; a ratio is \
+         MTU 1500, whose ends receive like network cards, by NAPI with GRO. Measurements of {SECONDS} s (streams, HTTP) and {} ms (the others), one candidate after the other, round after round; a ratio is \
          that to `host` of the same round, and the median of these is given. Processor time is that of the \
          whole machine, both hosts and softirqs included. `wide` marks what spreads too far to compare: \
          the middle half, or all of fewer than eight, is wider than a quarter of the median. Ratios of this lab are no ratios of \
          real network cards.\n",
-        TIME.as_millis()
+        ASKING.as_millis()
     )?;
     for disturbance in report.disturbances() {
         writeln!(text, "- Disturbed: {disturbance}.")?;

@@ -30,7 +30,7 @@ pub const SHARES: [f64; 5] = [0.25, 0.5, 0.75, 0.9, 0.99];
 pub enum Load {
     /// Answers, until it is ended
     Serve,
-    /// Asks for a while, and prints how often in a second, and how long that took (us)
+    /// Asks for a while, and prints how often, for how long (s), and how long each took (us)
     Ask {
         /// How
         kind: Kind,
@@ -93,7 +93,7 @@ fn tell(time: Duration, mut once: impl FnMut() -> io::Result<bool>) -> io::Resul
             times.push(start.elapsed().as_secs_f64() * 1e6);
         }
     }
-    print!("{}", times.len() as f64 / begun.elapsed().as_secs_f64());
+    print!("{} {}", times.len(), begun.elapsed().as_secs_f64());
     SHARES.into_iter().for_each(|share| print!(" {}", percentile(times.clone(), share)));
     println!();
     Ok(())
@@ -148,7 +148,7 @@ fn ask(socket: &UdpSocket, target: SocketAddr, number: &mut u64) -> io::Result<b
     }
 }
 
-/// Sends, and prints how many went in a second.
+/// Sends, and prints how many went, and for how long (s).
 fn flood(socket: &UdpSocket, time: Duration) -> io::Result<()> {
     let begun = Instant::now();
     let mut sent = 0_u64;
@@ -157,7 +157,7 @@ fn flood(socket: &UdpSocket, time: Duration) -> io::Result<()> {
             sent += u64::from(socket.send(&[0; MESSAGE]).is_ok());
         }
     }
-    println!("{}", sent as f64 / begun.elapsed().as_secs_f64());
+    println!("{sent} {}", begun.elapsed().as_secs_f64());
     Ok(())
 }
 

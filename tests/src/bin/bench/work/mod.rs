@@ -17,12 +17,12 @@ pub use servers::{PORTS, Servers, UDP_PORTS};
 
 use crate::cpu::Cpu;
 
-/// Of a measurement by iperf3 or wrk, which know whole ones only, seconds.
+/// How long iperf3 and wrk measure, which know whole seconds only.
 pub const SECONDS: u32 = 1;
-/// Of one by the bench itself. What disturbs lies between measurements mostly (where the
+/// How long the bench's own client asks. What disturbs lies between measurements mostly (where the
 /// scheduler puts both ends, what the machine below takes away), so many short ones tell
 /// more than few long ones.
-pub const TIME: Duration = Duration::from_millis(400);
+pub const ASKING: Duration = Duration::from_millis(400);
 /// Streams of the kind that has many.
 const MANY: u32 = 8;
 

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::{
-    Client, Done, P50, P99, RATE, SENT, Sample, TIME,
+    ASKING, Client, Done, P50, P99, RATE, SENT, Sample,
     load::{Kind, SHARES},
 };
 
@@ -12,25 +12,25 @@ const TIMES: [&str; SHARES.len()] = ["time p25", P50, "time p75", "time p90", P9
 
 /// Has the client ask for a while.
 pub fn run(client: &Client<'_>, kind: Kind) -> Result<Done, String> {
-    let [rate, times @ ..] = ask::<{ 1 + SHARES.len() }>(client, kind)?;
-    if rate <= 0.0 {
+    let [count, seconds, times @ ..] = ask::<{ 2 + SHARES.len() }>(client, kind)?;
+    if count <= 0.0 {
         return Err("nothing was answered".into());
     }
-    let mut sample = Sample::from([(RATE, rate)]);
+    let mut sample = Sample::from([(RATE, count / seconds)]);
     sample.extend(TIMES.into_iter().zip(times));
-    Ok((sample, rate * TIME.as_secs_f64() / 1e6))
+    Ok((sample, count / 1e6))
 }
 
 /// UDP messages of 64 bytes, as many as go; those count that the server's
 /// socket was given.
 pub fn packets(client: &Client<'_>) -> Result<Done, String> {
     let before = delivered(client)?;
-    let [sent] = ask(client, Kind::Flood)?;
+    let [sent, seconds] = ask(client, Kind::Flood)?;
     let count = delivered(client)? - before;
     if count <= 0.0 {
         return Err("nothing was delivered".into());
     }
-    Ok(([(RATE, count / TIME.as_secs_f64()), (SENT, sent)].into(), count / 1e6))
+    Ok(([(RATE, count / seconds), (SENT, sent / seconds)].into(), count / 1e6))
 }
 
 /// The numbers that a client prints.
@@ -38,7 +38,7 @@ fn ask<const N: usize>(client: &Client<'_>, kind: Kind) -> Result<[f64; N], Stri
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let value = kind.to_possible_value().ok_or("no such kind")?;
     let (own, kind, target) = (own.display(), value.get_name(), client.way.target);
-    let said = client.run(&format!("{own} load ask {kind} {target} {}", TIME.as_millis()))?;
+    let said = client.run(&format!("{own} load ask {kind} {target} {}", ASKING.as_millis()))?;
     let numbers: Vec<f64> = said.split_whitespace().filter_map(|n| n.parse().ok()).collect();
     numbers.try_into().map_err(|_| format!("it said {said:?}"))
 }
