@@ -35,7 +35,7 @@ pub struct Side {
     pub subnet_mask: Addr,
     /// Mask of one block of the subnet.
     pub block_mask: Addr,
-    /// Length of that mask, of 128 bits.
+    /// Length of that mask, of 128 bits; zero only where there is no subnet.
     pub block_len: u32,
 }
 

@@ -80,10 +80,7 @@ fn check_destination(ip: &Ip) -> Result<(), DropReason> {
 /// endpoint of the same sandbox.
 #[inline(always)]
 pub fn may_use(workload: &Workload, side: &Side, addr: &Addr) -> bool {
-    if addr.is_unspecified() {
-        return false;
-    }
-    *addr == side.addr || maps::endpoint(addr).is_some_and(|endpoint| workload.shares_sandbox(endpoint))
+    side.has(addr) || maps::endpoint(addr).is_some_and(|endpoint| workload.shares_sandbox(endpoint))
 }
 
 /// The endpoint that a packet counts as by its source: this one, or another

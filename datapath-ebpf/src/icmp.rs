@@ -37,7 +37,8 @@ impl Blame {
 }
 
 /// Replaces the packet by the error about it, addressed to its sender. Fails
-/// where none may be sent.
+/// where none may be sent. The header means something once there is a gateway: nobody
+/// names one before a packet is parsed.
 #[inline(always)]
 pub fn answer(
     program: Program,

@@ -44,14 +44,16 @@ pub struct Ip {
     pub proto: u8,
     /// Where that protocol's header starts in the frame.
     pub l4: usize,
-    /// [`MORE_FRAGMENTS`] and [`FRAGMENT_OFFSET`], host byte order; of IPv6 as if it
-    /// were IPv4.
+    /// The half-word of IPv4 that tells of fragments, host byte order. Of IPv6 only
+    /// whether it is one: [`MORE_FRAGMENTS`] for any, [`SOME_OFFSET`] for a later one.
     fragment: u16,
 }
 
 /// Where IPv4 says that more fragments follow, and where its fragment begins.
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// An offset other than zero.
+const SOME_OFFSET: u16 = 0x1000;
 
 /// IPv4, RFC 791, without options.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
@@ -138,10 +140,11 @@ impl Ip {
         self.fragment & FRAGMENT_OFFSET != 0
     }
 
-    /// Reads the header of a packet of that family into a place in memory, and looks at it
-    /// there from then on. LLVM would carry every field of a value along, in ten registers,
-    /// and move the others to and from the stack at every turn: a quarter of all that
-    /// `from_workload` does for a packet.
+    /// Reads the header of a packet of that family into a place in memory. LLVM carries
+    /// every field of a value along, in ten registers, and moves the others to and from the
+    /// stack at every turn: a quarter of all that `from_workload` did for a packet. The fence
+    /// keeps it from doing so with what it has just written to memory that it does not see
+    /// through; it is a hint alone, and nothing else rests on it.
     #[inline(always)]
     pub fn parse<'p>(
         packet: &Packet<'_>,
@@ -303,7 +306,7 @@ fn parse_v6(packet: &Packet<'_>, place: &mut Ip) -> Result<(), DropReason> {
         let walked = walk_extensions(packet, header.next)?;
         place.proto = walked as u8;
         place.l4 = (walked >> 8) as usize & 0xffff;
-        place.fragment = (walked >> 12) as u16 & (MORE_FRAGMENTS | LATEST);
+        place.fragment = (walked >> 12) as u16 & (MORE_FRAGMENTS | SOME_OFFSET);
     }
     Ok(())
 }
@@ -312,11 +315,9 @@ fn parse_v6(packet: &Packet<'_>, place: &mut Ip) -> Result<(), DropReason> {
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-/// An offset of a fragment, which is all that is told of one.
-const LATEST: u16 = 0x1000;
-/// What `walk_extensions` found, twelve bits above those two.
+/// What `walk_extensions` found, twelve bits above where a header has it.
 const FRAGMENTED: u32 = (MORE_FRAGMENTS as u32) << 12;
-const LATER_FRAGMENT: u32 = (LATEST as u32) << 12;
+const LATER_FRAGMENT: u32 = (SOME_OFFSET as u32) << 12;
 
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {

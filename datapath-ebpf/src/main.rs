@@ -93,7 +93,7 @@ mod hooks {
     }
 
     /// Has a program decide about a packet, counts the decision and carries it out. What is
-    /// found out about the packet stays in memory that LLVM does not see through (`Ip::parse`).
+    /// found out about the packet lies in memory whose address is hidden from LLVM (`Ip::parse`).
     #[inline(always)]
     fn run(
         program: Program,

@@ -1,8 +1,8 @@
 //! A container can send from its own MAC and addresses only.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use margay_common::endpoint::{Endpoint, Workload};
+use margay_common::endpoint::{Endpoint, Side, Workload};
 use margay_tests::{
     bpf::{both, mac, node},
     frame::Frame,
@@ -69,6 +69,18 @@ fn whose_container_is_not_known_has_one_address_only() {
     node.maps().endpoints.put(other, endpoint).expect("the map");
     forwarded(&itself, "from_workload", "remote");
     dropped(&as_another, "from_workload", "spoofed_source");
+}
+
+#[test]
+fn a_family_without_a_subnet_has_no_address() {
+    let mut node = node();
+    let own = node.ifindex("c2");
+    let workload = node.maps().workloads.read().expect("the map")[&own];
+    node.maps().workloads.put(own, Workload { v6: Side::default(), ..workload }).expect("the map");
+    let nobody = Ipv6Addr::UNSPECIFIED.into();
+    let out = node.from_workload("c2", &Frame::udp(mac("c2"), nobody, both(1, 70)[1]).bytes());
+    node.maps().workloads.put(own, workload).expect("the map");
+    dropped(&out, "from_workload", "spoofed_source");
 }
 
 #[test]
