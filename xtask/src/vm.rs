@@ -244,14 +244,14 @@ fn outlive(counted: bool, mut boot: impl FnMut() -> Result<(String, Option<i32>)
     if let Some(place) = emulators_fault(&console)
         && !counted
     {
+        tell(&console);
         println!("vm: the kernel died of a breakpoint at {place} that it had removed; once more");
         (console, code) = boot()?;
     }
     if console.contains("MACHINE PASSED") {
         return Ok(console);
     }
-    // What a machine said that failed or hung tells where.
-    console.lines().for_each(|line| println!("    {}", line.trim_end()));
+    tell(&console);
     // As timeout(1) tells it.
     if code == Some(124) {
         bail!("it did not end within {PATIENCE_MINUTES} minutes; --filter runs less");
@@ -259,15 +259,20 @@ fn outlive(counted: bool, mut boot: impl FnMut() -> Result<(String, Option<i32>)
     bail!("it failed on this kernel")
 }
 
+/// Prints what a machine said that failed or hung, which tells where.
+fn tell(console: &str) {
+    console.lines().for_each(|line| println!("    {}", line.trim_end()));
+}
+
 /// Where a kernel died of QEMU before 8.1 (Debian 12 has 7.2), if it did: of two emulated
 /// processors one ran the breakpoint that the other had just taken out of the kernel's own
 /// code. Breakpoints elsewhere are no such fault, since freed programs of BPF are filled
-/// with them; nor is one after a test that failed.
+/// with them, and what leads to them is patched; nor is one after a test that failed.
 fn emulators_fault(console: &str) -> Option<&str> {
     let (before, oops) = console.split_once("int3: 0000 [#1]")?;
     let place = oops.lines().find_map(|line| Some(line.split_once("RIP: 0010:")?.1.trim()))?;
     let of_kernel = place.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-    let elsewhere = place.starts_with("bpf_prog_") || place.contains('[');
+    let elsewhere = place.starts_with("bpf_") || place.contains('[');
     (of_kernel && !elsewhere && !before.contains("FAILED")).then_some(place)
 }
 
@@ -333,6 +338,7 @@ mod tests {
     fn only_the_kernels_own_code_is_the_emulators_fault() {
         for place in [
             "bpf_prog_0ad648801171d53e_from_network+0x1b/0x4a",
+            "bpf_trampoline_6442536467+0x5/0x1000",
             "veth_poll+0x1/0x2 [veth]",
             "0xffffffffc0025bdb",
         ] {
