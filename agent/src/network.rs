@@ -18,7 +18,7 @@ use crate::{
         self, Unknown,
         block::Allocations,
         key::{Key, ROOT, ipam_of, routes_of},
-        network::{Network, NetworkRequest},
+        network::{Network, NetworkRequest, overlap},
         snapshot::{Event, Snapshot},
     },
     store::{Commit, Condition, Op, Store, Txn},
@@ -279,10 +279,6 @@ fn check_overlap(
         }
     }
     Ok(())
-}
-
-pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b) || b.contains(&a)
 }
 
 /// Who has endpoints in a network: "2 on node h1 (web, db)".

@@ -100,7 +100,7 @@ async fn vouch_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datapat
     for addr in &wanted.next_hops {
         match seen.get(addr) {
             Some(Seen { mac, .. }) => {
-                let neighbour = Neighbour { until, mac: *mac, own: wanted.own, reserved: [0; 4] };
+                let neighbour = Neighbour { until, mac: mac.word(), own: wanted.own.word() };
                 table.put(Addr::from(*addr), neighbour)?;
             }
             None => table.remove(Addr::from(*addr))?,

@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    net::{Addr, Family, Mac},
+    net::{Addr, Family, MacWord},
     table::MAX_WORKLOADS,
 };
 
@@ -35,8 +35,9 @@ pub struct Side {
     pub subnet_mask: Addr,
     /// Mask of one block of the subnet.
     pub block_mask: Addr,
-    /// Length of that mask, of 128 bits; zero only where there is no subnet.
-    pub block_len: u32,
+    /// Length of that mask, of 128 bits; zero only where there is no subnet. As wide as
+    /// keeps the layout free of padding.
+    pub block_len: u64,
 }
 
 impl Side {
@@ -55,6 +56,8 @@ impl Side {
 )]
 #[repr(C)]
 pub struct Workload {
+    /// The container's own MAC, the only one it may send from.
+    pub mac: MacWord,
     /// The network's id, 24 bits.
     pub network: u32,
     /// The container's number, as [`Endpoint::sandbox`]: endpoints of one container may
@@ -62,10 +65,8 @@ pub struct Workload {
     pub sandbox: u32,
     /// [`INTERNAL`], [`ROUTABLE`], [`BORROWED`], [`NETKIT`].
     pub flags: u32,
-    /// The container's own MAC, the only one it may send from.
-    pub mac: Mac,
     /// Keeps the layout free of padding; zero.
-    pub reserved: [u8; 2],
+    pub reserved: u32,
     /// IPv4.
     pub v4: Side,
     /// IPv6.
@@ -82,6 +83,8 @@ pub struct Workload {
 pub struct WorkloadSlot {
     /// Index of the host side of the interface that has this slot; zero for none.
     pub ifindex: u32,
+    /// Keeps the layout free of padding; zero.
+    pub reserved: u32,
     /// The container behind it.
     pub workload: Workload,
 }
@@ -89,6 +92,11 @@ pub struct WorkloadSlot {
 const _: () = assert!(MAX_WORKLOADS.is_power_of_two(), "an index modulo it is a mask");
 
 impl WorkloadSlot {
+    /// A slot of an interface; of none where its index is zero.
+    pub const fn new(ifindex: u32, workload: Workload) -> Self {
+        Self { ifindex, reserved: 0, workload }
+    }
+
     /// The slot of an interface. Those that are as many apart as there are slots
     /// share one; who comes second has to go elsewhere.
     #[inline(always)]
@@ -131,10 +139,10 @@ pub struct Endpoint {
     pub mtu: u32,
     /// [`INTERNAL`], [`ROUTABLE`], [`BORROWED`].
     pub flags: u32,
-    /// The container's MAC.
-    pub mac: Mac,
     /// Keeps the layout free of padding; zero.
-    pub reserved: [u8; 2],
+    pub reserved: u32,
+    /// The container's MAC.
+    pub mac: MacWord,
     /// Mask of the network's subnet: who shares it shares the network.
     pub subnet_mask: Addr,
 }

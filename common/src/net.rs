@@ -11,6 +11,47 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[repr(C)]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// The MAC as the maps carry it.
+    #[inline(always)]
+    pub const fn word(self) -> MacWord {
+        let [a, b, c, d, e, f] = self.0;
+        MacWord(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
+    }
+}
+
+/// A MAC as the maps carry it: its six bytes as they lie in a frame, then two of zero. The
+/// programs compare and write it at once.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct MacWord(u64);
+
+impl MacWord {
+    /// The six bytes that belong to the MAC.
+    const SIX: u64 = Mac([0xff; 6]).word().0;
+
+    /// The first six bytes of eight.
+    #[inline(always)]
+    pub const fn first_of(bytes: u64) -> Self {
+        Self(bytes & Self::SIX)
+    }
+
+    /// All eight bytes.
+    #[inline(always)]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The six bytes.
+    #[inline(always)]
+    pub const fn mac(self) -> Mac {
+        let [a, b, c, d, e, f, ..] = self.0.to_ne_bytes();
+        Mac([a, b, c, d, e, f])
+    }
+}
+
 /// The MAC of `margay0` and of the host side of every container's interface, the
 /// same on every node, so that nothing has to be rewritten on the way up to
 /// the host. Locally administered, unicast.
@@ -35,63 +76,66 @@ pub enum Family {
 /// An IPv4 or IPv6 address as 16 bytes in network byte order, IPv4 as the
 /// IPv4-mapped form `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
 ///
-/// Four words instead of sixteen bytes give the alignment that lets the
-/// programs load, mask and compare a word at a time.
+/// Two integers instead of sixteen bytes give the alignment that lets the
+/// programs load, mask and compare eight bytes at a time.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
-pub struct Addr(pub [u32; 4]);
+pub struct Addr(pub [u64; 2]);
 
-/// The third word of every IPv4-mapped address.
-const MAPPED: u32 = 0xffff_u32.to_be();
+/// What stands before the IPv4 address in the second half of every mapped one.
+const MAPPED: u64 = 0x0000_ffff_0000_0000_u64.to_be();
+const MAPPED_MASK: u64 = 0xffff_ffff_0000_0000_u64.to_be();
 
 impl Addr {
     /// `::`, which no endpoint and no node has.
-    pub const UNSPECIFIED: Self = Self([0; 4]);
+    pub const UNSPECIFIED: Self = Self([0; 2]);
 
     /// An IPv4 address from its four bytes as they lie in a packet.
     #[inline(always)]
     pub const fn from_v4_word(word: u32) -> Self {
-        Self([0, 0, MAPPED, word])
+        let [a, b, c, d] = word.to_ne_bytes();
+        Self([0, MAPPED | u64::from_ne_bytes([0, 0, 0, 0, a, b, c, d])])
     }
 
     /// The IPv4 address as it lies in a packet. Meaningless for IPv6.
     #[inline(always)]
     pub const fn v4_word(&self) -> u32 {
-        self.0[3]
+        let [.., a, b, c, d] = self.0[1].to_ne_bytes();
+        u32::from_ne_bytes([a, b, c, d])
     }
 
     /// Whether this is an IPv6 multicast address, `ff00::/8`.
     #[inline(always)]
     pub const fn is_multicast_v6(&self) -> bool {
-        self.0[0] & 0xff00_0000_u32.to_be() == 0xff00_0000_u32.to_be()
+        self.0[0] & 0xff00_0000_0000_0000_u64.to_be() == 0xff00_0000_0000_0000_u64.to_be()
     }
 
     /// Whether this is an IPv4-mapped address.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
+        self.0[0] == 0 && self.0[1] & MAPPED_MASK == MAPPED
     }
 
     /// Whether this is `::`.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
-        self.0[0] | self.0[1] | self.0[2] | self.0[3] == 0
+        self.0[0] | self.0[1] == 0
     }
 
     /// The bits of this address that `mask` keeps.
     #[inline(always)]
     pub const fn masked(&self, mask: &Self) -> Self {
         let (a, m) = (&self.0, &mask.0);
-        Self([a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]])
+        Self([a[0] & m[0], a[1] & m[1]])
     }
 
     /// Whether both addresses agree in every bit that `mask` keeps.
     #[inline(always)]
     pub const fn matches(&self, other: &Self, mask: &Self) -> bool {
         let (a, b, m) = (&self.0, &other.0, &mask.0);
-        ((a[0] ^ b[0]) & m[0]) | ((a[1] ^ b[1]) & m[1]) | ((a[2] ^ b[2]) & m[2]) | ((a[3] ^ b[3]) & m[3]) == 0
+        ((a[0] ^ b[0]) & m[0]) | ((a[1] ^ b[1]) & m[1]) == 0
     }
 
     /// Whether every bit that `mask` clears is set: the directed broadcast
@@ -99,19 +143,14 @@ impl Addr {
     #[inline(always)]
     pub const fn is_last(&self, mask: &Self) -> bool {
         let (a, m) = (&self.0, &mask.0);
-        (a[0] | m[0]) & (a[1] | m[1]) & (a[2] | m[2]) & (a[3] | m[3]) == u32::MAX
+        (a[0] | m[0]) & (a[1] | m[1]) == u64::MAX
     }
 
     /// The mask that keeps the first `len` of the 128 bits; above 128 as 128.
     pub const fn mask(len: u32) -> Self {
         let len = if len > 128 { 128 } else { len };
         let bits = if len == 0 { 0 } else { u128::MAX << (128 - len) };
-        Self([
-            ((bits >> 96) as u32).to_be(),
-            ((bits >> 64) as u32).to_be(),
-            ((bits >> 32) as u32).to_be(),
-            (bits as u32).to_be(),
-        ])
+        Self([((bits >> 64) as u64).to_be(), (bits as u64).to_be()])
     }
 
     /// IPv4 or IPv6.
@@ -132,23 +171,16 @@ impl From<IpAddr> for Addr {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
         };
-        let mut words = [0; 4];
-        for (word, bytes) in words.iter_mut().zip(octets.chunks_exact(4)) {
-            *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        }
-        Self(words)
+        zerocopy::transmute!(octets)
     }
 }
 
 impl From<Addr> for IpAddr {
     fn from(addr: Addr) -> Self {
         if addr.is_v4() {
-            return IpAddr::V4(Ipv4Addr::from(addr.0[3].to_ne_bytes()));
+            return IpAddr::V4(Ipv4Addr::from(addr.v4_word().to_ne_bytes()));
         }
-        let mut octets = [0; 16];
-        for (bytes, word) in octets.chunks_exact_mut(4).zip(addr.0) {
-            bytes.copy_from_slice(&word.to_ne_bytes());
-        }
+        let octets: [u8; 16] = zerocopy::transmute!(addr);
         IpAddr::V6(Ipv6Addr::from(octets))
     }
 }
@@ -184,6 +216,15 @@ mod tests {
         assert_eq!(addr("fd00::1").masked(&Addr::mask(0)), Addr::UNSPECIFIED);
     }
 
+    #[test]
+    fn a_mac_is_the_first_six_bytes_of_its_word() {
+        let mac = Mac([2, 3, 4, 5, 6, 7]);
+        assert_eq!(mac.word().mac(), mac);
+        assert_eq!(mac.word().get().to_ne_bytes(), [2, 3, 4, 5, 6, 7, 0, 0]);
+        let followed = u64::from_ne_bytes([2, 3, 4, 5, 6, 7, 8, 0]);
+        assert_eq!(MacWord::first_of(followed), mac.word());
+    }
+
     proptest! {
         #[test]
         fn addresses_survive_the_round_trip(octets: [u8; 16]) {
@@ -192,7 +233,7 @@ mod tests {
         }
 
         #[test]
-        fn matching_is_equality_under_the_mask(a: [u32; 4], b: [u32; 4], len in 0u32..=128) {
+        fn matching_is_equality_under_the_mask(a: [u64; 2], b: [u64; 2], len in 0u32..=128) {
             let (a, b, mask) = (Addr(a), Addr(b), Addr::mask(len));
             prop_assert_eq!(a.matches(&b, &mask), a.masked(&mask) == b.masked(&mask));
         }

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::net::{Addr, Mac};
+use crate::net::{Addr, MacWord};
 
 /// The highest id that a network may have: 24 bits.
 pub const NETWORK_MAX: u32 = (1 << 24) - 1;
@@ -14,9 +14,9 @@ pub const NETWORK_MAX: u32 = (1 << 24) - 1;
 #[repr(C)]
 pub struct RouteKey {
     /// The network's id, 24 bits, and below it in 8 bits the length of the prefix,
-    /// of 128 bits. With the network in the key no packet finds another network's
+    /// of 128 bits; the upper half is zero and keeps the layout free of padding. With the network in the key no packet finds another network's
     /// route; with the length, a block and its own first address are two routes.
-    pub scope: u32,
+    pub scope: u64,
     /// The address, masked to that length.
     pub addr: Addr,
 }
@@ -26,17 +26,17 @@ impl RouteKey {
     /// bits, to which the address is masked.
     #[inline(always)]
     pub const fn new(network: u32, len: u32, addr: Addr) -> Self {
-        Self { scope: network << 8 | len, addr }
+        Self { scope: (network << 8 | len) as u64, addr }
     }
 
     /// The network's id, 24 bits.
     pub const fn network(&self) -> u32 {
-        self.scope >> 8
+        (self.scope >> 8) as u32
     }
 
     /// Length of the prefix, of 128 bits.
     pub const fn prefix_len(&self) -> u32 {
-        self.scope & 0xff
+        self.scope as u32 & 0xff
     }
 }
 
@@ -105,11 +105,9 @@ pub struct Neighbour {
     /// agent renews it; what it does not renew is left to the kernel.
     pub until: u64,
     /// Its MAC.
-    pub mac: Mac,
+    pub mac: MacWord,
     /// The uplink's own.
-    pub own: Mac,
-    /// Keeps the layout free of padding; zero.
-    pub reserved: [u8; 4],
+    pub own: MacWord,
 }
 
 /// What the programs know of this node, the only entry of its table.
@@ -124,10 +122,10 @@ pub struct Node {
     pub uplink_ifindex: u32,
     /// The largest packet that fits on the uplink, without the link header.
     pub uplink_mtu: u32,
-    /// MAC of the uplink.
-    pub uplink_mac: Mac,
     /// Keeps the layout free of padding; zero.
-    pub reserved: [u8; 2],
+    pub reserved: u32,
+    /// MAC of the uplink.
+    pub uplink_mac: MacWord,
     /// The node's IPv4 address, or unspecified.
     pub v4: Addr,
     /// The node's IPv6 address, or unspecified.

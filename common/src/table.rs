@@ -2,7 +2,7 @@
 
 /// The version of the layout of every map below. It is part of the path where
 /// they are pinned, so an agent never reads another layout as its own.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// [`crate::route::Node`], one entry.
 pub const NODE: &str = "NODE";

@@ -37,7 +37,7 @@ pub fn decide(packet: &Packet<'_>, workload: &Workload) -> Result<Forward, DropR
     if arp.kinds != ETHERNET_IPV4 {
         return Err(DropReason::Malformed);
     }
-    if arp.sender_mac != workload.mac {
+    if arp.sender_mac.word() != workload.mac {
         return Err(DropReason::SpoofedMac);
     }
     // An address probe (RFC 5227) has no sender address yet.
@@ -58,6 +58,6 @@ pub fn decide(packet: &Packet<'_>, workload: &Workload) -> Result<Forward, DropR
         ..arp
     };
     packet.write(ETH_LEN, reply).ok_or(DropReason::Malformed)?;
-    packet.set_macs(workload.mac, GATEWAY_MAC).ok_or(DropReason::Malformed)?;
+    packet.set_macs(workload.mac, GATEWAY_MAC.word()).ok_or(DropReason::Malformed)?;
     Ok(Forward::Answer)
 }

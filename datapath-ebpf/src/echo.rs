@@ -29,7 +29,7 @@ pub fn decide(packet: &Packet<'_>, ip: &Ip) -> Result<Forward, DropReason> {
     // To the interface that asked, which need not be the one that the source
     // address belongs to.
     let asker = packet.ethernet().ok_or(DropReason::Malformed)?.src;
-    packet.set_macs(asker, GATEWAY_MAC).ok_or(DropReason::Malformed)?;
+    packet.set_macs(asker, GATEWAY_MAC.word()).ok_or(DropReason::Malformed)?;
     Ok(Forward::Answer)
 }
 

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use margay_common::{
     endpoint::Endpoint,
-    net::{Addr, GATEWAY_MAC, Mac},
+    net::{Addr, GATEWAY_MAC, MacWord},
     verdict::Verdict,
 };
 
@@ -15,9 +15,9 @@ pub enum Forward {
     Pass,
     /// Straight into the namespace behind a local container's interface. Only from
     /// the ingress side: the helper drops elsewhere.
-    Peer { ifindex: u32, mac: Mac },
+    Peer { ifindex: u32, mac: MacWord },
     /// Out of the host side of a local container's interface.
-    Out { ifindex: u32, mac: Mac },
+    Out { ifindex: u32, mac: MacWord },
     /// To another node.
     Node { ifindex: u32, next_hop: Addr },
     /// To the world, by the kernel's own routing.
@@ -73,15 +73,15 @@ pub fn carry_out(packet: &Packet<'_>, decision: &Forward) -> i32 {
         Forward::World { ifindex } => packet.redirect_routed(ifindex),
         Forward::Host { ifindex } => {
             packet.adopt();
-            readdress(packet, GATEWAY_MAC, packet.redirect(ifindex, BPF_F_INGRESS.into()))
+            readdress(packet, GATEWAY_MAC.word(), packet.redirect(ifindex, BPF_F_INGRESS.into()))
         }
     }
 }
 
 /// Addresses the frame to `mac`, from the gateway.
 #[inline(always)]
-fn readdress(packet: &Packet<'_>, mac: Mac, action: i32) -> i32 {
-    match packet.set_macs(mac, GATEWAY_MAC) {
+fn readdress(packet: &Packet<'_>, mac: MacWord, action: i32) -> i32 {
+    match packet.set_macs(mac, GATEWAY_MAC.word()) {
         Some(()) => action,
         None => TC_ACT_SHOT,
     }

@@ -50,15 +50,18 @@ pub fn decide(packet: &Packet<'_>, place: &mut Ip, blame: &mut Blame) -> Result<
     {
         return ndp::decide(packet, workload, ip);
     }
-    check_destination(ip)?;
-    if ethernet.dst != GATEWAY_MAC {
+    if ethernet.dst != GATEWAY_MAC.word() {
+        check_destination(ip)?;
         return Err(DropReason::OtherHost);
     }
-    let workload = sender(workload, ip)?;
-    deliver(packet, ip, workload, by_netkit, blame)
+    let (workload, side) = sender(workload, ip)?;
+    blame.gateway = side.gateway;
+    deliver(packet, ip, workload, side, by_netkit, blame)
 }
 
-/// Refuses destinations that no router forwards to.
+/// Refuses destinations that no router forwards to. Those within the sender's subnet are not
+/// asked about: no subnet is created that overlaps one of these (`SPECIAL` in the agent's
+/// `model/network.rs`, which has to have all that is here).
 #[inline(always)]
 fn check_destination(ip: &Ip) -> Result<(), DropReason> {
     match ip.family {
@@ -71,7 +74,7 @@ fn check_destination(ip: &Ip) -> Result<(), DropReason> {
         Family::V6 if ip.dst.is_multicast_v6() => Err(DropReason::Multicast),
         Family::V6 if ndp::is_link_local(&ip.dst) => Err(DropReason::BadDestination),
         // Unspecified, loopback, IPv4-mapped and IPv4-compatible.
-        Family::V6 if ip.dst.0[0] | ip.dst.0[1] == 0 => Err(DropReason::BadDestination),
+        Family::V6 if ip.dst.0[0] == 0 => Err(DropReason::BadDestination),
         Family::V6 => Ok(()),
     }
 }
@@ -87,9 +90,10 @@ pub fn may_use(workload: &Workload, side: &Side, addr: &Addr) -> bool {
 /// of the same sandbox, since a container on two networks may answer through
 /// the other interface.
 #[inline(always)]
-fn sender(workload: &'static Workload, ip: &Ip) -> Result<&'static Workload, DropReason> {
-    if workload.side(ip.family).has(&ip.src) {
-        return Ok(workload);
+fn sender(workload: &'static Workload, ip: &Ip) -> Result<(&'static Workload, &'static Side), DropReason> {
+    let side = workload.side(ip.family);
+    if side.has(&ip.src) {
+        return Ok((workload, side));
     }
     if ip.src.is_unspecified() {
         return Err(DropReason::SpoofedSource);
@@ -98,7 +102,9 @@ fn sender(workload: &'static Workload, ip: &Ip) -> Result<&'static Workload, Dro
     if !workload.shares_sandbox(other) {
         return Err(DropReason::SpoofedSource);
     }
-    maps::workload(other.ifindex).ok_or(DropReason::SpoofedSource)
+    let other = maps::workload(other.ifindex).ok_or(DropReason::SpoofedSource)?;
+    let side = other.side(ip.family);
+    if side.has(&ip.src) { Ok((other, side)) } else { Err(DropReason::SpoofedSource) }
 }
 
 /// Finds the way to the destination.
@@ -107,11 +113,10 @@ fn deliver(
     packet: &Packet<'_>,
     ip: &Ip,
     workload: &Workload,
+    side: &Side,
     by_netkit: bool,
     blame: &mut Blame,
 ) -> Result<Forward, DropReason> {
-    let side = workload.side(ip.family);
-    blame.gateway = side.gateway;
     if !ip.dst.matches(&side.addr, &side.subnet_mask) {
         return leave(packet, ip, workload, blame);
     }
@@ -145,7 +150,8 @@ enum Place {
 #[inline(always)]
 fn locate(ip: &Ip, workload: &Workload, side: &Side) -> Option<Place> {
     let borrowed = workload.flags & BORROWED != 0;
-    let blocks = Blocks { network: workload.network, mask: &side.block_mask, len: side.block_len, borrowed };
+    let blocks =
+        Blocks { network: workload.network, mask: &side.block_mask, len: side.block_len as u32, borrowed };
     let elsewhere = !borrowed && !ip.dst.matches(&side.addr, &side.block_mask);
     if elsewhere && let Some(route) = route::lookup(&ip.dst, &blocks) {
         return Some(Place::There(route));
@@ -169,6 +175,7 @@ fn leave(
     workload: &Workload,
     blame: &mut Blame,
 ) -> Result<Forward, DropReason> {
+    check_destination(ip)?;
     let node = maps::node().filter(|node| node.host_ifindex != 0).ok_or(DropReason::Unconfigured)?;
     let host = Forward::Host { ifindex: node.host_ifindex };
     if let Some(prefix) = maps::prefix(&ip.dst) {

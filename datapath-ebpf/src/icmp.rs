@@ -73,7 +73,7 @@ pub fn answer(
 
 /// RFC 1122 section 3.2.2 and RFC 4443 section 2.4: no error about an error,
 /// about a fragment other than the first, or to a sender that is no single
-/// host. Multicast destinations never come this far.
+/// host. Multicast destinations are dropped without one.
 #[inline(always)]
 fn deserves_error(packet: &Packet<'_>, ip: &Ip) -> bool {
     let single = match ip.family {

@@ -22,8 +22,8 @@ pub const UDP: u8 = 17;
 /// ICMPv6 in the next header field.
 pub const ICMPV6: u8 = 58;
 
+/// TTL, protocol and checksum of IPv4.
 const TTL_OFFSET: usize = ETH_LEN + 8;
-const CHECKSUM_OFFSET: usize = ETH_LEN + 10;
 const HOP_LIMIT_OFFSET: usize = ETH_LEN + 7;
 
 /// IPv6 extension headers that a packet may have; more are malformed.
@@ -232,6 +232,7 @@ fn parse_v4(packet: &Packet<'_>, place: &mut Ip) -> Result<(), DropReason> {
     packet.pull(ETH_LEN + IPV4_LEN);
     let header: Ipv4Header = packet.read(ETH_LEN).ok_or(DropReason::Malformed)?;
     let header_len = usize::from(header.version_ihl & 0xf) * 4;
+    *place = header.view(header_len);
     let total_len = u32::from(u16::from_be(header.total_len));
     // Only a super-packet above 64 KiB says 0.
     let truncated = match total_len {
@@ -244,7 +245,6 @@ fn parse_v4(packet: &Packet<'_>, place: &mut Ip) -> Result<(), DropReason> {
     if header_len > IPV4_LEN {
         check_options(packet, header_len - IPV4_LEN)?;
     }
-    *place = header.view(header_len);
     Ok(())
 }
 
@@ -291,6 +291,7 @@ fn check_options(packet: &Packet<'_>, len: usize) -> Result<(), DropReason> {
 fn parse_v6(packet: &Packet<'_>, place: &mut Ip) -> Result<(), DropReason> {
     packet.pull(ETH_LEN + IPV6_LEN);
     let header: Ipv6Header = packet.read(ETH_LEN).ok_or(DropReason::Malformed)?;
+    *place = header.view();
     let payload_len = u32::from(u16::from_be(header.payload_len));
     // A super-packet above 64 KiB says 0.
     let truncated = payload_len != 0 && payload_len + IPV6_LEN as u32 > packet.l3_len();
@@ -301,7 +302,6 @@ fn parse_v6(packet: &Packet<'_>, place: &mut Ip) -> Result<(), DropReason> {
     if header.version_class >> 4 != 6 || truncated || mapped || wrong_super_packet {
         return Err(DropReason::Malformed);
     }
-    *place = header.view();
     if is_extension(header.next) {
         let walked = walk_extensions(packet, header.next)?;
         place.proto = walked as u8;
@@ -363,12 +363,12 @@ pub fn decrement_ttl<B: Bytes>(packet: &B, ip: &Ip) -> Result<(), DropReason> {
     }
     let written = match ip.family {
         Family::V6 => packet.write(HOP_LIMIT_OFFSET, ip.ttl - 1),
-        Family::V4 => {
-            let sum: u16 = packet.read(CHECKSUM_OFFSET).ok_or(DropReason::Malformed)?;
-            let sum = u32::from(sum) + u32::from(0x0100_u16.to_be());
-            let sum = (sum + (sum >> 16)) as u16;
-            packet.write(TTL_OFFSET, ip.ttl - 1).and(packet.write(CHECKSUM_OFFSET, sum))
-        }
+        Family::V4 => packet.update(TTL_OFFSET, |word: u32| {
+            let [ttl, proto, high, low] = word.to_ne_bytes();
+            let sum = u32::from(u16::from_ne_bytes([high, low])) + u32::from(0x0100_u16.to_be());
+            let [high, low] = ((sum + (sum >> 16)) as u16).to_ne_bytes();
+            u32::from_ne_bytes([ttl - 1, proto, high, low])
+        }),
     };
     written.ok_or(DropReason::Malformed)
 }

@@ -220,7 +220,10 @@ pub fn remember_flow(src: &Addr, dst: &Addr, way: &Neighbour) {
 /// of theirs, who then cost what they cost without it.
 #[inline(always)]
 fn flow_slot(src: &Addr, dst: &Addr) -> u32 {
-    let fold = |addr: &Addr| u32::from_be(addr.0[0] ^ addr.0[1] ^ addr.0[2] ^ addr.0[3]);
+    let fold = |addr: &Addr| {
+        let both = u64::from_be(addr.0[0] ^ addr.0[1]);
+        (both ^ both >> 32) as u32
+    };
     // Multiplied by odd numbers, so that neighbouring addresses part.
     let mixed = (fold(src).wrapping_mul(0x9e37_79b1) ^ fold(dst)).wrapping_mul(0x85eb_ca6b);
     mixed >> (32 - table::MAX_FLOWS.ilog2())

@@ -13,7 +13,7 @@ use crate::{
     from_workload::may_use,
     icmp,
     ip::{ICMPV6, Ip},
-    packet::{ETH_LEN, Ethernet, IPV6, IPV6_LEN, Packet},
+    packet::{ETH_LEN, IPV6, IPV6_LEN, Packet},
 };
 
 const SOLICITATION: u8 = 135;
@@ -34,6 +34,15 @@ struct Message {
     checksum: u16,
     flags: u32,
     target: Addr,
+}
+
+/// An Ethernet header, as it is written.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Ethernet {
+    dst: Mac,
+    src: Mac,
+    kind: u16,
 }
 
 /// A whole advertisement.
@@ -79,7 +88,7 @@ pub fn decide(packet: &Packet<'_>, workload: &Workload, ip: &Ip) -> Result<Forwa
         return Err(DropReason::SpoofedSource);
     }
     let mut reply = Advertisement {
-        ethernet: Ethernet { dst: workload.mac, src: GATEWAY_MAC, kind: IPV6 },
+        ethernet: Ethernet { dst: workload.mac.mac(), src: GATEWAY_MAC, kind: IPV6 },
         version: 0x6000_0000_u32.to_be(),
         payload_len: (PAYLOAD_LEN as u16).to_be(),
         next: ICMPV6,
@@ -128,5 +137,5 @@ fn checksum(reply: &Advertisement) -> u16 {
 /// `fe80::/10`.
 #[inline(always)]
 pub fn is_link_local(addr: &Addr) -> bool {
-    addr.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
+    addr.0[0] & 0xffc0_0000_0000_0000_u64.to_be() == 0xfe80_0000_0000_0000_u64.to_be()
 }

@@ -1,10 +1,13 @@
 //! The packet: the only unsafe access to its bytes and to the kernel's helpers
 //! that act on it.
 
-use core::{ffi::c_void, mem::size_of};
+use core::{
+    ffi::c_void,
+    mem::{offset_of, size_of},
+};
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
+    bindings::{__sk_buff, bpf_redir_neigh},
     helpers::{
         bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type,
         bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
@@ -13,9 +16,9 @@ use aya_ebpf::{
 };
 use margay_common::{
     icmp::QUOTE_MAX,
-    net::{Addr, Family, Mac, REPLY_MARK, REPLY_MASK},
+    net::{Addr, Family, Mac, MacWord, REPLY_MARK, REPLY_MASK},
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Length of an Ethernet header; every frame here has one without tags.
 pub const ETH_LEN: usize = 14;
@@ -43,14 +46,13 @@ const PACKET_OTHERHOST: u32 = 3;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
-/// An Ethernet header.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-pub struct Ethernet {
+/// What is read of an Ethernet header.
+#[derive(Clone, Copy)]
+pub struct Link {
     /// Destination.
-    pub dst: Mac,
+    pub dst: MacWord,
     /// Source.
-    pub src: Mac,
+    pub src: MacWord,
     /// EtherType, network byte order.
     pub kind: u16,
 }
@@ -96,16 +98,46 @@ pub trait Bytes {
         self.at::<T>(offset).map(|p| unsafe { *p = value })
     }
 
-    /// The Ethernet header.
+    /// Replaces the `T` at `offset` by what is made of it.
     #[inline(always)]
-    fn ethernet(&self) -> Option<Ethernet> {
-        self.read(0)
+    fn update<T: FromBytes + IntoBytes + Copy>(
+        &self,
+        offset: usize,
+        make: impl FnOnce(T) -> T,
+    ) -> Option<()> {
+        // SAFETY: as in `read` and `write`; what makes the new one has a copy of the old.
+        self.at::<T>(offset).map(|p| unsafe { *p = make(*p) })
+    }
+
+    /// The Ethernet header, in two loads: the destination with two bytes of the source,
+    /// and the source with the EtherType.
+    #[inline(always)]
+    fn ethernet(&self) -> Option<Link> {
+        let header = self.at::<[u8; ETH_LEN]>(0)?;
+        // SAFETY: the eight bytes from 0 and those from 6 are the fourteen that `at` compared
+        // with the frame's. Alignment: as in `read`; both are never aligned at once.
+        let (first, last) = unsafe { (*header.cast::<u64>(), *header.byte_add(6).cast::<u64>()) };
+        let [.., high, low] = last.to_ne_bytes();
+        Some(Link {
+            dst: MacWord::first_of(first),
+            src: MacWord::first_of(last),
+            kind: u16::from_ne_bytes([high, low]),
+        })
     }
 
     /// Writes both MACs.
     #[inline(always)]
-    fn set_macs(&self, dst: Mac, src: Mac) -> Option<()> {
-        self.write(0, [dst, src])
+    fn set_macs(&self, dst: MacWord, src: MacWord) -> Option<()> {
+        let [a, b, c, d, e, f, ..] = src.get().to_ne_bytes();
+        let first = dst.get() | u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b]);
+        let header = self.at::<[Mac; 2]>(0)?;
+        // SAFETY: eight bytes and the four behind them are the twelve that `at` compared
+        // with the frame's. Alignment and references: as in `read` and `write`.
+        unsafe {
+            *header.cast::<u64>() = first;
+            *header.byte_add(8).cast::<u32>() = u32::from_ne_bytes([c, d, e, f]);
+        }
+        Some(())
     }
 }
 
@@ -326,17 +358,15 @@ impl<'a> Packet<'a> {
     /// kernel's neighbour table knows or asks for.
     #[inline(always)]
     pub fn redirect_neigh(&self, ifindex: u32, next_hop: &Addr) -> i32 {
-        let mut neigh = bpf_redir_neigh {
-            nh_family: AF_INET6,
-            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: next_hop.0 },
-        };
+        let mut neigh = Neigh { reserved: 0, family: AF_INET6, addr: *next_hop };
         if next_hop.is_v4() {
-            neigh.nh_family = AF_INET;
-            neigh.__bindgen_anon_1.ipv6_nh = [next_hop.v4_word(), 0, 0, 0];
+            neigh.family = AF_INET;
+            neigh.addr = Addr([zerocopy::transmute!([next_hop.v4_word(), 0]), 0]);
         }
         let len = size_of::<bpf_redir_neigh>() as i32;
-        // SAFETY: the helper copies `neigh` before it returns.
-        unsafe { bpf_redirect_neigh(ifindex, &raw mut neigh, len, 0) as i32 }
+        // SAFETY: from `family` on, `neigh` is what the helper takes, and it copies that
+        // before it returns.
+        unsafe { bpf_redirect_neigh(ifindex, (&raw mut neigh).byte_add(NEIGH).cast(), len, 0) as i32 }
     }
 
     /// Sends the packet out of an interface to the next hop of the kernel's
@@ -347,6 +377,19 @@ impl<'a> Packet<'a> {
         unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
     }
 }
+
+/// A next hop as `bpf_redirect_neigh` takes it: from `family` on this is a
+/// `bpf_redir_neigh`, and what stands before it aligns the address. One of IPv4 is the
+/// first four bytes of it.
+#[repr(C)]
+struct Neigh {
+    reserved: u32,
+    family: u32,
+    addr: Addr,
+}
+
+const NEIGH: usize = offset_of!(Neigh, family);
+const _: () = assert!(size_of::<Neigh>() - NEIGH == size_of::<bpf_redir_neigh>());
 
 /// How much of a packet is quoted: 1 to [`QUOTE_MAX`] bytes.
 #[derive(Clone, Copy)]

@@ -264,7 +264,7 @@ impl Node {
     pub fn vouch(&mut self, next_hop: IpAddr, mac: [u8; 6], seconds: i64) {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
         let until = ((now.tv_sec() + seconds) as u64) * 1_000_000_000;
-        let neighbour = Neighbour { until, mac: Mac(mac), own: GATEWAY_MAC, reserved: [0; 4] };
+        let neighbour = Neighbour { until, mac: Mac(mac).word(), own: GATEWAY_MAC.word() };
         self.datapath.maps.neighbours.put(next_hop.into(), neighbour).expect("the map takes it");
     }
 

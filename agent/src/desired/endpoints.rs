@@ -47,8 +47,8 @@ pub(super) fn entries(
         network: network.id,
         sandbox: endpoint.sandbox,
         flags: flags | by_netkit,
-        mac: endpoint.mac,
-        reserved: [0; 2],
+        mac: endpoint.mac.word(),
+        reserved: 0,
         v4: side(true),
         v6: side(false),
     };
@@ -58,8 +58,8 @@ pub(super) fn entries(
         sandbox: endpoint.sandbox,
         mtu: endpoint.mtu,
         flags,
-        mac: endpoint.mac,
-        reserved: [0; 2],
+        mac: endpoint.mac.word(),
+        reserved: 0,
         subnet_mask: Addr::mask(subnet.mapped_len()),
     };
     let attachment = Attachment { program: Program::FromWorkload, current: true };
@@ -78,6 +78,6 @@ fn side(addr: IpAddr, subnet: &Subnet) -> Side {
         gateway: Addr::from(subnet.gateway),
         subnet_mask: Addr::mask(subnet.mapped_len()),
         block_mask: Addr::mask(subnet.mapped_block_len()),
-        block_len: subnet.mapped_block_len(),
+        block_len: subnet.mapped_block_len().into(),
     }
 }

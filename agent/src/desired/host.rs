@@ -19,8 +19,8 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
         host_ifindex: facts.interfaces.get(HOST_INTERFACE).copied().unwrap_or_default(),
         uplink_ifindex: facts.uplink.ifindex,
         uplink_mtu: facts.uplink.mtu,
-        uplink_mac: facts.uplink.mac,
-        reserved: [0; 2],
+        uplink_mac: facts.uplink.mac.word(),
+        reserved: 0,
         v4: own(true).copied().map(Addr::from).unwrap_or_default(),
         v6: own(false).copied().map(Addr::from).unwrap_or_default(),
     };

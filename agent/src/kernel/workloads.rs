@@ -53,9 +53,9 @@ impl Workloads {
         }
         if is_free {
             // A program that is attached already reads it once it is whole.
-            self.slots.put(at, WorkloadSlot { ifindex: 0, workload })?;
+            self.slots.put(at, WorkloadSlot::new(0, workload))?;
         }
-        self.slots.put(at, WorkloadSlot { ifindex, workload })
+        self.slots.put(at, WorkloadSlot::new(ifindex, workload))
     }
 
     /// Removes an entry, if it is there. A slot keeps its body: a program that the
@@ -64,7 +64,7 @@ impl Workloads {
         let at = WorkloadSlot::of(ifindex);
         let slot = self.slots.get(at)?;
         if slot.ifindex == ifindex {
-            self.slots.put(at, WorkloadSlot { ifindex: 0, ..slot })?;
+            self.slots.put(at, WorkloadSlot::new(0, slot.workload))?;
         }
         self.spill.remove(ifindex)
     }

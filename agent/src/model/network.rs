@@ -150,8 +150,8 @@ pub enum NetworkError {
     HostBits(IpNet, IpNet),
     #[error("subnet {0} is too small: it has to hold a gateway and a block of {MIN_BLOCK}")]
     TooSmall(IpNet),
-    #[error("subnet {0} cannot be used for containers: it is {1}")]
-    NotUnicast(IpNet, &'static str),
+    #[error("subnet {0} cannot be used for containers: it overlaps {1}, which is {2}")]
+    NotUnicast(IpNet, &'static str, &'static str),
     #[error("gateway {0} is in none of the network's subnets")]
     GatewayOutside(IpAddr),
     #[error("gateway {0} is the network's first or last address, which hosts do not use")]
@@ -354,24 +354,30 @@ pub(super) fn check_cidr(cidr: IpNet) -> Result<(), NetworkError> {
     if cidr.trunc() != cidr {
         return Err(NetworkError::HostBits(cidr, cidr.trunc()));
     }
-    let addr = cidr.addr();
-    let link_local = match addr {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let mapped = matches!(addr, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    let reserved = matches!(addr, IpAddr::V4(v4) if v4.octets()[0] >= 240 || v4.octets()[0] == 0);
-    let what = match () {
-        () if cidr.prefix_len() == 0 || addr.is_unspecified() => "everything",
-        () if addr.is_multicast() => "multicast",
-        () if addr.is_loopback() => "loopback",
-        () if link_local => "link-local",
-        () if mapped => "IPv4-mapped",
-        () if reserved => "reserved",
-        () if max_len(addr) - cidr.prefix_len() < 3 => return Err(NetworkError::TooSmall(cidr)),
-        () => return Ok(()),
-    };
-    Err(NetworkError::NotUnicast(cidr, what))
+    let special = SPECIAL.iter().find(|(range, _)| range.parse().is_ok_and(|range| overlap(range, cidr)));
+    match special {
+        Some((range, what)) => Err(NetworkError::NotUnicast(cidr, range, what)),
+        None if max_len(cidr.addr()) - cidr.prefix_len() < 3 => Err(NetworkError::TooSmall(cidr)),
+        None => Ok(()),
+    }
+}
+
+/// What no subnet may have a part of (RFC 6890, RFC 4291): all that `check_destination` of
+/// `from_workload` refuses, which does not look at destinations in the sender's subnet.
+const SPECIAL: [(&str, &str); 8] = [
+    ("0.0.0.0/8", "reserved"),
+    ("127.0.0.0/8", "loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved"),
+    ("::/64", "reserved, as are loopback and IPv4-mapped addresses in it"),
+    ("fe80::/10", "link-local"),
+    ("ff00::/8", "multicast"),
+];
+
+/// Whether two prefixes have an address in common.
+pub fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
 }
 
 /// The block length for a subnet: as asked, or by the rule of 64.

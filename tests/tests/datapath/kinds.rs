@@ -64,6 +64,12 @@ fn broadcast_and_multicast_have_reasons_of_their_own() {
     for (dst, family, reason) in cases {
         let frame = Frame::udp(mac("c1"), both(1, 2)[family], dst.parse().expect("a literal"));
         dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", reason);
+        // As senders address them on a link. Of the sender's own subnet no look is taken.
+        let reason = if dst == "10.1.255.255" { "other_host" } else { reason };
+        for group in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 2]] {
+            let frame = frame.clone().to_mac(group);
+            dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", reason);
+        }
     }
 }
 

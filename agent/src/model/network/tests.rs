@@ -66,6 +66,16 @@ fn bad_requests_are_named() {
     {
         assert!(matches!(error(request(&[cidr])), NetworkError::NotUnicast(..)), "{cidr}");
     }
+    for (range, what) in SPECIAL {
+        let cidr = range.parse().expect("a prefix");
+        let named =
+            matches!(check_cidr(cidr), Err(NetworkError::NotUnicast(_, r, w)) if (r, w) == (range, what));
+        assert!(named, "{range}");
+    }
+    // Also where only a part of it is special.
+    for cidr in ["96.0.0.0/3", "168.0.0.0/5", "192.0.0.0/2", "::1:0:0/96", "fc00::/6"] {
+        assert!(matches!(error(request(&[cidr])), NetworkError::NotUnicast(..)), "{cidr}");
+    }
     assert!(with(|r| r.gateways = vec!["10.9.0.1".parse().expect("literal")]).contains("10.9.0.1"));
     assert!(with(|r| r.gateways = vec!["10.0.0.255".parse().expect("literal")]).contains("first or last"));
     assert!(with(|r| r.block_size = Some(3)).contains("power of two from 4 to 128"));

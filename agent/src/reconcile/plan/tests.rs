@@ -91,7 +91,7 @@ fn state(bits: u16) -> Tables {
             t.put(Entry::HostRoute(cidr, HostRoute { gateway, source: None, mtu: 1500 }));
         }
         if bit(4) {
-            let next_hop = Addr([0, 0, 0, 1 + u32::from(bit(5))]);
+            let next_hop = Addr([0, 1 + u64::from(bit(5))]);
             t.put(Entry::Route(RouteKey::default(), Route { next_hop }));
             let key = PrefixKey { len: 0, addr: Addr::default() };
             t.put(Entry::Prefix(key, Prefix { kind: SUBNET, ..Prefix::default() }));
@@ -107,7 +107,7 @@ fn state(bits: u16) -> Tables {
                 Attachment { program: Program::FromWorkload, current: true },
             ));
             // With `moved` both claim one address, and the later has it.
-            let addr = Addr([0, 0, 0, if moved { 1 } else { index }]);
+            let addr = Addr([0, if moved { 1 } else { index.into() }]);
             t.put(Entry::Endpoint(addr, Endpoint { ifindex: index, ..Endpoint::default() }));
         }
     }
@@ -122,7 +122,7 @@ fn a_program_takes_anothers_place_once_the_tables_are_filled() {
     let position = |key: &Key| changes.iter().position(|change| change.key() == *key).expect("it changes");
     let replaced = position(&Key::Attachment(HOST_INTERFACE.into()));
     let new = position(&Key::Attachment("a".into()));
-    let endpoint = position(&Key::Endpoint(Addr([0, 0, 0, ifindex("a")])));
+    let endpoint = position(&Key::Endpoint(Addr([0, ifindex("a").into()])));
     assert!(replaced > position(&Key::Route(RouteKey::default())) && replaced > endpoint);
     assert!(new < endpoint, "a new program is there before its endpoint");
 }

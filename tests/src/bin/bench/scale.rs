@@ -150,12 +150,18 @@ fn sender() -> Workload {
         let addr = Addr::from(addr);
         let mask = |len| Addr::mask(addr.mapped_len(len));
         let (subnet_mask, block_mask) = (mask(subnet), mask(block));
-        Side { addr, gateway: Addr::UNSPECIFIED, subnet_mask, block_mask, block_len: addr.mapped_len(block) }
+        Side {
+            addr,
+            gateway: Addr::UNSPECIFIED,
+            subnet_mask,
+            block_mask,
+            block_len: addr.mapped_len(block).into(),
+        }
     };
     Workload {
         network: NETWORK,
         sandbox: 1,
-        mac: Mac(mac("c1")),
+        mac: Mac(mac("c1")).word(),
         v4: side(own(true), 8, BLOCK[0]),
         v6: side(own(false), 32, BLOCK[1]),
         ..Workload::default()

@@ -52,7 +52,7 @@ fn put(node: &mut Node, addr: IpAddr) {
         ifindex: 1,
         network: 1,
         sandbox: 1,
-        mac: Mac(mac("c2")),
+        mac: Mac(mac("c2")).word(),
         mtu: 1500,
         subnet_mask: Addr::mask(len),
         ..Endpoint::default()
