@@ -168,6 +168,23 @@ fn an_echo_through_the_other_interface_is_answered_there() {
 }
 
 #[test]
+fn an_echo_in_fragments_or_behind_options_gets_no_reply() {
+    let mut node = node();
+    let [v4, v6] = [0, 1].map(|family| Frame::echo(mac("c1"), both(1, 2)[family], both(1, 1)[family]));
+    let first = Frame { fragment: Some((0, true)), ..v4.clone() };
+    let optioned = Frame { options: vec![148, 4, 0, 0], ..v4.clone() };
+    // ICMPv6 behind the header of a first fragment, and behind options that say nothing.
+    let behind = |kind: u8, header: [u8; 8]| v6.clone().carrying(kind, &[&header[..], &v6.payload].concat());
+    let first_v6 = behind(44, [58, 0, 0, 1, 0, 0, 0, 9]);
+    let optioned_v6 = behind(60, [58, 0, 1, 4, 0, 0, 0, 0]);
+    for frame in [first, optioned, first_v6, optioned_v6] {
+        explained(&node.from_workload("c1", &frame.bytes()), "from_workload", "gateway_port");
+    }
+    let later = Frame { fragment: Some((100, false)), ..v4 };
+    dropped(&node.from_workload("c1", &later.bytes()), "from_workload", "gateway_port");
+}
+
+#[test]
 fn everything_else_of_the_gateway_is_unreachable() {
     let mut node = node();
     for (src, gateway) in both(1, 2).into_iter().zip(both(1, 1)) {

@@ -26,17 +26,21 @@ use super::{DRAWS, HOPS, SIZES, block, dst, route};
 /// `enum bpf_map_type`.
 const HASH: u32 = 1;
 const LPM_TRIE: u32 = 11;
-const KEY: u32 = size_of::<RouteKey>() as u32;
+
+/// Length of a key in such a map: a route's, or the length of a prefix and its address.
+const fn key_len(kind: u32) -> usize {
+    if kind == HASH { size_of::<RouteKey>() } else { size_of::<u32>() + size_of::<Addr>() }
+}
 
 /// Prints the times above a program that does all but the look-up.
 pub fn measure() {
     println!("\n| routes | hash: hot, ns | random, ns | trie: hot, ns | random, ns |\n|--:|--:|--:|--:|--:|");
-    let nothing = Prober::new("nothing", None);
     for routes in SIZES {
         let [hash, trie] = [("hash", HASH), ("trie", LPM_TRIE)].map(|(name, kind)| {
             let map = make(name, kind, routes);
-            let prober = Prober::new(name, Some(map.fd().as_fd().as_raw_fd() as u32));
-            [1, routes].map(|among| prober.time(among, kind == HASH) - nothing.time(among, kind == HASH))
+            let nothing = Prober::new("nothing", kind, None);
+            let prober = Prober::new(name, kind, Some(map.fd().as_fd().as_raw_fd() as u32));
+            [1, routes].map(|among| prober.time(among) - nothing.time(among))
         });
         let words = [hash[0], hash[1], trie[0], trie[1]].map(|time| format!("{time:.0}"));
         println!("| {routes} | {} |", words.join(" | "));
@@ -50,7 +54,7 @@ fn path(name: &str) -> PathBuf {
 /// A map of the blocks.
 fn make(name: &str, kind: u32, routes: u32) -> MapData {
     let path = path(name);
-    pin_map(&path, kind, KEY, size_of::<Route>() as u32, routes);
+    pin_map(&path, kind, key_len(kind) as u32, size_of::<Route>() as u32, routes);
     let map = MapData::from_pin(&path).expect("just pinned");
     if kind == HASH {
         let mut table: HashTable<RouteKey, Route> =
@@ -80,31 +84,30 @@ fn bytes(addr: &margay_common::net::Addr) -> [u8; 16] {
     addr.as_bytes().try_into().expect("its size")
 }
 
-/// A program that looks up.
-struct Prober(Xdp);
+/// A program that looks up, and the kind of map that it does it in.
+struct Prober(Xdp, u32);
 
 impl Prober {
-    fn new(name: &str, map: Option<u32>) -> Self {
+    fn new(name: &str, kind: u32, map: Option<u32>) -> Self {
         let path = path(&format!("{name}-prober"));
-        pin(&path, Hook::Xdp, &lookup(KEY, map));
+        pin(&path, Hook::Xdp, &lookup(key_len(kind) as u32, map));
         let program = Xdp::from_pin(&path, XdpAttachType::Interface).expect("just pinned");
         fs::remove_file(path).expect("our own");
-        Self(program)
+        Self(program, kind)
     }
 
     /// Nanoseconds of a run, with keys drawn among the first blocks.
-    fn time(&self, among: u32, masked: bool) -> f64 {
+    fn time(&self, among: u32) -> f64 {
         let mut rng = fastrand::Rng::with_seed(1);
         let before = margay_tests::bpf::statistics(self.0.fd().expect("loaded").as_fd());
         for _ in 0..DRAWS {
             let i = rng.u32(0..among);
             let mut frame = [0; 64];
-            if masked {
-                frame[..KEY as usize].copy_from_slice(block(i).as_bytes());
-            } else {
-                frame[..4].copy_from_slice(128_u32.as_bytes());
-                frame[4..KEY as usize].copy_from_slice(Addr::from(dst(i)).as_bytes());
-            }
+            let key = match self.1 {
+                HASH => block(i).as_bytes().to_vec(),
+                _ => [128_u32.as_bytes(), Addr::from(dst(i)).as_bytes()].concat(),
+            };
+            frame[..key.len()].copy_from_slice(&key);
             let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
             self.0.test_run(options).expect("it runs");
         }
