@@ -84,6 +84,21 @@ fn a_family_without_a_subnet_has_no_address() {
 }
 
 #[test]
+fn whose_other_interface_has_lost_the_address_may_not_send_from_it() {
+    let mut node = node();
+    let other = node.ifindex("c1red");
+    let workload = node.maps().workloads.read().expect("the map")[&other];
+    let without = Workload { v4: Side::default(), v6: Side::default(), ..workload };
+    node.maps().workloads.put(other, without).expect("the map");
+    let outs = [0, 1].map(|family| {
+        let frame = Frame::udp(mac("c1"), both(2, 2)[family], both(2, 3)[family]);
+        node.from_workload("c1", &frame.bytes())
+    });
+    node.maps().workloads.put(other, workload).expect("the map");
+    outs.iter().for_each(|out| dropped(out, "from_workload", "spoofed_source"));
+}
+
+#[test]
 fn an_unknown_interface_is_closed() {
     let mut node = node();
     let ifindex = node.ifindex("up0");
