@@ -9,7 +9,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Mutex, Notify, mpsc, watch},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use doors::Doors;
 
@@ -28,11 +28,10 @@ use crate::{
         facts::{self, Look},
         host::Host,
         link,
-        offloads::Trials,
         pins::Pins,
-        privileges, steering,
+        privileges,
         super_packets::{self, SuperPackets, USUAL},
-        sysctl::{self, Originals},
+        sysctl::Originals,
         world, xdp,
     },
     membership::Membership,
@@ -40,7 +39,7 @@ use crate::{
     network::Networks,
     next_hops,
     report::Report,
-    workload::{Interfaces, Which, Workloads, new_id},
+    workload::{Which, Workloads, new_id},
 };
 
 /// How long to wait before something that failed is tried again.
@@ -57,14 +56,12 @@ pub async fn run(config: Config) -> Result<()> {
     let facts = first_facts(&config, &netlink, &journal).await?;
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
-    let interfaces = interfaces(&config).await?;
+    let device = device::choose(config.container_device).await?;
     let mut doors = Doors::open(&config).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
     let extras = Extras { log: config.datapath_log, ..Extras::default() };
-    let trials = (config.xdp == xdp::Wanted::Auto).then(|| trials(&config, &uplink));
-    let host =
-        Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), trials, extras)?;
+    let host = Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), extras)?;
     let datapath = host.datapath();
     tell_of_drops(extras, &datapath).await?;
     let (control, requests) = Control::channel();
@@ -92,7 +89,7 @@ pub async fn run(config: Config) -> Result<()> {
     let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
     let workloads = Workloads::new(ipam, networks, control, netlink, journal.clone());
-    let workloads = Arc::new(workloads.with(interfaces));
+    let workloads = Arc::new(workloads.with(device));
     let (same_store, same_workloads) = (Arc::clone(&store), Arc::clone(&workloads));
     let membership = Membership::new(same_store, same_workloads, journal, instance, config.block_idle);
     let membership = Arc::new(membership);
@@ -186,7 +183,6 @@ async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> R
     };
     facts.xdp = choose_xdp(config, netlink, &facts).await?;
     facts.super_packets = size_super_packets(config, netlink, &facts).await;
-    steer(config, &facts).await;
     Ok(facts)
 }
 
@@ -195,19 +191,7 @@ async fn choose_xdp(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> R
     let links = link::list(netlink).await?;
     let uplink = links.iter().find(|link| link.name == facts.uplink.name);
     let Some(uplink) = uplink else { return Ok(Xdp::default()) };
-    let trials = trials(config, &uplink.name);
-    let chosen = xdp::choose(config.xdp, uplink, &links, &trials);
-    if chosen == Xdp::Auto && !trials.has_shown_no_loss(uplink) {
-        // Of one who insisted, or of a trial that was cut off.
-        xdp::detach(&Pins::at(&config.bpffs), &uplink.name)?;
-    }
-    Ok(chosen)
-}
-
-fn trials(config: &Config, uplink: &str) -> Trials {
-    let forwarding = format!("net/ipv4/conf/{uplink}/forwarding");
-    let forwards = config.masquerade || sysctl::get(&forwarding).is_some_and(|value| value == "1");
-    Trials::of(&config.state_dir, forwards)
+    Ok(xdp::choose(config.xdp, uplink, &links))
 }
 
 /// Has the uplink and the containers that are there send super-packets as large
@@ -238,29 +222,6 @@ async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFac
 fn begun(facts: &LocalFacts) -> Vec<String> {
     let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
     begun.map(|endpoint| endpoint.id.clone()).collect()
-}
-
-/// What interfaces new containers get.
-async fn interfaces(config: &Config) -> Result<Interfaces> {
-    let device = device::choose(config.container_device).await?;
-    Ok(Interfaces { device, steering: config.receive_steering.clone() })
-}
-
-/// Has the containers that are there steered as is asked for now.
-async fn steer(config: &Config, facts: &LocalFacts) {
-    let hosts = facts.endpoints.values().map(|endpoint| &endpoint.host_interface);
-    let there: Vec<String> = hosts.filter(|name| facts.interfaces.contains_key(*name)).cloned().collect();
-    if there.is_empty() {
-        return;
-    }
-    let mask = config.receive_steering.clone();
-    let asked = mask.is_some();
-    match steering::set(there, mask.unwrap_or(steering::Mask::off())).await {
-        Err(error) if asked => warn!("--receive-steering: {error:#}"),
-        // Most have never had it.
-        Err(error) => debug!("receive steering is not taken off: {error:#}"),
-        Ok(()) => {}
-    }
 }
 
 /// What the control loop begins with.

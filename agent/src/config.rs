@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     api::server::Access,
-    kernel::{attach::TcMode, device, steering, xdp},
+    kernel::{attach::TcMode, device, xdp},
     store::{
         Store,
         embedded::Embedded,
@@ -110,10 +110,6 @@ pub struct Settings {
     /// Let TCP send super-packets above 64 KiB: containers, and the uplink as far as it can
     #[arg(long)]
     pub big_tcp: bool,
-    /// Processors that carry what containers send, a hexadecimal mask as in
-    /// rps_cpus: more packets per second, at more processor time for each
-    #[arg(long, value_name = "MASK")]
-    pub receive_steering: Option<steering::Mask>,
     /// Seconds that a freed address is not given again while there is another [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub address_rest: Option<u64>,
@@ -212,8 +208,6 @@ pub struct Config {
     pub xdp: xdp::Wanted,
     /// Whether super-packets may be above 64 KiB.
     pub big_tcp: bool,
-    /// Processors that carry what containers send.
-    pub receive_steering: Option<steering::Mask>,
     /// Seconds that a freed address rests.
     pub address_rest: u64,
     /// Seconds after which an empty block goes back.
@@ -318,7 +312,6 @@ impl Settings {
             datapath_log: self.datapath_log || file.datapath_log,
             xdp: self.xdp.or(file.xdp),
             big_tcp: self.big_tcp || file.big_tcp,
-            receive_steering: self.receive_steering.or(file.receive_steering),
             address_rest: self.address_rest.or(file.address_rest),
             block_idle: self.block_idle.or(file.block_idle),
             masquerade: self.masquerade.or(file.masquerade),
@@ -362,7 +355,6 @@ impl Settings {
             datapath_log: self.datapath_log,
             xdp: self.xdp.unwrap_or_default(),
             big_tcp: self.big_tcp,
-            receive_steering: self.receive_steering,
             address_rest: self.address_rest.unwrap_or(ADDRESS_REST),
             block_idle: self.block_idle.unwrap_or(BLOCK_IDLE),
             masquerade: self.masquerade != Some(Switch::Off),

@@ -334,9 +334,11 @@ impl<K: Kernel> Loop<K> {
             }
             Event::Tick => {
                 if self.read_due <= Instant::now() {
+                    // Where there is nothing to be done no round sets it.
+                    self.read_due = Instant::now() + READ_EVERY;
                     self.look_at_host().await;
                     self.look_at_world().await;
-                    self.state.actual = None;
+                    self.state.reread = true;
                 }
                 self.dirty = Dirty::Everything;
             }
@@ -461,6 +463,9 @@ impl<K: Kernel> Loop<K> {
     /// Makes the kernel hold what it should.
     async fn reconcile(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
+        if std::mem::take(&mut self.state.reread) {
+            self.state.actual = None;
+        }
         let actual = match self.state.actual.take() {
             Some(actual) if dirty == Dirty::Nothing => {
                 self.state.actual = Some(actual);

@@ -81,7 +81,7 @@ async fn wanted(control: &Control) -> Result<Option<Wanted>> {
             let interface = uplink.name.clone();
             // What is there counts, which may not be what is wanted.
             let there = state.actual.as_ref().and_then(|actual| actual.xdp.get(&interface));
-            let generic = there.is_some_and(|there| !there.native) || state.facts.xdp == Xdp::Generic;
+            let generic = there.is_none_or(|there| !there.native) || state.facts.xdp == Xdp::Generic;
             Some(Wanted { interface, uplink: uplink.ifindex, generic, own: uplink.mac, next_hops })
         })
         .await

@@ -35,7 +35,7 @@ use crate::{
         device::{self, Pair},
         link,
         netns::Netns,
-        steering, sysctl,
+        sysctl,
     },
     model::{
         Unknown,
@@ -55,7 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a namespace that nobody has any more is looked for, and how many
 /// times.
 const LOOK: Duration = Duration::from_millis(50);
-const LOOKS: usize = 40;
+const LOOKS: usize = 200;
 
 /// What a front end asks for.
 #[derive(Clone, Debug)]
@@ -86,15 +86,6 @@ pub enum Which {
 /// Held by whoever works on an interface.
 type Turn = Arc<Mutex<()>>;
 
-/// What interfaces new containers get.
-#[derive(Clone, Debug, Default)]
-pub struct Interfaces {
-    /// What they are.
-    pub device: Device,
-    /// Which processors carry what comes out of them, if that is said.
-    pub steering: Option<steering::Mask>,
-}
-
 /// The containers of this node.
 pub struct Workloads {
     /// The addresses of this node.
@@ -107,8 +98,8 @@ pub struct Workloads {
     pub netlink: Netlink,
     /// The endpoints of this node.
     pub journal: Journal,
-    /// What interfaces new containers get.
-    pub interfaces: Interfaces,
+    /// What kind of interface new containers get.
+    pub device: Device,
     /// Whether attaching may begin.
     open: watch::Sender<bool>,
     /// Whether the store may say more than this node's endpoints have.
@@ -133,7 +124,7 @@ impl Workloads {
             control,
             netlink,
             journal,
-            interfaces: Interfaces::default(),
+            device: Device::default(),
             open: watch::Sender::new(false),
             dirty: AtomicBool::new(false),
             losses: AtomicU64::new(0),
@@ -143,9 +134,9 @@ impl Workloads {
         }
     }
 
-    /// The same with other interfaces for new containers.
-    pub fn with(self, interfaces: Interfaces) -> Self {
-        Self { interfaces, ..self }
+    /// The same with another kind of interface for new containers.
+    pub fn with(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Attaches a container to a network, or finds it attached.
@@ -187,7 +178,7 @@ impl Workloads {
             sandbox: netns.inode,
             ifname: request.ifname,
             host_interface: host_interface(&id),
-            device: self.interfaces.device,
+            device: self.device,
             mtu,
             ready: false,
             docker: None,
@@ -368,11 +359,6 @@ impl Workloads {
         let index = link::index(&self.netlink, host).await?;
         let index = index.ok_or_else(|| anyhow!("interface {host} vanished"))?;
         link::set_up(&self.netlink, index).await?;
-        if let Some(mask) = &self.interfaces.steering
-            && let Err(error) = steering::set(vec![host.clone()], mask.clone()).await
-        {
-            warn!("--receive-steering: {error:#}");
-        }
         self.control.serve(endpoint.clone()).await
     }
 

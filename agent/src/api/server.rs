@@ -146,7 +146,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
 }
 
 async fn status(State(agent): Shared) -> Answer<wire::Status> {
-    let device = agent.workloads.interfaces.device;
+    let device = agent.workloads.device;
     let (mode, maps, at) = (agent.mode, agent.pins.maps(), agent.store_at.clone());
     let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &maps, &at));
     let mut status = status.await??;

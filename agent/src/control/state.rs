@@ -59,6 +59,9 @@ pub struct State {
     pub fold: Fold,
     /// What the kernel holds, once it was read.
     pub actual: Option<Tables>,
+    /// Whether the next round reads the kernel anew. Until then what was read counts for
+    /// those who ask.
+    pub reread: bool,
     /// Interfaces that an attach is about to make.
     pub coming: BTreeSet<String>,
     /// Entries of endpoints that are released and still in the kernel.

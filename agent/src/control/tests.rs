@@ -60,6 +60,12 @@ fn start(kernel: Recorder) -> Bench {
 }
 
 fn start_with(kernel: Recorder, xdp: Xdp) -> Bench {
+    let (control_loop, bench) = prepare(kernel, xdp);
+    tokio::spawn(control_loop.run());
+    bench
+}
+
+fn prepare(kernel: Recorder, xdp: Xdp) -> (Loop<Recorder>, Bench) {
     let netlink = crate::kernel::netlink().expect("netlink needs no privilege to open");
     let (store, store_feed) = mpsc::channel(8);
     let (links, link_feed) = mpsc::channel(1);
@@ -80,10 +86,9 @@ fn start_with(kernel: Recorder, xdp: Xdp) -> Bench {
         refusal: Refusal::default(),
         rounds: watch::channel(0).0,
     };
-    tokio::spawn(
-        Loop::new(kernel.clone(), netlink, Originals::of("/nonexistent".as_ref()), state, sources).run(),
-    );
-    Bench { kernel, store, control, _links: links }
+    let originals = Originals::of("/nonexistent".as_ref());
+    let control_loop = Loop::new(kernel.clone(), netlink, originals, state, sources);
+    (control_loop, Bench { kernel, store, control, _links: links })
 }
 
 fn network() -> snapshot::Event {
@@ -190,6 +195,29 @@ async fn an_in_sync_kernel_is_only_read() {
     second.store.send(listing()).await.expect("the loop runs");
     second.control.revision(5).await.expect("reached");
     assert_eq!(*second.kernel.calls.lock().expect("no panic"), ["read"]);
+}
+
+/// Who asks between the minute's tick and the round that reads is told what was read last.
+#[tokio::test]
+async fn what_was_read_counts_until_it_is_read_anew() {
+    let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
+    let reads = || bench.kernel.calls.lock().expect("no panic").iter().filter(|call| *call == "read").count();
+    let listing = Listing { revision: 5, entries: vec![network()] };
+    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))).await);
+    control_loop.reconcile().await;
+    control_loop.read_due = Instant::now();
+    assert!(control_loop.handle(Event::Tick).await);
+    assert!(control_loop.state.actual.is_some() && reads() == 1, "nothing has been read yet");
+    control_loop.reconcile().await;
+    assert!(control_loop.state.actual.is_some() && reads() == 2);
+}
+
+/// Without the store and without endpoints there is no round that would set the next tick.
+#[tokio::test]
+async fn a_tick_without_business_is_followed_by_none_at_once() {
+    let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
+    assert!(control_loop.handle(Event::Tick).await && !control_loop.has_business());
+    assert!(control_loop.read_due > Instant::now(), "it would spin");
 }
 
 #[tokio::test]

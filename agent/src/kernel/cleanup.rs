@@ -7,7 +7,6 @@ use rtnetlink::Handle;
 
 use super::{
     attach, clear, datapath, facts, firewall, link,
-    offloads::Trials,
     pins::{self, Pins},
     super_packets::SuperPackets,
     sysctl::Originals,
@@ -65,7 +64,6 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
             done.push(format!("XDP program on {interface}"));
         }
     }
-    Trials::of(state_dir, false).forget()?;
     for found in link::list(netlink).await?.into_iter().filter(|link| facts::is_own(&link.name)) {
         link::remove(netlink, &found.name).await?;
         done.push(format!("interface {}", found.name));

@@ -13,7 +13,6 @@ use super::{
     attach::{self, TcMode},
     datapath::{Datapath, Extras, capacity},
     facts, firewall, link,
-    offloads::Trials,
     pins::Pins,
     sysctl::{self, Originals},
     workloads::Workloads,
@@ -31,7 +30,6 @@ pub struct Host {
     mode: TcMode,
     uplink: String,
     originals: Originals,
-    trials: Option<Trials>,
     datapath: Arc<Mutex<Datapath>>,
 }
 
@@ -39,20 +37,18 @@ pub struct Host {
 pub type Usage = (&'static str, usize, u32);
 
 impl Host {
-    /// Loads the programs, or finds them loaded. With `trials`, a driver that gives
-    /// up something for XDP gets none.
+    /// Loads the programs, or finds them loaded.
     pub fn new(
         pins: Pins,
         netlink: Handle,
         mode: TcMode,
         uplink: String,
         originals: Originals,
-        trials: Option<Trials>,
         extras: Extras,
     ) -> Result<Self> {
         let datapath = Datapath::load(&pins, extras)?;
         let datapath = Arc::new(Mutex::new(datapath));
-        Ok(Self { pins, netlink, mode, uplink, originals, trials, datapath })
+        Ok(Self { pins, netlink, mode, uplink, originals, datapath })
     }
 
     /// The programs and maps, for whoever reads counters.
@@ -109,15 +105,7 @@ impl Host {
             Entry::Guard(key, ()) => maps.guards.put(key.len, key.addr),
             Entry::Xdp(name, wanted) => {
                 let program = datapath.xdp.as_mut().context("this kernel refuses the XDP program")?;
-                let attach = xdp::attach(&self.pins, &self.netlink, name, wanted.native, program);
-                match &self.trials {
-                    Some(trials) => {
-                        let uplink = link::find(&self.netlink, name).await?;
-                        let uplink = uplink.with_context(|| format!("{name} is not there"))?;
-                        trials.hold(&uplink, attach, || xdp::detach(&self.pins, name)).await
-                    }
-                    None => attach.await,
-                }
+                xdp::attach(&self.pins, &self.netlink, name, wanted.native, program).await
             }
             Entry::HostRoute(dst, route) => {
                 let index = link::index(&self.netlink, HOST_INTERFACE).await?;

@@ -18,7 +18,6 @@ pub mod netns;
 pub mod offloads;
 pub mod pins;
 pub mod privileges;
-pub mod steering;
 pub mod super_packets;
 pub mod sysctl;
 pub mod table;

@@ -166,7 +166,7 @@ impl Workloads {
             sandbox: 0,
             ifname: String::new(),
             host_interface: host_interface(&id),
-            device: self.interfaces.device,
+            device: self.device,
             mtu: self.mtu(&network).await?,
             ready: false,
             docker: Some(request.docker),
@@ -211,7 +211,7 @@ impl Workloads {
         let mut endpoint = endpoint;
         if link::index(&self.netlink, &endpoint.host_interface).await?.is_none() {
             // The kernel may be another by now.
-            endpoint.device = self.interfaces.device;
+            endpoint.device = self.device;
             self.journal.put(&endpoint)?;
             self.make_interface(&endpoint).await?;
         }

@@ -15,6 +15,5 @@ mod observe;
 mod reach;
 mod sandbox;
 mod single;
-mod steering;
 mod world;
 mod xdp;
