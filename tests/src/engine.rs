@@ -2,7 +2,7 @@
 //! its own folders, and an image made here.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -19,8 +19,10 @@ use crate::{
 
 /// The image that containers are made of: busybox and nothing else.
 pub const IMAGE: &str = "box";
+/// Names the root of another Debian's engine; `cargo xtask test docker --engine` makes it.
+const ROOT: &str = "MARGAY_TEST_ENGINE_ROOT";
 /// How long a dockerd may take to end before it is killed.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(60);
 
 /// A Docker Engine.
 pub struct Engine {
@@ -99,8 +101,11 @@ impl Engine {
     /// A docker command.
     pub fn command(&self) -> Command {
         // Of the daemon's own version, where there are several.
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.mounts.id()));
         let debians = Path::new("/usr/bin/docker");
-        let mut command = Command::new(if debians.exists() { debians } else { Path::new("docker") });
+        let here = debians.exists() || env::var_os(ROOT).is_some();
+        command.arg(if here { debians } else { Path::new("docker") });
         command.arg("-H").arg(format!("unix://{}", self.socket().display()));
         // Nothing of whoever runs this.
         command.env("DOCKER_CONFIG", &self.dir).env_remove("DOCKER_HOST");
@@ -220,11 +225,12 @@ impl Drop for Engine {
 }
 
 /// Mounts of its own: where Docker looks for plugins is fixed, and each engine
-/// has others.
+/// has others. Another Debian's engine has a root of its own, too.
 fn mounts(dir: &Path, own: bool, bound: bool) -> Process {
     let ready = dir.join("mounted");
+    let root = env::var(ROOT).map(|root| enter(dir, &root)).unwrap_or_default();
     let script = format!(
-        "mkdir -p /run/docker /etc/docker && ({own} && mount -t tmpfs none /run/docker || true) && \
+        "{root}mkdir -p /run/docker /etc/docker && ({own} && mount -t tmpfs none /run/docker || true) && \
          mount -t tmpfs none /etc/docker && mkdir /etc/docker/plugins && \
          (cp {0}/*.spec /etc/docker/plugins/ 2>/dev/null || true) && touch {1} && exec sleep infinity",
         dir.display(),
@@ -235,6 +241,22 @@ fn mounts(dir: &Path, own: bool, bound: bool) -> Process {
     let process = Process::start(command, &dir.join("mounts.log"), bound);
     eventually("the mounts are there", || if ready.exists() { Ok(()) } else { Err(process.log()) });
     process
+}
+
+/// The shell's words that make another root the process's own, with what all roots of this
+/// machine share. The root itself is only read: what is written lies above it.
+fn enter(dir: &Path, root: &str) -> String {
+    // The examples are mounted into containers by their place here.
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests' folder is in it");
+    format!(
+        "cd {dir} && mkdir root above work && \
+         mount -t overlay -o lowerdir={root},upperdir=above,workdir=work overlay root && \
+         for shared in /run /dev /proc /sys {repository}; do \
+         mkdir -p root$shared && mount --rbind $shared root$shared || exit 1; done && \
+         cd root && mkdir -p old && pivot_root . old && umount -l /old && cd / && ",
+        dir = dir.display(),
+        repository = repository.display()
+    )
 }
 
 /// The part of `docker inspect` that is about networks.

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod host;
 pub mod kinds;
 pub mod lab;
+pub mod needs;
 pub mod netlink;
 pub mod plugin;
 pub mod process;

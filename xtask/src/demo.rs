@@ -33,7 +33,7 @@ pub fn run(options: &Options) -> Result<()> {
     if !options.down {
         println!("demo: building (some minutes the first time)");
     }
-    run::check(&mut cargo(&["build", "--package", "margay", "--package", "margay-tests", "--bins"]))?;
+    run::check(&mut cargo(&["build", "--bins"]))?;
     let mut demo = Command::new(run::target().join("debug/margay-demo"));
     if options.single {
         demo.arg("--single");

@@ -69,14 +69,6 @@ fn private(inner: &Command) -> Result<Command> {
         .args(["sh", "-c", PREPARE, "machine"])
         .arg(inner.get_program())
         .args(inner.get_args());
-    if let Some(dir) = inner.get_current_dir() {
-        command.current_dir(dir);
-    }
-    for (name, value) in inner.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    run::surround(&mut command, inner);
     Ok(command)
 }

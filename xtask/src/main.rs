@@ -1,15 +1,16 @@
 //! The repository's commands: `cargo xtask <verb>`, the same by hand and in CI.
 
 mod bench;
-mod congestion;
+mod ci;
 mod demo;
 mod ebpf;
-mod idle;
-mod lent;
+mod engine;
 mod lint;
 mod machine;
 mod run;
+mod runner;
 mod setup;
+mod stages;
 mod test;
 mod tidy;
 mod vm;
@@ -33,6 +34,8 @@ enum Verb {
     Demo(demo::Options),
     /// Run the tests: all suites, or those named
     Test(test::Options),
+    /// What every change has to pass: lint, all tests, parts on other kernels and engines
+    Ci(ci::Options),
     /// Formatting, clippy, dependency edges, sizes, licences
     Lint,
     /// Measure: time per packet, throughput, latencies, memory
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::run(setup::Need::Everything),
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
+        Verb::Ci(options) => ci::run(&options),
         Verb::Lint => lint::run(),
         Verb::Bench(options) => bench::run(&options),
     };

@@ -3,7 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +17,26 @@ pub fn root() -> PathBuf {
 /// Where cargo puts what it builds.
 pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// What is kept for later runs, of this checkout and of others: kernels, engines.
+pub fn cache() -> PathBuf {
+    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    cache.map_or_else(target, |cache| cache.join("margay"))
+}
+
+/// Gives a command the folder and the environment of another.
+pub fn surround(command: &mut Command, of: &Command) {
+    if let Some(dir) = of.get_current_dir() {
+        command.current_dir(dir);
+    }
+    for (name, value) in of.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
 }
 
 /// cargo, in the repository.
@@ -42,6 +62,16 @@ pub fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| name.clone())?;
     if !output.status.success() {
         bail!("{}: {}", shortened(&name), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The same of one whose errors are for who reads this.
+pub fn output_of(command: &mut Command) -> Result<String> {
+    let name = format!("{command:?}");
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| name.clone())?;
+    if !output.status.success() {
+        bail!("{} failed ({})", shortened(&name), output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -23,6 +23,10 @@ pub enum Need {
     Everything,
     /// Also boot other kernels.
     Machines,
+    /// Also run other Docker Engines.
+    Engines,
+    /// All of that.
+    Commit,
 }
 
 /// A program that has to be there, and Debian's package of it.
@@ -47,13 +51,17 @@ const TESTS: [(&str, &str); 18] = [
     ("nginx", "nginx-light"),
     ("tincd", "tinc"),
 ];
-const MACHINES: [(&str, &str); 5] = [
+const MACHINES: [(&str, &str); 6] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
     ("dpkg-deb", "dpkg"),
     ("depmod", "kmod"),
     ("xz", "xz-utils"),
+    ("strip", "binutils"),
 ];
+
+/// For roots of other engines.
+const ENGINES: [(&str, &str); 1] = [("debootstrap", "debootstrap")];
 
 /// Installs what is missing for a need.
 pub fn run(need: Need) -> Result<()> {
@@ -65,8 +73,11 @@ pub fn run(need: Need) -> Result<()> {
     if need != Need::Build {
         packages.extend(missing(&TESTS));
     }
-    if need == Need::Machines {
+    if matches!(need, Need::Machines | Need::Commit) {
         packages.extend(missing(&MACHINES));
+    }
+    if matches!(need, Need::Engines | Need::Commit) {
+        packages.extend(missing(&ENGINES));
     }
     let prebuilt = std::env::var_os("MARGAY_EBPF_OBJECT").is_some();
     if packages.is_empty() && (prebuilt || ebpf::find().is_ok()) {

@@ -1,19 +1,20 @@
 //! `cargo xtask test`.
 
-use std::{path::PathBuf, process::Command};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    machine,
-    run::{self, cargo},
+    engine, machine, run,
+    runner::{self, Chosen, executable},
     setup::{self, Need},
+    stages::{Stages, Tally},
     vm,
 };
 
 /// What to run.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Options {
     /// The suites; all of them unless named
     suites: Vec<Suite>,
@@ -27,11 +28,14 @@ pub struct Options {
     /// What containers get in these machines, where a test does not say (netkit)
     #[arg(long, value_name = "KIND", requires = "vm", value_parser = ["veth", "netkit"])]
     container_device: Option<String>,
+    /// Run the Docker suite on the Docker Engine of another suite of Debian's
+    #[arg(long, value_name = "DEBIAN", conflicts_with = "vm")]
+    engine: Option<engine::Debian>,
 }
 
 /// One suite.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Suite {
+pub enum Suite {
     /// Pure logic, on the host
     Unit,
     /// One packet at a time through the programs
@@ -42,119 +46,175 @@ enum Suite {
     Cluster,
     /// Several hosts, each with its own Docker Engine
     Docker,
+    /// The bench itself, which nothing else builds: only by its name
+    Bench,
 }
 
-/// Runs the tests.
-pub fn run(options: &Options) -> Result<()> {
-    let need = if options.vm.is_empty() { Need::Everything } else { Need::Machines };
-    setup::run(need)?;
-    if !options.vm.is_empty() {
-        return options.vm.iter().try_for_each(|version| in_machine(version, options));
-    }
-    let all = [Suite::Unit, Suite::Datapath, Suite::Node, Suite::Cluster, Suite::Docker];
-    let suites = if options.suites.is_empty() { &all[..] } else { &options.suites };
-    println!("test: building");
-    run::check(&mut cargo(&["build", "--quiet", "--package", "margay"]))?;
-    let mut targets: Vec<&str> = Vec::new();
-    if suites.contains(&Suite::Unit) {
-        targets.extend([
-            "--package",
-            "margay",
-            "--package",
-            "margay-common",
-            "--package",
-            "xtask",
-            "--lib",
-            "--bins",
-        ]);
-    }
-    let privileged = [
-        (Suite::Datapath, "datapath"),
-        (Suite::Node, "node"),
-        (Suite::Cluster, "cluster"),
-        (Suite::Docker, "docker"),
-    ];
-    for (suite, name) in privileged {
-        if suites.contains(&suite) {
-            targets.extend(["--package", "margay-tests", "--test", name]);
+impl Suite {
+    const ALL: [Self; 5] = [Self::Unit, Self::Datapath, Self::Node, Self::Cluster, Self::Docker];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Datapath => "datapath",
+            Self::Node => "node",
+            Self::Cluster => "cluster",
+            Self::Docker => "docker",
+            Self::Bench => "bench",
         }
     }
-    let tests = runner(&targets, &options.filter)?;
-    if suites == [Suite::Unit] {
-        return run::check(&mut { tests });
-    }
-    machine::run_private(&tests)
 }
 
-/// Runs suites on another kernel.
-fn in_machine(version: &str, options: &Options) -> Result<()> {
-    let usual = [Suite::Datapath];
-    let suites = if options.suites.is_empty() { &usual[..] } else { &options.suites };
-    let mut inside =
-        vm::Inside { programs: Vec::new(), command: "true".into(), engine: false, counted: false };
-    if let Some(device) = &options.container_device {
-        inside.command += &format!(" && export MARGAY_TEST_CONTAINER_DEVICE={device}");
-    }
-    for suite in suites {
-        let name = match suite {
-            Suite::Datapath => "datapath",
-            Suite::Node => "node",
-            Suite::Docker => "docker",
-            _ => bail!("--vm runs the suites datapath, node and docker: the others are for this kernel"),
-        };
-        inside.engine |= *suite == Suite::Docker;
-        inside.programs.push((executable(name)?, name));
-        let filter = options.filter.join(" ");
-        inside.command += &format!(" && /{name} --test-threads=1 --show-output {filter}");
-    }
-    run::check(&mut cargo(&["build", "--quiet", "--package", "margay"]))?;
-    inside.programs.push((run::target().join("debug/margay"), "margay"));
-    let console = vm::run(version, &inside)?;
-    let passed = |text: &str| {
-        let mut lines = console.lines().map(str::trim_end);
-        lines.any(|line| line.starts_with("test ") && line.contains(text) && line.ends_with("... ok"))
+/// Runs the tests, and tells how long everything took.
+pub fn run(options: &Options) -> Result<()> {
+    options.check()?;
+    let mut stages = Stages::begin();
+    let need = match (options.vm.is_empty(), options.engine) {
+        (false, _) => Need::Machines,
+        (true, Some(_)) => Need::Engines,
+        (true, None) => Need::Everything,
     };
-    if let Some(filter) = options.filter.iter().find(|filter| !passed(filter)) {
-        bail!("no test of a suite has {filter:?} in its name");
+    let ready = stages.stage("set-up", |_| setup::run(need));
+    let mut built = BTreeMap::new();
+    if ready && stages.stage("build", |_| build(&mut built)) {
+        options.stages(&built, &mut stages);
     }
-    // With everything that the tests of a passing run print, only this counts.
-    let wanted = |line: &&str| line.contains(" verified") || line.starts_with("test ");
-    console.lines().filter(wanted).for_each(|line| println!("    {}", line.trim_end()));
+    stages.end()
+}
+
+/// Builds everything that tests run.
+pub fn build(built: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    println!("test: building (some minutes the first time)");
+    *built = runner::build()?;
     Ok(())
 }
 
-/// A suite's executable, built like the others.
-fn executable(suite: &str) -> Result<PathBuf> {
-    let args = ["test", "--no-run", "--quiet", "--package", "margay-tests", "--test", suite];
-    let messages = run::output(cargo(&args).arg("--message-format=json"))?;
-    let mut executables = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == suite).then(|| message["executable"].as_str().map(PathBuf::from))?
-    });
-    executables.next_back().ok_or_else(|| anyhow!("cargo does not say where the {suite} suite is"))
-}
+impl Options {
+    /// Parts of suites in a machine.
+    pub fn in_machine(version: &str, suites: &[Suite], filter: &[&str]) -> Self {
+        let filter = filter.iter().map(|text| (*text).to_owned()).collect();
+        Self { suites: suites.to_vec(), vm: vec![version.into()], filter, ..Self::default() }
+    }
 
-/// The command that runs the tests: nextest where it is installed, else
-/// cargo's own. The tests are built before, outside of the machine without a
-/// network that runs them; nextest also asks for what these tests do not need.
-fn runner(targets: &[&str], filter: &[String]) -> Result<Command> {
-    let mut build = cargo(&["test", "--no-run", "--quiet"]);
-    run::check(build.args(targets))?;
-    let nextest = run::has("cargo-nextest");
-    if nextest && let Err(error) = run::check(&mut cargo(&["fetch", "--quiet", "--locked"])) {
-        println!("test: {error}; if everything has been fetched before, it goes on");
+    /// One suite on this kernel.
+    pub fn of(suite: Suite) -> Self {
+        Self { suites: vec![suite], ..Self::default() }
     }
-    let mut tests = if nextest {
-        cargo(&["nextest", "run", "--no-fail-fast"])
-    } else {
-        cargo(&["test", "--no-fail-fast"])
-    };
-    tests.args(["--offline"]).args(targets);
-    if !nextest && !filter.is_empty() {
-        tests.arg("--");
+
+    /// The same behind another kind of device.
+    pub fn behind(self, device: &str) -> Self {
+        Self { container_device: Some(device.into()), ..self }
     }
-    tests.args(filter);
-    Ok(tests)
+
+    /// The Docker suite, or parts of it, on another engine.
+    pub fn on_engine(debian: engine::Debian, filter: &[&str]) -> Self {
+        let filter = filter.iter().map(|text| (*text).to_owned()).collect();
+        Self { suites: vec![Suite::Docker], engine: Some(debian), filter, ..Self::default() }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.engine.is_some() && self.suites.iter().any(|suite| *suite != Suite::Docker) {
+            bail!("--engine is for the docker suite: cargo xtask test docker --engine ...");
+        }
+        if self.suites.contains(&Suite::Bench) && self.suites.len() > 1 {
+            bail!("bench is a package of its own: cargo xtask test bench");
+        }
+        Ok(())
+    }
+
+    /// Runs them, a stage for each kernel or engine.
+    pub fn stages(&self, built: &BTreeMap<String, PathBuf>, stages: &mut Stages) {
+        for version in &self.vm {
+            let device = self.container_device.as_ref().map(|device| format!(", {device}"));
+            let name = format!("{} on Linux {version}{}", self.named(), device.unwrap_or_default());
+            stages.stage(&name, |tally| self.in_vm(version, built, tally));
+        }
+        if let Some(debian) = self.engine {
+            let name = format!("{} on the engine of Debian {debian}", self.named());
+            stages.stage(&name, |tally| self.here(Some(debian), built, tally));
+        } else if self.vm.is_empty() {
+            stages.stage(&self.named(), |tally| self.here(None, built, tally));
+        }
+    }
+
+    /// What runs, in words.
+    fn named(&self) -> String {
+        let suites = self.chosen().iter().map(|suite| suite.name()).collect::<Vec<_>>().join(" ");
+        if self.filter.is_empty() { suites } else { format!("parts of {suites}") }
+    }
+
+    /// The suites that are meant.
+    fn chosen(&self) -> &[Suite] {
+        match (self.suites.as_slice(), self.vm.is_empty(), self.engine) {
+            ([], _, Some(_)) => &[Suite::Docker],
+            ([], false, None) => &[Suite::Datapath],
+            ([], true, None) => &Suite::ALL,
+            (named, ..) => named,
+        }
+    }
+
+    /// Runs suites on this kernel.
+    fn here(
+        &self,
+        engine: Option<engine::Debian>,
+        built: &BTreeMap<String, PathBuf>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let suites: Vec<&str> = self.chosen().iter().map(|suite| suite.name()).collect();
+        let chosen = Chosen { suites: &suites, filter: &self.filter };
+        let root = engine.map(engine::root).transpose()?;
+        runner::run(&chosen, built, tally, |tests| {
+            if suites == ["unit"] {
+                return run::check(tests);
+            }
+            if let Some(root) = &root {
+                tests.env(engine::ROOT, root);
+            }
+            machine::run_private(tests)
+        })
+    }
+
+    /// Runs suites on another kernel.
+    fn in_vm(&self, version: &str, built: &BTreeMap<String, PathBuf>, tally: &mut Tally) -> Result<()> {
+        let mut inside =
+            vm::Inside { programs: Vec::new(), command: "true".into(), engine: false, counted: false };
+        if let Some(device) = &self.container_device {
+            inside.command += &format!(" && export MARGAY_TEST_CONTAINER_DEVICE={device}");
+        }
+        for suite in self.chosen() {
+            if !matches!(suite, Suite::Datapath | Suite::Node | Suite::Docker) {
+                bail!("--vm runs the suites datapath, node and docker: the others are for this kernel");
+            }
+            inside.engine |= *suite == Suite::Docker;
+            inside.programs.push((executable(built, suite.name())?.to_owned(), suite.name()));
+            let filter = self.filter.join(" ");
+            inside.command += &format!(" && /{} --test-threads=1 --show-output {filter}", suite.name());
+        }
+        inside.programs.push((executable(built, "margay")?.to_owned(), "margay"));
+        let console = vm::run(version, &inside);
+        let console = match &console {
+            Ok(console) => console,
+            Err(_) => return console.map(drop),
+        };
+        self.tell(console)?;
+        tally.add(runner::of_console(console));
+        Ok(())
+    }
+
+    /// Tells what a machine's console said that counts, of all that the tests of a passing
+    /// run print.
+    fn tell(&self, console: &str) -> Result<()> {
+        let passed = |text: &str| {
+            let mut lines = console.lines().map(str::trim_end);
+            lines.any(|line| line.starts_with("test ") && line.contains(text) && line.ends_with("... ok"))
+        };
+        if let Some(filter) = self.filter.iter().find(|filter| !passed(filter)) {
+            bail!("no test of a suite has {filter:?} in its name");
+        }
+        let wanted = |line: &&str| line.contains(" verified") || line.starts_with("test ");
+        console.lines().filter(wanted).for_each(|line| println!("    {}", line.trim_end()));
+        Ok(())
+    }
 }
 
 /// A filter: what may be in a name, so nothing that a shell or a runner understands.

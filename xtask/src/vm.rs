@@ -110,10 +110,11 @@ pub struct Inside {
 /// Boots the newest packaged kernel of a version, and runs something inside; what
 /// the console said.
 pub fn run(version: &str, inside: &Inside) -> Result<String> {
-    let dir = run::target().join("vm").join(version);
     let package = package(version)?;
     println!("vm: {package}");
-    let files = unpack(&dir, &package)?;
+    let files = unpack(&run::cache().join("kernels"), &package)?;
+    let dir = run::target().join("vm").join(version);
+    fs::create_dir_all(&dir)?;
     let kernel = find(&files.join("boot"), "vmlinuz-")?;
     let image = initramfs(&dir, &files, inside)?;
     println!("vm: booting {}", kernel.file_name().unwrap_or_default().to_string_lossy());
@@ -141,8 +142,11 @@ fn unpack(dir: &Path, package: &str) -> Result<PathBuf> {
     fs::create_dir_all(dir)?;
     run::output(Command::new("apt-get").args(["download", "-q", package]).current_dir(dir))?;
     let archive = find(dir, package)?;
-    run::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&files))?;
+    let half = dir.join(format!("{package}.unpacking"));
+    drop(fs::remove_dir_all(&half));
+    run::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&half))?;
     fs::remove_file(archive)?;
+    fs::rename(half, &files)?;
     Ok(files)
 }
 
@@ -170,7 +174,8 @@ fn initramfs(dir: &Path, files: &Path, inside: &Inside) -> Result<PathBuf> {
         run::check(Command::new("sh").args(["-c", copy]).arg(&root))?;
     }
     for (program, name) in &inside.programs {
-        fs::copy(program, root.join(name)).with_context(|| program.display().to_string())?;
+        // Without what debuggers read, which is most of it and lies in the machine's memory.
+        run::output(Command::new("strip").arg("-o").arg(root.join(name)).arg(program))?;
         copy_libraries(&root, program)?;
     }
     fs::create_dir_all(root.join("etc"))?;

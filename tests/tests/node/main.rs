@@ -3,7 +3,6 @@
 mod addresses;
 mod attach;
 mod bad_input;
-mod bench;
 mod big_tcp;
 mod cleanup;
 mod crash;

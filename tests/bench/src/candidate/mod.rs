@@ -6,6 +6,8 @@ mod floor;
 mod kernel;
 mod margay;
 mod mesh;
+mod names;
+pub use names::Names;
 
 use std::{any::Any, net::IpAddr, panic, path::PathBuf};
 
@@ -67,6 +69,12 @@ pub const LIMIT: &str = "host";
 pub const BRIDGE: &str = "bridge";
 /// Ourselves.
 pub const MARGAY: &str = "margay";
+/// What is usual between hosts without a tunnel: Docker's own bridge.
+pub const RULES: &str = "docker bridge + routes";
+/// What is usual between hosts with a tunnel.
+pub const VXLAN: &str = "bridge + VXLAN";
+/// The same as Docker has it.
+pub const OVERLAY: &str = "docker overlay";
 /// What programs such as ours can hardly be faster than.
 pub const FLOOR: &str = "redirects alone";
 /// The limit with BIG TCP.
@@ -113,7 +121,7 @@ pub const ALL: [Candidate; 21] = [
         setup: kernel::routed_with_rules,
     },
     Candidate {
-        name: "bridge + VXLAN",
+        name: VXLAN,
         what: "a bridge on each host, routes between them through a VXLAN device with static entries (flannel)",
         does: Does::Quick,
         setup: kernel::vxlan,
@@ -131,7 +139,7 @@ pub const ALL: [Candidate; 21] = [
         setup: docker::none,
     },
     Candidate {
-        name: "docker bridge + routes",
+        name: RULES,
         what: "Docker's bridge network with its rules; the hosts route each other's subnet",
         does: Does::Everything,
         setup: docker::routes,
@@ -149,7 +157,7 @@ pub const ALL: [Candidate; 21] = [
         setup: docker::proxy,
     },
     Candidate {
-        name: "docker overlay",
+        name: OVERLAY,
         what: "Docker's overlay network, swarm mode",
         does: Does::Everything,
         setup: docker::overlay,

@@ -59,7 +59,7 @@ impl Way {
         eventually(
             "they reach each other",
             || {
-                if client.pings(addrs[0], 1) { Ok(()) } else { Err("not yet") }
+                if client.reaches(addrs[0]) { Ok(()) } else { Err("not yet") }
             },
         );
         congestion::unify(congestion::CUBIC);

@@ -18,7 +18,7 @@ pub struct Options {
     #[arg(long)]
     quick: bool,
     /// Only these candidates, and the host (a name or its first words; several with commas)
-    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    #[arg(long, value_delimiter = ',', value_name = "NAME", value_parser = candidate::Names)]
     only: Vec<String>,
     /// Only these kinds of work
     #[arg(long, value_delimiter = ',', value_name = "WORK")]
@@ -44,11 +44,7 @@ const QUICK: [Work; 3] = [Work::Stream, Work::TcpRequests, Work::Packets];
 
 impl Options {
     fn candidates(&self) -> Vec<Candidate> {
-        let whole = |name: &str| candidate::ALL.iter().any(|c| c.name == name);
-        let is = |c: &Candidate, name: &String| {
-            c.name == name || (!whole(name) && c.name.starts_with(&format!("{name} ")))
-        };
-        let named = |c: &Candidate| self.only.iter().any(|name| is(c, name));
+        let named = |c: &Candidate| self.only.iter().any(|name| c.is_called(name));
         let wanted = |c: &Candidate| {
             if self.only.is_empty() {
                 !self.quick || c.does == candidate::Does::Quick
@@ -159,7 +155,44 @@ fn command() -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, Parser};
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn only(names: &str) -> Result<Vec<&'static str>, String> {
+        let line = Line::try_parse_from(["bench", "--only", names]).map_err(|error| error.to_string())?;
+        Ok(line.options.candidates().iter().map(|candidate| candidate.name).collect())
+    }
+
+    #[test]
+    fn only_takes_names_and_first_words_with_commas() {
+        let bridges = ["docker bridge + routes", "docker bridge + ports", "docker bridge + proxy"];
+        assert_eq!(only("tinc,docker bridge").unwrap(), [&["host"], &bridges[..], &["tinc"]].concat());
+    }
+
+    #[test]
+    fn help_of_only_lists_all_candidates() {
+        let help = Line::command().render_long_help().to_string();
+        for candidate in candidate::ALL {
+            let item = format!("- {}:", candidate.name);
+            assert!(help.lines().any(|line| line.trim_start().starts_with(&item)), "{item} in {help}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_those_that_there_are() {
+        let refusal = only("margay,marten").unwrap_err();
+        assert!(refusal.contains("'marten'"), "{refusal}");
+        for candidate in candidate::ALL {
+            assert!(refusal.contains(candidate.name), "{} in {refusal}", candidate.name);
+        }
+    }
 
     #[test]
     fn a_round_that_would_end_too_late_is_left_out() {

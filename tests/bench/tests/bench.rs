@@ -31,6 +31,13 @@ fn the_bench_compares_and_reports() {
         assert_eq!(measured.count(), 3, "{name} did each kind of work once: {records:#?}");
     }
     assert!(text.contains("### one TCP stream, Gbit/s") && text.contains("| margay |"), "{text}");
+    assert!(text.starts_with("# Margay compared\n\n## Summary\n"), "{text}");
+    assert!(
+        page.contains("<body>\n<h1>Margay compared</h1>\n<h2>Summary</h2>"),
+        "it begins with the summary"
+    );
+    assert!(page.contains("<table") && !page.contains("<pre"), "tables are tables");
+    assert!(page.contains("<td>margay</td>") && page.contains("This run did not measure it."), "{page}");
     assert!(
         page.contains("<svg") && !page.contains("src=") && !page.contains("href="),
         "one page for itself"

@@ -1,10 +1,18 @@
 //! What came out: kept as measured, and summed up for people.
 
 mod aims;
+mod contents;
+mod digits;
+pub use digits::short;
+mod document;
+#[cfg(test)]
+mod example;
+mod figures;
 mod html;
+mod legend;
 mod markdown;
-pub use markdown::short;
 mod plot;
+mod summary;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -119,15 +127,15 @@ impl Report {
     pub fn write(&self, dir: &Path) -> std::io::Result<()> {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("report.json"), serde_json::to_string_pretty(&self.json())?)?;
-        let text = markdown::render(self);
-        fs::write(dir.join("report.md"), &text)?;
         // Of an earlier `bench scale`, if there was one.
         let scale = fs::read(dir.join(SCALE)).ok().and_then(|scale| {
             let scale: Result<Scale, _> = serde_json::from_slice(&scale);
             scale.inspect_err(|error| println!("bench: {SCALE}: {error}; bench scale writes it anew")).ok()
         });
-        let page = html::render(self, scale.as_ref()).map_err(std::io::Error::other)?;
-        fs::write(dir.join("report.html"), page)?;
+        let document = contents::document(self, scale.as_ref()).map_err(std::io::Error::other)?;
+        let text = markdown::render(&document);
+        fs::write(dir.join("report.md"), &text)?;
+        fs::write(dir.join("report.html"), html::render(&document))?;
         println!("\n{text}\nbench: {}/report.json, report.md, report.html", dir.display());
         Ok(())
     }
