@@ -324,6 +324,11 @@ impl Node {
         of_tc.chain(of_xdp).map(|(program, info)| (program.label(), verified(info))).collect()
     }
 
+    /// Packets that a program has counted under a label.
+    pub fn count(&self, program: Program, reason: &str) -> u64 {
+        self.counters()[&format!("{} {reason}", program.label())]
+    }
+
     fn counters(&self) -> BTreeMap<String, u64> {
         let counters = counters::read(&self.datapath.maps.counters).expect("counters");
         counters.into_iter().map(|c| (format!("{} {}", c.program, c.reason), c.packets)).collect()

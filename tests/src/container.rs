@@ -88,13 +88,26 @@ impl Namespace {
         Process::start(command, log, true)
     }
 
-    /// Whether `count` echoes to an address all come back. Interval and
-    /// waiting are short, the wire is.
+    /// Whether the first `count` echoes to an address all come back, each of them,
+    /// however late. What has to fail, or is asked again, is for [`Self::reaches`].
     pub fn pings(&self, addr: IpAddr, count: u32) -> bool {
-        self.run(&format!("ping -n -q -c {count} -i 0.05 -W 1 {addr}")).ok()
+        self.pings_with("", addr, count)
     }
 
-    /// Whether any of them comes back.
+    /// The same with more flags of ping's.
+    pub fn pings_with(&self, flags: &str, addr: IpAddr, count: u32) -> bool {
+        // Without a deadline ping waits for the last ones hardly longer than for those before,
+        // and succeeds if any came back. With one it sends more than `count` until as many did.
+        let said = self.run(&format!("ping -n {flags} -c {count} -i 0.05 -w 30 {addr}"));
+        let answered = |seq: u32| said.out.contains(&format!("icmp_seq={seq} ttl="));
+        let all = said.ok() && (1..=count).all(answered);
+        if !all {
+            eprintln!("{} to {addr}, {count} echoes: {said:?}", self.name);
+        }
+        all
+    }
+
+    /// Whether one echo comes back within a second.
     pub fn reaches(&self, addr: IpAddr) -> bool {
         self.run(&format!("ping -n -q -c 1 -W 1 {addr}")).ok()
     }

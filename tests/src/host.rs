@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     container::Namespace,
@@ -18,6 +18,8 @@ use crate::{
 
 /// The uplink of every host.
 pub const UPLINK: &str = "up0";
+/// What an agent says that has not come to a request within its patience.
+const BUSY: &str = "the kernel or the store did not get there within";
 
 /// A host.
 pub struct Host {
@@ -197,19 +199,34 @@ impl Host {
         (!self.flags.iter().any(|flag| flag == "--container-device")).then_some(device)
     }
 
-    /// Waits until the agent is in sync and the cluster knows this node.
+    /// Waits until the agent is in sync and has joined, and the cluster knows this node as it is.
     pub fn settled(&self) {
-        eventually("the agent is in sync", || {
+        eventually("the agent is in sync and has joined", || {
             let status = self.json(&["status"]);
             let nodes = self.json(&["node", "ls"]);
-            let known = nodes
-                .as_array()
-                .expect("a list")
-                .iter()
-                .any(|n| n["name"] == *self.name && n["healthy"] == true);
+            let known = nodes.as_array().expect("a list").iter().any(|node| self.is(node));
             let attached = status["attachments"].as_array().expect("a list").len() >= 2;
-            if status["store"]["in_sync"] == true && known && attached { Ok(()) } else { Err(status) }
+            // The node's key and its lease may be what the agent before this one left.
+            let joined = !status["problems"].to_string().contains("has not joined");
+            let in_sync = status["store"]["in_sync"] == true;
+            if in_sync && joined && known && attached { Ok(()) } else { Err((status, nodes)) }
         });
+    }
+
+    /// Whether a node of a listing is this host, alive and with its addresses; a bare one's
+    /// are its agent's affair.
+    fn is(&self, node: &Value) -> bool {
+        let addresses = self.bare || node["addresses"] == json!(self.addresses);
+        node["name"] == *self.name && node["healthy"] == true && addresses
+    }
+
+    /// Waits until nothing is wrong; what the agent's status says then.
+    #[track_caller]
+    pub fn well(&self) -> Said {
+        eventually("all is well", || {
+            let said = self.margay(&["status"]);
+            if said.ok() { Ok(said) } else { Err(said) }
+        })
     }
 
     /// The agent's process.
@@ -287,10 +304,13 @@ impl Host {
         said.err
     }
 
-    /// What a listing says, as JSON.
+    /// What a listing says, as JSON. An agent that is too busy for it is asked again.
     #[track_caller]
     pub fn json(&self, args: &[&str]) -> Value {
-        let said = self.margay(&[args, &["-o", "json"]].concat());
+        let said = eventually("the agent comes to it", || {
+            let said = self.margay(&[args, &["-o", "json"]].concat());
+            if said.err.contains(BUSY) { Err(said) } else { Ok(said) }
+        });
         serde_json::from_str(&said.out)
             .unwrap_or_else(|error| panic!("margay {}: {error}: {said:?}", args.join(" ")))
     }
@@ -314,6 +334,12 @@ impl Host {
         let args = ["endpoint", "attach", "--network", network, "--netns", &path, "-o", "json"];
         let made = self.ok(&[&args[..], more].concat());
         addresses(&made)
+    }
+
+    /// Detaches a namespace's `eth0`.
+    #[track_caller]
+    pub fn detach(&self, namespace: &Namespace) {
+        self.ok(&["endpoint", "detach", "--netns", &namespace.path().display().to_string()]);
     }
 
     /// The folder of its files.

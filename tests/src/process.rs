@@ -15,6 +15,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::eventually::eventually;
+
 /// A running process, killed when this is dropped.
 pub struct Process {
     child: Child,
@@ -39,6 +41,17 @@ impl Process {
     /// Its id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until it has become a program: nsenter and setpriv first enter or change
+    /// something, and then execute it.
+    #[track_caller]
+    pub fn becomes(&self, program: &str) {
+        let comm = format!("/proc/{}/comm", self.id());
+        eventually(program, || match std::fs::read_to_string(&comm) {
+            Ok(name) if name.trim() == program => Ok(()),
+            other => Err(other),
+        });
     }
 
     /// What it has printed so far.

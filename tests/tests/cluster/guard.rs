@@ -12,7 +12,7 @@ fn the_guard_outlives_the_store() {
     let mut lab = Lab::new(2);
     let outside = lab.outsider();
     let (noisy, own) = ("192.0.2.200/32", lab.h(1).addresses[0]);
-    assert!(outside.reaches(own));
+    assert!(outside.pings(own, 1));
     lab.h(2).ok(&["guard", "add", noisy, "--comment", "noise"]);
     // More than etcd takes in one transaction.
     (0..130).for_each(|i| drop(lab.h(2).ok(&["guard", "add", &format!("198.18.{i}.0/24")])));

@@ -1,5 +1,6 @@
 //! Several agents, a real etcd, real packets.
 
+mod blocks;
 mod foreign;
 mod guard;
 mod matrix;

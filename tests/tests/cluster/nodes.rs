@@ -1,4 +1,4 @@
-//! Nodes that go, come back, or claim to be another; addresses across nodes.
+//! Nodes that go, come back, or claim to be another; what a newer agent wrote.
 
 use margay_tests::{
     eventually::eventually,
@@ -13,92 +13,6 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn a_fixed_address_may_lie_in_another_nodes_block() {
-    let lab = Lab::new(3);
-    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/24", "--subnet", "fd00:1::/64"]);
-    let (a, addr_a) = lab.attached(1, "blue");
-    let block =
-        lab.h(1).json(&["network", "ls"])[0]["blocks"][0]["cidr"].as_str().expect("a block").to_owned();
-    assert_eq!(block, "10.1.0.0/30");
-    let b = lab.container();
-    let wanted = ["--ip", "10.1.0.3", "--ip", "fd00:1::5"];
-    let kept = lab.h(2).margay(&[
-        "endpoint",
-        "attach",
-        "--network",
-        "blue",
-        "--netns",
-        &b.path().display().to_string(),
-        "--ip",
-        "10.1.0.3",
-    ]);
-    assert_eq!(kept.status, 1, "{kept:?}");
-    assert!(kept.err.contains("kept back by node h1"), "{}", kept.err);
-    // In IPv6, blocks are larger than what is kept back.
-    let addr_b = lab.h(2).attach(&b, "blue", &wanted[2..]);
-    assert_eq!(addr_b[1], ip("fd00:1::5"));
-    let (c, addr_c) = lab.attached(3, "blue");
-    eventually("the others route the single address", || {
-        let of = |host: usize| lab.h(host).json(&["route", "ls"]).to_string();
-        let routes = [of(1), of(3)];
-        if routes.iter().all(|routes| routes.contains("fd00:1::5/128")) { Ok(()) } else { Err(routes) }
-    });
-    routed(&lab);
-    for (container, addresses) in
-        [(&a, [addr_b[1], addr_c[1]]), (&b, [addr_a[1], addr_c[1]]), (&c, [addr_a[1], addr_b[1]])]
-    {
-        for addr in addresses {
-            assert!(container.pings(addr, 1), "{} to {addr}", container.name());
-        }
-    }
-    let taken = lab.h(1).refused(&[
-        "endpoint",
-        "attach",
-        "--network",
-        "blue",
-        "--netns",
-        &lab.container().path().display().to_string(),
-        "--ip",
-        "fd00:1::5",
-    ]);
-    assert!(taken.contains("is gone") || taken.contains("taken"), "{taken}");
-    lab.h(2).ok(&["endpoint", "detach", "--netns", &b.path().display().to_string()]);
-    eventually("its route goes with it", || {
-        let routes = lab.h(1).json(&["route", "ls"]).to_string();
-        if routes.contains("fd00:1::5/128") { Err(routes) } else { Ok(()) }
-    });
-    let d = lab.container();
-    let addr_d = lab.h(1).attach(&d, "blue", &["--ip", "fd00:1::5"]);
-    assert!(addr_d.contains(&ip("fd00:1::5")) && c.pings(ip("fd00:1::5"), 1));
-}
-
-#[test]
-fn a_full_subnet_is_shared_by_borrowing() {
-    let lab = Lab::new(3);
-    // Two blocks of four; h3 finds none.
-    lab.h(1).ok(&["network", "create", "tiny", "--subnet", "10.1.0.0/29"]);
-    let members: Vec<_> = [1, 2, 3].map(|host| lab.attached(host, "tiny")).into();
-    routed(&lab);
-    for (from, _) in &members {
-        for (_, to) in &members {
-            eventually("all reach all", || if from.reaches(to[0]) { Ok(()) } else { Err(to[0]) });
-        }
-    }
-    let mut more = Vec::new();
-    let refusal = loop {
-        let c = lab.container();
-        let path = c.path().display().to_string();
-        let said = lab.h(3).margay(&["endpoint", "attach", "--network", "tiny", "--netns", &path]);
-        more.push(c);
-        if said.status != 0 {
-            break said.err;
-        }
-        assert!(more.len() < 6, "a subnet of eight has five addresses for endpoints");
-    };
-    assert!(refusal.contains("10.1.0.0/29 is exhausted"), "{refusal}");
-}
-
-#[test]
 fn what_a_dead_node_held_is_freed_and_it_finds_out() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/24"]);
@@ -106,6 +20,11 @@ fn what_a_dead_node_held_is_freed_and_it_finds_out() {
     let (b, addr_b) = lab.attached(2, "blue");
     let (c, addr_c) = lab.attached(2, "blue");
     routed(&lab);
+    // Its lease may have run out on a machine that is busy, and be renewed.
+    eventually("h2 is healthy", || {
+        let nodes = lab.h(1).json(&["node", "ls"]);
+        if nodes[1]["healthy"] == true { Ok(()) } else { Err(nodes) }
+    });
     let refusal = lab.h(1).refused(&["node", "rm", "h2"]);
     assert!(refusal.contains("looks alive") && refusal.contains("--yes"), "{refusal}");
     for (name, reason) in [("h9", "there is no node h9"), ("h1", "is this one")] {
@@ -130,7 +49,7 @@ fn what_a_dead_node_held_is_freed_and_it_finds_out() {
             status.contains(&format!("address {} is endpoint", addr_b[0])) && status.contains("node h1");
         if told { Ok(()) } else { Err(status) }
     });
-    assert!(!b.reaches(addr_c[0]), "it is served no longer");
+    eventually("it is served no longer", || if b.reaches(addr_c[0]) { Err("it is") } else { Ok(()) });
     eventually("the other one is h2's again", || {
         if a.reaches(addr_c[0]) { Ok(()) } else { Err(lab.h(2).log()) }
     });
@@ -155,7 +74,7 @@ fn a_second_agent_with_one_name_is_refused() {
     });
     let nodes = lab.h(1).json(&["node", "ls"]);
     assert_eq!(nodes[0]["addresses"][0], "192.0.2.1", "the first one stays who it is");
-    assert_eq!(lab.h(1).margay(&["status"]).status, 0);
+    lab.h(1).well();
 }
 
 #[test]
@@ -167,7 +86,7 @@ fn an_empty_block_goes_back_after_a_while() {
     let (a, _) = lab.attached(1, "blue");
     let blocks = || lab.h(1).json(&["network", "ls"])[0]["blocks"].as_array().map_or(0, Vec::len);
     assert_eq!(blocks(), 1);
-    lab.h(1).ok(&["endpoint", "detach", "--netns", &a.path().display().to_string()]);
+    lab.h(1).detach(&a);
     eventually("it goes back", || if blocks() == 0 { Ok(()) } else { Err(blocks()) });
     let (b, _) = lab.attached(1, "blue");
     assert!(b.pings(ip("10.1.0.1"), 1));

@@ -1,9 +1,9 @@
 //! Traffic outlives the agent, and a restart changes nothing.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use aya::programs::links::{FdLink, PinnedLink};
-use margay_tests::{container::Namespace, eventually::eventually, lab::Lab, process::Process};
+use margay_tests::{eventually::eventually, flow::Flow, lab::Lab};
 
 use crate::matrix::routed;
 
@@ -20,26 +20,6 @@ fn links(dir: &Path) -> BTreeMap<String, (u32, u32)> {
         .collect()
 }
 
-/// A ping that goes on until it is told to end.
-fn endless(from: &Namespace, addr: std::net::IpAddr, log: &Path) -> Process {
-    let ping = from.start(&format!("ping -n -i 0.01 {addr}"), log);
-    eventually("it pings", || {
-        let log = ping.log();
-        if log.contains("icmp_seq=3 ") { Ok(()) } else { Err(log) }
-    });
-    ping
-}
-
-/// Ends it; how many were sent and how many came back.
-fn end(mut ping: Process) -> (u32, u32) {
-    ping.signal(nix::sys::signal::Signal::SIGINT);
-    ping.wait();
-    let log = ping.log();
-    let line = log.lines().find(|line| line.contains("packets transmitted")).expect("a summary");
-    let numbers: Vec<u32> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    (numbers[0], numbers[1])
-}
-
 #[test]
 fn an_agent_killed_and_started_again_loses_no_packet_and_changes_nothing() {
     let mut lab = Lab::new(2);
@@ -50,11 +30,8 @@ fn an_agent_killed_and_started_again_loses_no_packet_and_changes_nothing() {
     routed(&lab);
     let dir = lab.plan.dir.clone();
     let targets = [addr_b[0], addr_b[1], addr_c[0], lab.h(1).addresses[0]];
-    let pings: Vec<_> = targets
-        .iter()
-        .enumerate()
-        .map(|(i, addr)| endless(&a, *addr, &dir.join(format!("ping{i}"))))
-        .collect();
+    let flow = |(i, addr): (usize, IpAddr)| Flow::start(&a, addr, &dir.join(format!("ping{i}")));
+    let flows: Vec<Flow> = targets.into_iter().enumerate().map(flow).collect();
     let look = |lab: &Lab| {
         let host = lab.h(1);
         let kernel = ["ip -o link", "ip route", "ip -6 route"].map(|command| host.namespace.sh(command));
@@ -71,11 +48,7 @@ fn an_agent_killed_and_started_again_loses_no_packet_and_changes_nothing() {
         lab.host(1).up();
     }
     let after = look(&lab);
-    for ping in pings {
-        let (sent, received) = end(ping);
-        assert!(sent >= 10, "it went on meanwhile: {sent}");
-        assert!(sent - received <= 1, "{received} of {sent}; one may be under way at the end");
-    }
+    flows.into_iter().for_each(Flow::end);
     assert_eq!(before, after);
     let (d, addr_d) = lab.attached(1, "blue");
     assert!(d.pings(addr_b[0], 1) && !addr_c.contains(&addr_d[0]));
@@ -145,7 +118,7 @@ fn an_endpoint_that_vanished_while_the_agent_was_away_is_cleaned_up() {
     });
     let (other, _) = lab.attached(1, "blue");
     assert!(other.pings(addr[0], 1) && stays.pings("10.1.0.1".parse().expect("a literal"), 1));
-    lab.h(1).ok(&["endpoint", "detach", "--netns", &stays.path().display().to_string()]);
-    lab.h(1).ok(&["endpoint", "detach", "--netns", &other.path().display().to_string()]);
+    lab.h(1).detach(&stays);
+    lab.h(1).detach(&other);
     lab.h(1).ok(&["network", "rm", "blue"]);
 }

@@ -9,6 +9,8 @@ use margay_tests::{
     process::{Said, say, sh},
 };
 
+use crate::{matrix::routed, store::PATIENT};
+
 /// A CA, a certificate for etcd's address and one for its clients.
 fn certificates(dir: &Path) {
     let path = |name: &str| dir.join(name).display().to_string();
@@ -32,7 +34,7 @@ fn certificates(dir: &Path) {
 
 fn etcdctl(lab: &Lab, dir: &Path, args: &str) -> Said {
     let mut command = lab.wire.command("etcdctl");
-    command.env("ETCDCTL_API", "3").args(["--endpoints", &format!("https://{ETCD}:2379")]);
+    command.env("ETCDCTL_API", "3").args(PATIENT).args(["--endpoints", &format!("https://{ETCD}:2379")]);
     for (flag, file) in [("--cacert", "ca.pem"), ("--cert", "client.pem"), ("--key", "client.key")] {
         command.arg(flag).arg(dir.join(file));
     }
@@ -90,30 +92,31 @@ fn secured() -> Lab {
 }
 
 #[test]
-fn agents_share_routes_through_a_secured_etcd() {
+fn a_secured_etcd_is_used_with_the_right_password_alone() {
     let mut lab = secured();
+    a_wrong_password_is_told_and_nothing_is_touched(&mut lab);
+    agents_share_routes_through_a_secured_etcd(&mut lab);
+}
+
+fn a_wrong_password_is_told_and_nothing_is_touched(lab: &mut Lab) {
+    let wrong = lab.plan.dir.join("wrong").display().to_string();
+    let right = std::mem::replace(lab.host(1).flags.last_mut().expect("a flag"), wrong);
+    lab.host(1).start();
+    eventually("it says so", || {
+        let status = lab.h(1).json(&["status"]);
+        let reason = status["store"]["away"].to_string();
+        if reason.contains("authentication failed") { Ok(()) } else { Err(status) }
+    });
+    assert!(!lab.h(1).namespace.run("ip link show margay0").ok());
+    lab.host(1).kill();
+    *lab.host(1).flags.last_mut().expect("a flag") = right;
+}
+
+fn agents_share_routes_through_a_secured_etcd(lab: &mut Lab) {
     lab.hosts.iter_mut().for_each(Host::up);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (a, _) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(2, "blue");
-    crate::matrix::routed(&lab);
+    routed(lab);
     assert!(a.pings(addr_b[0], 2));
-}
-
-#[test]
-fn a_wrong_password_is_told_and_nothing_is_touched() {
-    let mut lab = secured();
-    let wrong = lab.plan.dir.join("wrong").display().to_string();
-    *lab.host(1).flags.last_mut().expect("a flag") = wrong;
-    lab.host(1).start();
-    let problem = eventually("it says so", || {
-        let status = lab.h(1).json(&["status"]);
-        if status["store"]["away"].is_string() {
-            Ok(status["store"]["away"].to_string())
-        } else {
-            Err(status)
-        }
-    });
-    assert!(problem.contains("authentication failed"), "{problem}");
-    assert!(!lab.h(1).namespace.run("ip link show margay0").ok());
 }

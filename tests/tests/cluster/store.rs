@@ -11,11 +11,14 @@ use margay_tests::{
 
 use crate::matrix::routed;
 
+/// Flags by which etcdctl waits longer than the five seconds and less that it has by itself.
+pub const PATIENT: [&str; 2] = ["--dial-timeout=60s", "--command-timeout=60s"];
+
 /// Runs etcdctl against the lab's etcd.
 pub fn etcdctl(lab: &Lab, args: &[&str]) -> String {
     let mut command: Command = lab.wire.command("etcdctl");
-    command.env("ETCDCTL_API", "3").arg("--endpoints").arg(format!("http://{ETCD}:2379")).args(args);
-    let said = say(&mut command);
+    command.env("ETCDCTL_API", "3").args(PATIENT).arg("--endpoints").arg(format!("http://{ETCD}:2379"));
+    let said = say(command.args(args));
     assert!(said.ok(), "etcdctl {args:?}: {said:?}");
     said.out
 }

@@ -19,6 +19,7 @@ use margay_common::{
 use margay_tests::{
     bpf::{UPLINK, both, mac, node},
     frame::Frame,
+    needs::skip,
     programs::pin_map,
 };
 
@@ -48,33 +49,37 @@ fn xdp_attaches_in_both_ways_and_detaches() {
 
 #[test]
 fn every_program_attaches_and_detaches() {
+    attaches_and_detaches(TcMode::Clsact);
+}
+
+#[test]
+fn by_tcx_every_program_attaches_and_detaches() {
+    match TcMode::probe() {
+        TcMode::Tcx => attaches_and_detaches(TcMode::Tcx),
+        TcMode::Clsact => skip("this kernel has no tcx"),
+    }
+}
+
+fn attaches_and_detaches(mode: TcMode) {
     let mut node = node();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let netlink = kernel::netlink().expect("netlink");
-        // Where tcx is there, both; clsact is everywhere.
-        let modes = match TcMode::probe() {
-            TcMode::Tcx => vec![TcMode::Tcx, TcMode::Clsact],
-            TcMode::Clsact => vec![TcMode::Clsact],
-        };
-        for mode in modes {
-            for program in Program::ALL {
-                let Some(hook) = attach::hook(*program) else { continue };
-                let (pins, loaded) = node.program(*program);
-                // Twice: the second takes the place of the first.
-                for _ in 0..2 {
-                    attach::attach(mode, &pins, &netlink, UPLINK, hook, loaded).await.expect("attaches");
-                }
-                let found = attach::attached(mode, &pins, &netlink, UPLINK).await.expect("netlink");
-                let id = loaded.info().expect("it is loaded").id();
-                let is_egress = matches!(hook, TcAttachType::Egress);
-                let (at, by) =
-                    found.unwrap_or_else(|| panic!("{mode:?}: {} is not attached", program.label()));
-                assert_eq!((matches!(at, TcAttachType::Egress), by), (is_egress, id), "{mode:?}");
-                assert!(attach::detach(&pins, &netlink, UPLINK).await.expect("detaches"));
-                let found = attach::attached(mode, &pins, &netlink, UPLINK).await.expect("netlink");
-                assert!(found.is_none(), "{mode:?}: {found:?}");
+        for program in Program::ALL {
+            let Some(hook) = attach::hook(*program) else { continue };
+            let (pins, loaded) = node.program(*program);
+            // Twice: the second takes the place of the first.
+            for _ in 0..2 {
+                attach::attach(mode, &pins, &netlink, UPLINK, hook, loaded).await.expect("attaches");
             }
+            let found = attach::attached(mode, &pins, &netlink, UPLINK).await.expect("netlink");
+            let id = loaded.info().expect("it is loaded").id();
+            let is_egress = matches!(hook, TcAttachType::Egress);
+            let (at, by) = found.unwrap_or_else(|| panic!("{mode:?}: {} is not attached", program.label()));
+            assert_eq!((matches!(at, TcAttachType::Egress), by), (is_egress, id), "{mode:?}");
+            assert!(attach::detach(&pins, &netlink, UPLINK).await.expect("detaches"));
+            let found = attach::attached(mode, &pins, &netlink, UPLINK).await.expect("netlink");
+            assert!(found.is_none(), "{mode:?}: {found:?}");
         }
     });
 }

@@ -8,8 +8,10 @@ mod registry;
 mod restart;
 
 use margay_tests::{
+    container::Namespace,
     engine::IMAGE,
     eventually::eventually,
+    flow::Flow,
     host::Host,
     lab::{Lab, Plan},
 };
@@ -65,9 +67,24 @@ pub fn address(host: &Host, container: &str, network: &str) -> String {
     said.out.trim().into()
 }
 
+/// Echoes from a container that go on until they are ended.
+#[track_caller]
+pub fn flow(host: &Host, container: &str, addr: &str) -> Flow {
+    let pid = host.docker(&format!("inspect -f {{{{.State.Pid}}}} {container}"));
+    let name = format!("{}-{container}", host.namespace.name());
+    let inside = Namespace::of_process(&name, pid.parse().expect("an id"));
+    let log = host.dir().join(format!("flow-{container}.log"));
+    Flow::start(&inside, addr.parse().expect("an address"), &log)
+}
+
 /// Whether a container reaches an address.
 pub fn reaches(host: &Host, container: &str, addr: &str) -> bool {
-    host.try_docker(&format!("exec {container} ping -c 1 -W 1 {addr}")).ok()
+    host.try_docker(&format!("exec {container} ping -c 1 -W 20 {addr}")).ok()
+}
+
+/// Whether it hears nothing from there. Echoes take far less than is waited.
+pub fn hears_nothing(host: &Host, container: &str, addr: &str) -> bool {
+    !host.try_docker(&format!("exec {container} ping -c 1 -W 1 {addr}")).ok()
 }
 
 /// What is wrong on a host, in words.
@@ -75,6 +92,15 @@ pub fn problems(host: &Host) -> String {
     let status = host.json(&["status"]);
     let list = status["problems"].as_array().expect("a list");
     list.iter().map(|p| format!("{} ({})\n", p["problem"], p["mend"])).collect()
+}
+
+/// Waits until nothing is wrong on a host.
+#[track_caller]
+pub fn well(host: &Host) {
+    eventually(&format!("nothing is wrong on {}", host.name), || match problems(host) {
+        problems if problems.is_empty() => Ok(()),
+        problems => Err(problems),
+    });
 }
 
 /// Waits until a host's status tells of something.

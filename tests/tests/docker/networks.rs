@@ -7,10 +7,11 @@ use margay_tests::{
     eventually::eventually,
     host::margay,
     lab::{Lab, Plan},
+    needs::skip,
 };
 use serde_json::Value;
 
-use crate::{address, appears, lab, problems, reaches, run, settled, tells, vanishes};
+use crate::{address, appears, lab, problems, reaches, run, settled, tells, vanishes, well};
 
 const CREATE: &str = "network create -d margay --ipam-driver margay";
 
@@ -111,14 +112,18 @@ fn what_docker_creates_with_it_shows_on_every_host() {
     // Removed and created at once, with other options: that is another network.
     lab.h(1).docker("network rm six");
     lab.h(1).docker(&format!("{CREATE} --internal six"));
+    // By their names alone the other host's may still be the one that was removed.
+    eventually("the other host has the new one", || {
+        let said = lab.h(2).try_docker("network inspect -f {{.Internal}} six");
+        if said.out.trim() == "true" { Ok(()) } else { Err(said) }
+    });
     lab.hosts.iter().for_each(settled);
-    assert_eq!(inspect(lab.h(2), "six")["Internal"], true);
     // What a command creates is Docker's, too.
     lab.h(2).ok(&["network", "create", "fast", "--subnet", "10.66.0.0/24", "--mtu", "1300", "--routable"]);
     lab.hosts.iter().for_each(|host| appears(host, "fast"));
     run(lab.h(1), "f1", "--network fast");
     assert!(lab.h(1).docker("exec f1 ip link show eth0").contains("mtu 1300"));
-    lab.hosts.iter().for_each(|host| assert_eq!(problems(host), ""));
+    lab.hosts.iter().for_each(well);
 }
 
 #[test]
@@ -173,7 +178,7 @@ fn the_same_create_on_every_host_is_one_network() {
         run(host, "c1", "--network red");
     }
     assert!(reaches(lab.h(1), "c1", &address(lab.h(3), "c1", "red")));
-    lab.hosts.iter().for_each(|host| assert_eq!(problems(host), ""));
+    lab.hosts.iter().for_each(well);
     // Named in the call, both ways, they meet in the call.
     for more in
         ["--ipam-opt margay.network=green -o margay.network=green green-here", "--subnet 10.70.0.0/16 grey"]
@@ -195,11 +200,13 @@ fn the_same_create_on_every_host_is_one_network() {
         .map(|host| inspect(host, "green-here")["IPAM"]["Config"][0]["Subnet"].clone())
         .collect();
     assert!(subnets[0] == subnets[1] && subnets[1] == subnets[2], "{subnets:?}");
-    let names = lab.h(1).json(&["network", "ls"]);
-    let mut names: Vec<&str> =
-        names.as_array().expect("a list").iter().filter_map(|n| n["name"].as_str()).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["green", "grey", "red"]);
+    eventually("the cluster has each once", || {
+        let names = lab.h(1).json(&["network", "ls"]);
+        let names = names.as_array().expect("a list").iter();
+        let mut names: Vec<String> = names.filter_map(|n| n["name"].as_str().map(str::to_owned)).collect();
+        names.sort_unstable();
+        if names == ["green", "grey", "red"] { Ok(()) } else { Err(names) }
+    });
 }
 
 #[test]
@@ -286,6 +293,11 @@ fn docker_finds_the_agent_where_it_looks() {
 fn a_subnet_that_docker_does_not_like_is_followed_by_another() {
     let lab = lab(1);
     let h1 = lab.h(1);
+    let version = h1.docker("version -f {{.Server.Version}}");
+    let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).expect("a version");
+    if major >= 28 {
+        return skip("a Docker from 28 on takes every subnet, whatever the host's routes are");
+    }
     // Docker refuses what overlaps a route of the host's links, and asks again.
     h1.namespace.sh("ip route add 10.192.0.0/19 dev up0");
     h1.docker(&format!("{CREATE} blue"));

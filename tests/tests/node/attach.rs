@@ -16,8 +16,20 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn a_container_finds_address_gateway_and_routes() {
+fn a_container_is_attached_whole_and_detached_without_a_trace() {
     let lab = one_host();
+    // First, since it knows the addresses that come first.
+    a_container_finds_address_gateway_and_routes(&lab);
+    a_container_by_process_name_address_and_mac(&lab);
+    the_host_side_is_closed_but_for_its_program(&lab);
+    attaching_twice_is_attaching_once(&lab);
+    nothing_of_a_detached_container_is_left(&lab);
+    a_gateway_without_a_permanent_neighbour_is_found_by_asking(&lab);
+    a_container_joins_a_network_once(&lab);
+    no_ttl_is_lost_between_neighbours(&lab);
+}
+
+fn a_container_finds_address_gateway_and_routes(lab: &Lab) {
     let (c, addresses) = lab.attached(1, "blue");
     assert_eq!(addresses, [ip("10.1.0.2"), ip("fd00:1::2")]);
     let addrs = c.sh("ip -o addr show dev eth0");
@@ -38,29 +50,44 @@ fn a_container_finds_address_gateway_and_routes() {
         );
     }
     assert!(c.pings(ip("10.1.0.1"), 3) && c.pings(ip("fd00:1::1"), 3), "the gateway answers");
+    lab.h(1).detach(&c);
 }
 
-#[test]
-fn a_gateway_without_a_permanent_neighbour_is_found_by_asking() {
-    let lab = one_host();
+fn a_container_by_process_name_address_and_mac(lab: &Lab) {
+    let c = lab.container();
+    let sleeper = c.start("sleep infinity", &lab.h(1).dir().join("sleep.log"));
+    sleeper.becomes("sleep");
+    let pid = sleeper.id().to_string();
+    lab.h(1).ok(&[
+        "endpoint",
+        "attach",
+        "--network",
+        "blue",
+        "--pid",
+        &pid,
+        "--name",
+        "web",
+        "--ifname",
+        "net7",
+        "--ip",
+        "10.1.0.9",
+        "--ip",
+        "fd00:1::9",
+        "--mac",
+        "02:00:00:00:00:99",
+    ]);
+    let link = c.sh("ip -o addr show dev net7") + &c.sh("ip -o link show dev net7");
+    for part in ["10.1.0.9/32", "fd00:1::9/128", "02:00:00:00:00:99"] {
+        assert!(link.contains(part), "{link}");
+    }
+    let shown = lab.h(1).ok(&["endpoint", "inspect", "web"]);
+    assert!(shown.contains(r#""network": "blue""#), "{shown}");
+    lab.h(1).ok(&["endpoint", "detach", "web"]);
+    assert!(!c.run("ip link show net7").ok());
+}
+
+fn the_host_side_is_closed_but_for_its_program(lab: &Lab) {
     let (c, _) = lab.attached(1, "blue");
-    // A kernel that still probes its own address asks for no neighbours.
-    eventually("the addresses are settled", || {
-        let addrs = c.sh("ip -o addr show dev eth0");
-        if addrs.contains("tentative") { Err(addrs) } else { Ok(()) }
-    });
-    c.sh("ip neigh flush dev eth0 nud permanent");
-    c.sh("ip -6 neigh flush dev eth0 nud permanent");
-    assert!(c.pings(ip("10.1.0.1"), 1) && c.pings(ip("fd00:1::1"), 1));
-    let neighbours = c.sh("ip neigh show dev eth0");
-    assert_eq!(neighbours.matches("lladdr ee:ee:ee:ee:ee:ee").count(), 2, "{neighbours}");
-    assert!(lab.h(1).count("from_workload", "answered") >= 4);
-}
-
-#[test]
-fn the_host_side_is_closed_but_for_its_program() {
-    let lab = one_host();
-    let (_c, _) = lab.attached(1, "blue");
     let endpoint = lab.h(1).json(&["endpoint", "ls"]);
     let veth = endpoint[0]["host_interface"].as_str().expect("a name").to_owned();
     let host = &lab.h(1).namespace;
@@ -72,25 +99,21 @@ fn the_host_side_is_closed_but_for_its_program() {
     let routes = host.sh("ip route") + &host.sh("ip -6 route");
     assert_eq!(routes.matches("margay0").count(), 2, "one route for each subnet: {routes}");
     assert!(!routes.contains(&veth), "none for a container: {routes}");
+    lab.h(1).detach(&c);
 }
 
-#[test]
-fn attaching_twice_is_attaching_once() {
-    let lab = one_host();
+fn attaching_twice_is_attaching_once(lab: &Lab) {
     let (c, first) = lab.attached(1, "blue");
     assert_eq!(lab.h(1).attach(&c, "blue", &[]), first);
     assert_eq!(lab.h(1).json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(1));
-    let path = c.path().display().to_string();
     for _ in 0..2 {
-        lab.h(1).ok(&["endpoint", "detach", "--netns", &path]);
+        lab.h(1).detach(&c);
     }
     assert!(!c.run("ip link show eth0").ok());
     assert_eq!(lab.h(1).json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(0));
 }
 
-#[test]
-fn nothing_of_a_detached_container_is_left() {
-    let lab = one_host();
+fn nothing_of_a_detached_container_is_left(lab: &Lab) {
     let host = lab.h(1);
     let before =
         (host.namespace.sh("ip -o link"), host.json(&["route", "ls"]), host.namespace.sh("ip route"));
@@ -103,6 +126,38 @@ fn nothing_of_a_detached_container_is_left() {
             (host.namespace.sh("ip -o link"), host.json(&["route", "ls"]), host.namespace.sh("ip route"));
         assert_eq!(before, after, "round {round}");
         assert!(host.json(&["status"])["pending"].as_array().is_some_and(Vec::is_empty));
+    }
+}
+
+fn a_gateway_without_a_permanent_neighbour_is_found_by_asking(lab: &Lab) {
+    let (c, _) = lab.attached(1, "blue");
+    // A kernel that still probes its own address asks for no neighbours.
+    eventually("the addresses are settled", || {
+        let addrs = c.sh("ip -o addr show dev eth0");
+        if addrs.contains("tentative") { Err(addrs) } else { Ok(()) }
+    });
+    let before = lab.h(1).count("from_workload", "answered");
+    c.sh("ip neigh flush dev eth0 nud permanent");
+    c.sh("ip -6 neigh flush dev eth0 nud permanent");
+    assert!(c.pings(ip("10.1.0.1"), 1) && c.pings(ip("fd00:1::1"), 1));
+    let neighbours = c.sh("ip neigh show dev eth0");
+    assert_eq!(neighbours.matches("lladdr ee:ee:ee:ee:ee:ee").count(), 2, "{neighbours}");
+    assert!(lab.h(1).count("from_workload", "answered") >= before + 4);
+}
+
+fn a_container_joins_a_network_once(lab: &Lab) {
+    let (a, _) = lab.attached(1, "blue");
+    let path = a.path().display().to_string();
+    let refusal =
+        lab.h(1).refused(&["endpoint", "attach", "--network", "blue", "--netns", &path, "--ifname", "eth1"]);
+    assert!(refusal.contains("is on network blue already, by interface eth0"), "{refusal}");
+}
+
+fn no_ttl_is_lost_between_neighbours(lab: &Lab) {
+    let (a, _) = lab.attached(1, "blue");
+    let (_b, addr_b) = lab.attached(1, "blue");
+    for addr in addr_b {
+        assert!(a.pings_with("-t 1", addr, 1), "{addr}");
     }
 }
 
@@ -154,47 +209,6 @@ fn a_vanished_container_is_noticed() {
     // Its address rests; the next container has another.
     let (_c, second) = lab.attached(1, "blue");
     assert_ne!(first, second);
-}
-
-#[test]
-fn a_container_by_process_name_address_and_mac() {
-    let lab = one_host();
-    let c = lab.container();
-    let sleeper = c.start("sleep 60", &lab.h(1).dir().join("sleep.log"));
-    // nsenter becomes the command, so the process is in the namespace once its
-    // name has changed.
-    let comm = format!("/proc/{}/comm", sleeper.id());
-    eventually("it sleeps", || match std::fs::read_to_string(&comm) {
-        Ok(name) if name.trim() == "sleep" => Ok(()),
-        other => Err(other),
-    });
-    let pid = sleeper.id().to_string();
-    lab.h(1).ok(&[
-        "endpoint",
-        "attach",
-        "--network",
-        "blue",
-        "--pid",
-        &pid,
-        "--name",
-        "web",
-        "--ifname",
-        "net7",
-        "--ip",
-        "10.1.0.9",
-        "--ip",
-        "fd00:1::9",
-        "--mac",
-        "02:00:00:00:00:99",
-    ]);
-    let link = c.sh("ip -o addr show dev net7") + &c.sh("ip -o link show dev net7");
-    for part in ["10.1.0.9/32", "fd00:1::9/128", "02:00:00:00:00:99"] {
-        assert!(link.contains(part), "{link}");
-    }
-    let shown = lab.h(1).ok(&["endpoint", "inspect", "web"]);
-    assert!(shown.contains(r#""network": "blue""#), "{shown}");
-    lab.h(1).ok(&["endpoint", "detach", "web"]);
-    assert!(!c.run("ip link show net7").ok());
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use margay_tests::{
     container::Namespace,
     eventually::eventually,
+    host::UPLINK,
     lab::{Lab, Plan},
+    stream,
 };
 
 /// The largest super-packet that an interface sends, bytes.
@@ -25,28 +27,27 @@ fn asked_for() -> Lab {
 }
 
 #[test]
-fn larger_super_packets_cross_whole() {
-    let lab = asked_for();
+fn big_tcp_comes_follows_and_goes() {
+    let mut lab = asked_for();
+    larger_super_packets_cross_whole(&lab);
+    containers_follow_and_an_uplink_that_was_reset_is_raised_again(&mut lab);
+    // Last: it takes everything off the first host.
+    a_broken_record_keeps_the_agent_from_nothing_and_cleanup_names_it(&mut lab);
+}
+
+fn larger_super_packets_cross_whole(lab: &Lab) {
     let (a, _) = lab.attached(1, "blue");
     let (b, addr_b) = lab.attached(2, "blue");
     for (namespace, interface) in [(&lab.h(1).namespace, "up0"), (&a, "eth0"), (&b, "eth0")] {
         assert_eq!(size(namespace, interface), 196_608, "{interface}");
     }
     for addr in addr_b {
-        let dump = lab.h(2).namespace.start(
-            "tcpdump -n -i up0 --immediate-mode -l -q greater 100000",
-            &lab.h(1).dir().join("dump.log"),
-        );
-        eventually("tcpdump listens", || {
-            let log = dump.log();
-            if log.contains("listening on") { Ok(()) } else { Err(log) }
-        });
-        let _server = b.start(&format!("iperf3 -s -1 -B {addr}"), &lab.h(1).dir().join("iperf.log"));
-        eventually("iperf3 connects", || {
-            let said = a.run(&format!("timeout 10 iperf3 -c {addr} -n 200M"));
-            if said.ok() { Ok(()) } else { Err(said) }
-        });
+        let dir = lab.h(1).dir();
+        let seen = dir.join(format!("larger-{addr}.log"));
+        let dump = stream::larger(&lab.h(2).namespace, UPLINK, 100_000, &seen);
+        let _server = stream::serve(&b, addr, &dir.join("iperf.log"));
         eventually("a packet above 100,000 bytes is seen", || {
+            stream::send(&a, addr, "200M")?;
             let log = dump.log();
             // tcpdump wonders about the length that such a packet does not tell.
             let seen = log.lines().any(|line| line.contains(" IP"));
@@ -57,9 +58,7 @@ fn larger_super_packets_cross_whole() {
     assert!(nodes.as_array().is_some_and(|all| all.iter().all(|node| node["super_packets"] == 196_608)));
 }
 
-#[test]
-fn containers_follow_and_an_uplink_that_was_reset_is_raised_again() {
-    let mut lab = asked_for();
+fn containers_follow_and_an_uplink_that_was_reset_is_raised_again(lab: &mut Lab) {
     let (a, _) = lab.attached(1, "blue");
     let host = Namespace::existing(lab.h(1).namespace.name());
     host.sh("ip link set up0 gso_max_size 65536");
@@ -78,9 +77,7 @@ fn containers_follow_and_an_uplink_that_was_reset_is_raised_again() {
     assert_eq!((size(&host, "up0"), size(&a, "eth0")), (196_608, 196_608), "the container is not forgotten");
 }
 
-#[test]
-fn a_broken_record_keeps_the_agent_from_nothing_and_cleanup_names_it() {
-    let mut lab = asked_for();
+fn a_broken_record_keeps_the_agent_from_nothing_and_cleanup_names_it(lab: &mut Lab) {
     let (_a, addrs) = lab.attached(1, "blue");
     lab.host(1).stop();
     let record = lab.h(1).dir().join("state/big-tcp.json");

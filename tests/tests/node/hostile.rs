@@ -32,48 +32,51 @@ fn refused(lab: &Lab, container: &Namespace, frame: &[u8], reason: &str) {
     let before = lab.h(1).count("from_workload", reason);
     send(container, frame);
     eventually(reason, || match lab.h(1).count("from_workload", reason) {
-        n if n == before + 1 => Ok(()),
+        n if n > before => Ok(()),
         n => Err(n),
     });
 }
 
 #[test]
-fn raw_frames_under_other_names_go_nowhere() {
+fn a_container_speaks_under_no_other_name() {
     let lab = one_host();
+    // First, since it knows the address that comes first.
+    raw_frames_under_other_names_go_nowhere(&lab);
+    tagged_frames_go_nowhere(&lab);
+    a_changed_address_or_mac_stops_working(&lab);
+}
+
+fn raw_frames_under_other_names_go_nowhere(lab: &Lab) {
     let (a, addr_a) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");
     let own = mac_of(&a);
     let somebody: IpAddr = "10.1.0.77".parse().expect("a literal");
     for family in 0..2 {
         let honest = Frame::udp(own, addr_a[family], addr_b[family]);
-        refused(&lab, &a, &Frame { eth_src: [2, 1, 1, 1, 1, 1], ..honest.clone() }.bytes(), "spoofed_mac");
-        refused(&lab, &a, &honest.clone().from(addr_b[family]).bytes(), "spoofed_source");
-        refused(&lab, &a, &honest.to_mac([2, 1, 1, 1, 1, 1]).bytes(), "other_host");
+        refused(lab, &a, &Frame { eth_src: [2, 1, 1, 1, 1, 1], ..honest.clone() }.bytes(), "spoofed_mac");
+        refused(lab, &a, &honest.clone().from(addr_b[family]).bytes(), "spoofed_source");
+        refused(lab, &a, &honest.to_mac([2, 1, 1, 1, 1, 1]).bytes(), "other_host");
     }
-    refused(&lab, &a, &Frame::udp(own, somebody, addr_b[0]).bytes(), "spoofed_source");
-    refused(&lab, &a, &arp(own, 1, (own, [10, 1, 0, 77]), [10, 1, 0, 1]), "spoofed_source");
-    refused(&lab, &a, &arp(own, 1, ([2; 6], [10, 1, 0, 2]), [10, 1, 0, 1]), "spoofed_mac");
+    refused(lab, &a, &Frame::udp(own, somebody, addr_b[0]).bytes(), "spoofed_source");
+    refused(lab, &a, &arp(own, 1, (own, [10, 1, 0, 77]), [10, 1, 0, 1]), "spoofed_source");
+    refused(lab, &a, &arp(own, 1, ([2; 6], [10, 1, 0, 2]), [10, 1, 0, 1]), "spoofed_mac");
     // Cut short, as no honest stack would send it.
     let honest = Frame::udp(own, addr_a[0], addr_b[0]).bytes();
-    refused(&lab, &a, &honest[..30], "malformed");
+    refused(lab, &a, &honest[..30], "malformed");
     let honest = Frame::udp(own, addr_a[1], addr_b[1]).bytes();
-    refused(&lab, &a, &honest[..50], "malformed");
+    refused(lab, &a, &honest[..50], "malformed");
     assert!(a.pings(addr_b[0], 1), "and nothing of it did harm");
 }
 
-#[test]
-fn tagged_frames_go_nowhere() {
-    let lab = one_host();
+fn tagged_frames_go_nowhere(lab: &Lab) {
     let (a, addr_a) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");
     let mut tagged = Frame::udp(mac_of(&a), addr_a[0], addr_b[0]).bytes();
     tagged.splice(12..12, [0x81, 0, 0, 5]);
-    refused(&lab, &a, &tagged, "vlan");
+    refused(lab, &a, &tagged, "vlan");
 }
 
-#[test]
-fn a_changed_address_or_mac_stops_working() {
-    let lab = one_host();
+fn a_changed_address_or_mac_stops_working(lab: &Lab) {
     let (a, addr_a) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");
     assert!(a.pings(addr_b[0], 1));
@@ -100,7 +103,8 @@ fn a_veth_that_has_lost_its_program_is_closed() {
         std::fs::remove_file(lab.plan.bpffs.join("h1/links").join(name)).expect("the pin was there");
     }
     for addr in addr_b.into_iter().chain(lab.h(1).addresses.clone()) {
-        assert!(!a.reaches(addr), "{addr}");
+        // The kernel takes a moment to free the links.
+        eventually("it is closed", || if a.reaches(addr) { Err(addr) } else { Ok(()) });
     }
 }
 

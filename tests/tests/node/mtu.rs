@@ -2,7 +2,9 @@
 
 use margay_tests::{
     eventually::eventually,
+    host::UPLINK,
     lab::{Lab, Plan},
+    stream,
 };
 
 /// Two hosts with containers at 1500 on a wire of 1400.
@@ -15,8 +17,26 @@ fn narrow_wire() -> Lab {
 }
 
 #[test]
-fn path_mtu_is_discovered() {
+fn sizes_follow_a_smaller_wire() {
     let lab = narrow_wire();
+    containers_take_the_networks_mtu_or_the_uplinks(&lab);
+    path_mtu_is_discovered(&lab);
+    tcp_finds_the_way_through_a_smaller_wire(&lab);
+}
+
+fn containers_take_the_networks_mtu_or_the_uplinks(lab: &Lab) {
+    lab.h(1).ok(&["network", "create", "plain", "--subnet", "10.5.0.0/16"]);
+    for (network, mtu) in [("blue", 1500), ("plain", 1400)] {
+        let (c, _) = lab.attached(1, network);
+        let link = c.sh("ip -o link show dev eth0");
+        assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
+    }
+    let routes = lab.h(1).namespace.sh("ip route show dev margay0");
+    assert!(routes.contains("10.5.0.0/16") && routes.contains("mtu 1400"), "{routes}");
+}
+
+fn path_mtu_is_discovered(lab: &Lab) {
+    let before = lab.h(1).count("from_workload", "too_big");
     let (a, _) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(2, "blue");
     for (addr, size) in addr_b.iter().zip([1472, 1452]) {
@@ -26,26 +46,20 @@ fn path_mtu_is_discovered() {
         assert_eq!(a.path_mtu(*addr), Some(1400), "the kernel has believed the error");
         // What fits goes; what does not is cut by its sender and arrives. The
         // first answers teach the other side.
-        assert!(a.run(&format!("ping -n -c 1 -W 1 -M do -s {} {addr}", size - 100)).ok());
-        assert!(a.run(&format!("ping -n -c 3 -i 0.2 -W 1 -M dont -s {size} {addr}")).ok());
+        assert!(a.pings_with(&format!("-M do -s {}", size - 100), *addr, 1));
+        let said = a.run(&format!("ping -n -c 1 -i 0.2 -w 30 -M dont -s {size} {addr}"));
+        assert!(said.ok(), "{said:?}");
     }
-    assert!(lab.h(1).count("from_workload", "too_big") >= 2);
+    assert!(lab.h(1).count("from_workload", "too_big") >= before + 2);
 }
 
-#[test]
-fn tcp_finds_the_way_through_a_smaller_wire() {
-    let lab = narrow_wire();
+fn tcp_finds_the_way_through_a_smaller_wire(lab: &Lab) {
     let (a, _) = lab.attached(1, "blue");
     let (b, addr_b) = lab.attached(2, "blue");
     for addr in addr_b {
-        let log = lab.h(1).dir().join("iperf.log");
-        let _server = b.start(&format!("iperf3 -s -1 -B {addr}"), &log);
-        // 20 MB would take hours through a black hole.
-        let said = eventually("iperf3 connects", || {
-            let said = a.run(&format!("timeout 10 iperf3 -c {addr} -n 20M"));
-            if said.ok() { Ok(said) } else { Err(said) }
-        });
-        assert!(said.out.contains("receiver"), "{said:?}");
+        let _server = stream::serve(&b, addr, &lab.h(1).dir().join("iperf.log"));
+        let said = eventually("the stream arrives", || stream::send(&a, addr, "20M"));
+        assert!(said.contains("receiver"), "{said}");
         assert_eq!(a.path_mtu(addr), Some(1400));
     }
 }
@@ -58,36 +72,14 @@ fn super_packets_cross_whole() {
     let (b, addr_b) = lab.attached(2, "blue");
     for addr in addr_b {
         let dir = lab.h(1).dir();
-        let dump = lab
-            .h(2)
-            .namespace
-            .start("tcpdump -n -i up0 --immediate-mode -l -q greater 60000", &dir.join("dump.log"));
-        eventually("tcpdump listens", || {
-            let log = dump.log();
-            if log.contains("listening on") { Ok(()) } else { Err(log) }
-        });
-        let _server = b.start(&format!("iperf3 -s -1 -B {addr}"), &dir.join("iperf.log"));
-        eventually("iperf3 connects", || {
-            let said = a.run(&format!("timeout 10 iperf3 -c {addr} -n 200M"));
-            if said.ok() { Ok(()) } else { Err(said) }
-        });
+        let seen = dir.join(format!("larger-{addr}.log"));
+        let dump = stream::larger(&lab.h(2).namespace, UPLINK, 60_000, &seen);
+        let _server = stream::serve(&b, addr, &dir.join("iperf.log"));
         // More than 60,000 bytes in one packet on the other host's uplink.
         eventually("a super-packet is seen", || {
+            stream::send(&a, addr, "200M")?;
             let log = dump.log();
             if log.lines().any(|line| line.contains("tcp")) { Ok(()) } else { Err(log) }
         });
     }
-}
-
-#[test]
-fn containers_take_the_networks_mtu_or_the_uplinks() {
-    let lab = narrow_wire();
-    lab.h(1).ok(&["network", "create", "plain", "--subnet", "10.5.0.0/16"]);
-    for (network, mtu) in [("blue", 1500), ("plain", 1400)] {
-        let (c, _) = lab.attached(1, network);
-        let link = c.sh("ip -o link show dev eth0");
-        assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
-    }
-    let routes = lab.h(1).namespace.sh("ip route show dev margay0");
-    assert!(routes.contains("10.5.0.0/16") && routes.contains("mtu 1400"), "{routes}");
 }

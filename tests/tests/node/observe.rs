@@ -14,26 +14,22 @@ use margay_tests::{
 fn status_tells_what_is_wrong_and_what_to_do() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    lab.h(1).well();
     assert_eq!(lab.h(1).margay(&["status", "--quiet"]).status, 0);
     let host = &lab.h(1).namespace;
     host.sh("ip link set up0 down");
+    let is_told = |line: &str| {
+        line.starts_with("PROBLEM") && line.contains("uplink up0 is down") && line.contains(" -> ")
+    };
     let status = eventually("the uplink's end is told", || {
         let status = lab.h(1).margay(&["status"]);
-        if status.status == 1 && status.out.contains("up0") { Ok(status) } else { Err(status) }
+        if status.status == 1 && status.out.lines().any(is_told) { Ok(status) } else { Err(status) }
     });
-    let problems: Vec<_> = status.out.lines().filter(|line| line.starts_with("PROBLEM")).collect();
-    assert!(
-        problems.iter().any(|line| line.contains("uplink up0 is down") && line.contains(" -> ")),
-        "{problems:?}"
-    );
     assert_eq!(status.err, "", "a problem is not an error of the command");
     let quiet = lab.h(1).margay(&["status", "--quiet"]);
     assert_eq!((quiet.status, quiet.out.as_str()), (1, ""));
     host.sh("ip link set up0 up");
-    eventually("all is well again", || {
-        let status = lab.h(1).margay(&["status"]);
-        if status.ok() { Ok(()) } else { Err(status) }
-    });
+    lab.h(1).well();
 }
 
 #[test]
@@ -46,6 +42,11 @@ fn the_version_tells_commit_and_layout() {
             && line.ends_with(&format!(", layout {LAYOUT_VERSION})")),
         "{line}"
     );
+}
+
+/// The value of a metric, which its line has behind its name.
+fn value(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 #[test]
@@ -64,20 +65,19 @@ fn metrics_are_on_the_socket_and_where_one_wants_them() {
         assert!(said.ok(), "{said:?}");
         said.out
     };
-    let remote = curl("/metrics");
+    let local = "margay_packets_total{program=\"from_workload\",kind=\"forwarded\",reason=\"local\"} ";
+    let texts = eventually("three echoes and their answers are counted", || {
+        let texts = [curl("/metrics"), lab.h(1).ok(&["metrics"])];
+        if texts.iter().all(|text| value(text, local) >= Some(6.0)) { Ok(texts) } else { Err(texts) }
+    });
+    let remote = &texts[0];
     assert!(remote.contains("200 OK") && remote.contains("openmetrics-text"), "{remote}");
-    let own = lab.h(1).ok(&["metrics"]);
-    for text in [&remote, &own] {
-        let value = |name: &str| -> Option<f64> {
-            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-        };
-        assert_eq!(value("margay_endpoints "), Some(2.0), "{text}");
-        assert_eq!(value("margay_store_in_sync "), Some(1.0));
-        assert_eq!(value("margay_map_entries{map=\"endpoints\"} "), Some(2.0));
-        let local = "margay_packets_total{program=\"from_workload\",kind=\"forwarded\",reason=\"local\"} ";
-        assert!(value(local) >= Some(6.0), "{text}");
-        assert!(value("margay_apply_seconds_count ") >= Some(1.0));
-        assert!(value("margay_changes_applied_total ") >= Some(8.0));
+    for text in &texts {
+        assert_eq!(value(text, "margay_endpoints "), Some(2.0), "{text}");
+        assert_eq!(value(text, "margay_store_in_sync "), Some(1.0));
+        assert_eq!(value(text, "margay_map_entries{map=\"endpoints\"} "), Some(2.0));
+        assert!(value(text, "margay_apply_seconds_count ") >= Some(1.0));
+        assert!(value(text, "margay_changes_applied_total ") >= Some(8.0));
     }
     let nothing = curl("/v1/endpoints");
     assert!(nothing.contains("404"), "metrics and nothing else: {nothing}");
@@ -90,7 +90,8 @@ fn the_log_is_json_where_that_is_asked_for() {
     lab.host(1).up();
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (a, addresses) = lab.attached(1, "blue");
-    assert!(a.pings("10.1.0.1".parse().expect("an address"), 5));
+    let before = lab.h(1).log().lines().count();
+    assert!(a.pings("10.1.0.1".parse().expect("an address"), 50));
     let log = lab.h(1).log();
     let lines: Vec<serde_json::Value> = log
         .lines()
@@ -100,7 +101,7 @@ fn the_log_is_json_where_that_is_asked_for() {
     assert_eq!(attached["network"], "blue");
     assert_eq!(attached["addresses"], addresses[0].to_string());
     assert!(lines.iter().all(|line| line["level"].is_string() && line["timestamp"].is_string()));
-    assert!(lines.len() < 20, "no line for each packet: {log}");
+    assert!(lines.len() < before + 50, "no line for each packet: {log}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Docker's part of an endpoint without Docker: the driver's calls, and what libnetwork
 //! does with the interface between them. So it runs on kernels that have no Docker.
 
+use std::net::IpAddr;
+
 use margay_tests::{
     container::Namespace,
     eventually::eventually,
@@ -50,7 +52,7 @@ fn plug(host: &Host, sandbox: &Namespace, joined: &Value, mac: &Value, addresses
 
 /// Makes an endpoint and plugs it into a sandbox, as `eth0` or what comes next; its
 /// addresses, without their length.
-fn run(host: &Host, sandbox: &Namespace, id: &str, pools: [&str; 2]) -> (Value, Vec<String>) {
+fn run(host: &Host, sandbox: &Namespace, id: &str, pools: [&str; 2]) -> (Value, Vec<IpAddr>) {
     let addresses = pools.map(|pool| address(host, pool));
     let endpoint =
         json!({"NetworkID": "n".repeat(64), "EndpointID": id.repeat(64), "SandboxKey": sandbox.path()});
@@ -59,7 +61,7 @@ fn run(host: &Host, sandbox: &Namespace, id: &str, pools: [&str; 2]) -> (Value, 
     let mac = ok(host, "/NetworkDriver.CreateEndpoint", &create);
     let joined = ok(host, "/NetworkDriver.Join", &endpoint);
     plug(host, sandbox, &joined, &mac, &addresses);
-    let plain = addresses.iter().map(|addr| addr.split('/').next().unwrap_or_default().to_owned());
+    let plain = addresses.iter().filter_map(|addr| addr.split('/').next()?.parse().ok());
     (endpoint, plain.collect())
 }
 
@@ -73,12 +75,10 @@ fn what_docker_moves_into_a_sandbox_and_back_is_served_meanwhile() {
     let (endpoint, addresses) = run(h1, &sandbox, "e", POOLS);
     let node = lab.h(2).addresses.clone();
     for addr in addr_near.iter().chain(&addr_far).chain(&node) {
-        let said = sandbox.run(&format!("ping -n -q -c 3 -i 0.05 -W 1 {addr}"));
-        assert!(said.ok(), "{addr}: {said:?}");
+        assert!(sandbox.pings(*addr, 3), "{addr}");
     }
     for addr in &addresses {
-        let said = far.run(&format!("ping -n -q -c 3 -i 0.05 -W 1 {addr}"));
-        assert!(said.ok(), "from h2 to {addr}: {said:?}");
+        assert!(far.pings(*addr, 3), "from h2 to {addr}");
     }
     ok(h1, "/NetworkDriver.Leave", &endpoint);
     sandbox.sh("ip link set eth0 down");
@@ -108,12 +108,11 @@ fn a_container_of_dockers_speaks_for_itself_alone_on_all_of_its_networks() {
     let (_peer, addr_peer) = lab.attached(1, "red");
     for family in 0..2 {
         let addr = addr_peer[family];
-        assert!(both.reaches(addr) && other.reaches(addr));
+        assert!(both.pings(addr, 1) && other.pings(addr, 1));
         // Through its blue interface with its red address: it is its own.
-        let (red, gateway) = (&in_red[family], ["10.65.0.1", "fd00:65::1"][family]);
+        let (red, gateway) = (in_red[family], ["10.65.0.1", "fd00:65::1"][family]);
         both.sh(&format!("ip route replace {addr} via {gateway} dev eth0 src {red}"));
-        let said = both.run(&format!("ping -n -q -c 3 -i 0.05 -W 1 -I {red} {addr}"));
-        assert!(said.ok(), "{red} to {addr}: {said:?}");
+        assert!(both.pings_with(&format!("-I {red}"), addr, 3), "{red} to {addr}");
         // With the address of another container, on a network that it has not joined.
         let nodad = if family == 0 { "" } else { "nodad" };
         other.sh(&format!("ip addr add {} dev eth0 {nodad}", in_blue[family]));

@@ -1,16 +1,20 @@
 //! A single host: no etcd, no configuration.
 
 use margay_tests::{
-    eventually::eventually,
     host::margay,
     lab::{Lab, Plan},
     process::say,
 };
 
 #[test]
-fn a_single_host_needs_no_configuration() {
+fn a_single_host_needs_no_configuration_and_shares_its_store_with_nobody() {
     let mut lab = Lab::single(Plan::for_test(1));
     lab.host(1).up();
+    a_single_host_needs_no_configuration(&mut lab);
+    the_embedded_store_is_one_agents(&lab);
+}
+
+fn a_single_host_needs_no_configuration(lab: &mut Lab) {
     let log = lab.h(1).log();
     for told in
         ["found the uplink, which has the default route", "uplink=\"up0\"", "192.0.2.1 and 2001:db8::1"]
@@ -23,8 +27,7 @@ fn a_single_host_needs_no_configuration() {
     let (b, addr_b) = lab.attached(1, "blue");
     assert!(a.pings(addr_b[0], 2));
     assert!(lab.h(1).namespace.pings(addr_b[0], 1));
-    let status = lab.h(1).margay(&["status"]);
-    assert_eq!(status.status, 0, "{status:?}");
+    lab.h(1).well();
     // Killed at any moment, it goes on with what it acknowledged.
     for _ in 0..5 {
         lab.host(1).kill();
@@ -36,10 +39,7 @@ fn a_single_host_needs_no_configuration() {
     assert_eq!(lab.h(1).json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(3));
 }
 
-#[test]
-fn the_embedded_store_is_one_agents() {
-    let mut lab = Lab::single(Plan::for_test(1));
-    lab.host(1).up();
+fn the_embedded_store_is_one_agents(lab: &Lab) {
     let dir = lab.h(1).dir().display().to_string();
     let mut other = lab.h(1).namespace.command(margay());
     other.args(["agent", "--node", "other", "--store", &format!("embedded:{dir}/state/store")]);
@@ -53,10 +53,8 @@ fn the_embedded_store_is_one_agents() {
         said.err
     );
     margay_tests::lab::remove_pins(std::path::Path::new(&bpffs));
-    eventually("the first one goes on", || {
-        let status = lab.h(1).margay(&["status"]);
-        if status.ok() { Ok(()) } else { Err(status) }
-    });
+    // The first one goes on.
+    lab.h(1).well();
 }
 
 #[test]
