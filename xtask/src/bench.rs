@@ -1,6 +1,9 @@
 //! `cargo xtask bench`.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use anyhow::Result;
 use clap::Args;
@@ -47,26 +50,36 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut bench = Command::new(release.join("margay-bench"));
     bench.args(&options.words);
-    let before = [
-        (ALLOWED, lend(ALLOWED, |allowed| format!("{allowed} cubic"))),
-        (HALT_POLL, lend(HALT_POLL, |ns| if ns == "0" { "200000" } else { ns }.into())),
-    ];
+    // One that is a module is there to be chosen once it is loaded.
+    drop(
+        Command::new("modprobe")
+            .args(["--quiet", "--all", "tcp_cubic", "tcp_bbr"])
+            .stderr(Stdio::null())
+            .status(),
+    );
+    let there = fs::read_to_string(AVAILABLE).unwrap_or_default();
+    let lent = [lend(ALLOWED, there.trim()), lend(HALT_POLL, "200000")];
     let ran = machine::run_private(&bench);
-    for (path, before) in before {
-        before.map(|before| fs::write(path, before)).transpose()?;
+    for (path, before) in lent.into_iter().flatten() {
+        if let Err(error) = fs::write(path, &before) {
+            println!("bench: {path} stays as it is: {error}");
+        }
     }
     ran
 }
 
-/// Congestion controls that network namespaces may choose: CUBIC is what most people have.
+/// Congestion controls that there are, and those that network namespaces may choose.
+const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 /// Nanoseconds that idle processors of a virtual machine look for work before they halt, and
 /// the machine below takes its time to wake them; 200,000 is Linux's own.
 const HALT_POLL: &str = "/sys/module/haltpoll/parameters/guest_halt_poll_ns";
 
-/// Changes a setting for the time of a comparison, and gives what it was; where it cannot be
-/// changed the report tells.
-fn lend(path: &str, more: impl Fn(&str) -> String) -> Option<String> {
+/// Changes a setting for the time of a comparison and says so: which, and what it was. Where
+/// it cannot be changed the report tells.
+fn lend(path: &'static str, value: &str) -> Option<(&'static str, String)> {
     let before = fs::read_to_string(path).ok()?;
-    fs::write(path, more(before.trim())).ok().map(|()| before)
+    fs::write(path, value).ok()?;
+    println!("bench: {path} is {value:?} until the end (it was {:?})", before.trim());
+    Some((path, before))
 }

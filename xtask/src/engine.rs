@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::run;
@@ -38,12 +38,17 @@ impl fmt::Display for Debian {
 
 /// The root of an engine, which is made where there is none.
 pub fn root(debian: Debian) -> Result<PathBuf> {
+    if !run::is_root() {
+        bail!("--engine needs root: sudo -E cargo xtask ...");
+    }
     let dir = run::cache().join("engines");
     let root = dir.join(debian.to_string());
+    let _alone = run::alone_in(&dir)?;
     if !root.exists() {
         make(debian, &dir, &root)?;
     }
-    let version = run::output(Command::new("chroot").arg(&root).args(["dockerd", "--version"]))?;
+    let version = run::output(Command::new("chroot").arg(&root).args(["dockerd", "--version"]))
+        .with_context(|| format!("it is made anew once you have removed {}", root.display()))?;
     println!("engine: {} ({})", version.trim(), root.display());
     Ok(root)
 }
@@ -56,10 +61,10 @@ fn make(debian: Debian, dir: &Path, root: &Path) -> Result<()> {
     }
     fs::create_dir_all(&half)?;
     println!("engine: debootstrap {debian} (about a minute, kept in {})", root.display());
-    let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", &format!("--include={PACKAGES}"), &debian.to_string()]);
-    // It enters the root with its own idea of where programs are.
-    command.arg(&half).arg(mirror()?).stdout(Stdio::null());
+    // With mounts of its own: what it mounts goes with it, also if it is killed.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "debootstrap", "--variant=minbase", &format!("--include={PACKAGES}")]);
+    command.arg(debian.to_string()).arg(&half).arg(mirror()?).stdout(Stdio::null());
     run::check(&mut command).with_context(|| format!("{}/debootstrap/debootstrap.log", half.display()))?;
     fs::rename(&half, root).with_context(|| root.display().to_string())
 }
@@ -80,7 +85,10 @@ fn of_targets(listed: &str) -> Result<String> {
             .then(|| words.next().map(str::to_owned))?
     };
     listed.lines().find_map(repository).ok_or_else(|| {
-        anyhow!("apt knows no repository of Debian's own: --engine needs one in /etc/apt/sources.list.d")
+        anyhow!(
+            "apt knows no repository of Debian's own, which engines and kernels of other releases come \
+             from: run this on Debian, after apt-get update"
+        )
     })
 }
 
@@ -96,6 +104,6 @@ mod tests {
             Debian main bookworm http://d.example/debian/\n";
         assert_eq!(of_targets(listed).expect("one is Debian's"), "http://d.example/debian/");
         let none = of_targets("Ubuntu main noble http://e.example/ubuntu/\n").expect_err("none is");
-        assert!(none.to_string().contains("--engine"), "{none}");
+        assert!(none.to_string().contains("on Debian"), "{none}");
     }
 }

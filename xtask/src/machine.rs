@@ -3,7 +3,10 @@
 //! remains: the kernel ends its processes with the first of them and drops its
 //! namespaces with the last.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::{Result, bail};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -26,16 +29,27 @@ ip link set lo up
 exec \"$@\"
 ";
 
-/// What an interrupt does to this process: nothing. It is for those in the machine, who
-/// end by it; then what they leave behind is put in order here.
-extern "C" fn wait_on(_: i32) {}
+/// Set by an interrupt.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What an interrupt does to this process: it is for those in the machine, who end by it;
+/// then what they leave behind is put in order here, and nothing else is begun.
+extern "C" fn wait_on(_: i32) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether somebody has interrupted what ran in a machine.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
 
 /// Runs a command in a private machine, to its end.
 pub fn run_private(inner: &Command) -> Result<()> {
-    // SAFETY: the handler touches nothing. Programs started from here have the default
+    let mut command = private(inner)?;
+    // SAFETY: the handler stores into an atomic, which is safe in one. Programs started from here have the default
     // again, since a handler does not outlive execve(2).
     let before = unsafe { signal(Signal::SIGINT, SigHandler::Handler(wait_on)) }?;
-    let ran = run::check(&mut private(inner)?);
+    let ran = run::check(&mut command);
     // SAFETY: this is what was there before.
     unsafe { signal(Signal::SIGINT, before) }?;
     // Control groups belong to the whole machine; those of a run that was

@@ -2,11 +2,13 @@
 
 use std::{
     env,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -24,6 +26,14 @@ pub fn cache() -> PathBuf {
     let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
     cache.map_or_else(target, |cache| cache.join("margay"))
+}
+
+/// Waits for a folder of what is kept, until nobody else makes something in it.
+pub fn alone_in(dir: &Path) -> Result<Flock<File>> {
+    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context("flock")
 }
 
 /// Gives a command the folder and the environment of another.

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+
+use crate::machine;
 
 /// How many of the slowest tests are told.
 const SLOWEST: usize = 10;
@@ -16,6 +18,8 @@ pub struct Tally {
     pub failed: usize,
     /// Which could not be done here, and why.
     pub skipped: Vec<String>,
+    /// Names of those that ran, within their suites.
+    pub names: Vec<String>,
     /// Seconds that each took, and its name, where the runner tells.
     pub took: Vec<(f64, String)>,
 }
@@ -26,6 +30,7 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
+        self.names.extend(other.names);
         self.took.extend(other.took);
     }
 
@@ -55,10 +60,15 @@ impl Stages {
     /// Does one stage. What fails is told at once, and makes the run fail at its end.
     pub fn stage(&mut self, name: &str, work: impl FnOnce(&mut Tally) -> Result<()>) -> bool {
         println!("---- {name}");
-        let begun = Instant::now();
-        let done = work(&mut self.tally);
+        let (begun, failed) = (Instant::now(), self.tally.failed);
+        let done = match machine::interrupted() {
+            true => Err(anyhow!("interrupted")),
+            false => work(&mut self.tally),
+        };
         if let Err(error) = &done {
             println!("{name}: {error:#}");
+            // What is no test has failed as one, where none has.
+            self.tally.failed = self.tally.failed.max(failed + 1);
         }
         self.done.push((name.to_owned(), begun.elapsed(), done.is_ok()));
         done.is_ok()
@@ -97,8 +107,6 @@ impl Stages {
             text += &format!("skipped: {test}\n");
         }
         let Tally { passed, failed, skipped, .. } = &self.tally;
-        // What failed outside of a test that the runner counts failed as well.
-        let failed = self.done.iter().filter(|(.., passed)| !passed).count().max(*failed);
         text + &format!("\ntests: {passed} passed, {failed} failed, {} skipped", skipped.len())
     }
 }
@@ -112,7 +120,7 @@ mod tests {
         let mut run = Stages::begin();
         assert!(run.stage("first", |tally| {
             let took = (0..12).map(|n| (f64::from(n), format!("t{n}"))).collect();
-            tally.add(Tally { passed: 12, failed: 0, skipped: vec!["s: no card".into()], took });
+            tally.add(Tally { passed: 12, skipped: vec!["s: no card".into()], took, ..Tally::default() });
             Ok(())
         }));
         assert!(!run.stage("second", |_| bail!("no disk")));

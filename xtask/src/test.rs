@@ -211,6 +211,10 @@ impl Options {
         if let Some(filter) = self.filter.iter().find(|filter| !passed(filter)) {
             bail!("no test of a suite has {filter:?} in its name");
         }
+        let told = runner::of_console(console);
+        if told.passed == 0 {
+            bail!("all of it was skipped: {}", told.skipped.join("; "));
+        }
         let wanted = |line: &&str| line.contains(" verified") || line.starts_with("test ");
         console.lines().filter(wanted).for_each(|line| println!("    {}", line.trim_end()));
         Ok(())

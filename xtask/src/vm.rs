@@ -136,10 +136,10 @@ fn package(version: &str) -> Result<String> {
 
 fn unpack(dir: &Path, package: &str) -> Result<PathBuf> {
     let files = dir.join(package);
+    let _alone = run::alone_in(dir)?;
     if files.join("boot").exists() {
         return Ok(files);
     }
-    fs::create_dir_all(dir)?;
     run::output(Command::new("apt-get").args(["download", "-q", package]).current_dir(dir))?;
     let archive = find(dir, package)?;
     let half = dir.join(format!("{package}.unpacking"));

@@ -145,9 +145,14 @@ async fn accepts_in(v4: bool, chain: &str) -> Vec<Accept> {
     [Direction::In, Direction::Out].map(accept).into_iter().filter(there).collect()
 }
 
-/// Puts an exception before everything else in its chain.
+/// Puts an exception before everything else in its chain, unless it is in it: who asks may
+/// have read the chain before it was put there.
 pub async fn put_accept(accept: &Accept) -> Result<()> {
     let rule = rule(accept);
+    let check: Vec<&str> = ["-C"].into_iter().chain(rule.iter().copied()).collect();
+    if iptables(accept.v4, &check).await.is_ok() {
+        return Ok(());
+    }
     let mut args = vec!["-I", &rule[0], "1"];
     args.extend(&rule[1..]);
     iptables(accept.v4, &args).await.map(drop)

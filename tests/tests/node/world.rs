@@ -2,6 +2,10 @@
 
 use std::net::IpAddr;
 
+use margay::{
+    kernel::firewall,
+    tables::{Accept, Direction},
+};
 use margay_tests::{
     container::Namespace,
     eventually::eventually,
@@ -9,6 +13,7 @@ use margay_tests::{
     lab::{Lab, Plan},
     process::sh,
 };
+use nix::sched::{CloneFlags, setns};
 
 /// Addresses far beyond the wire.
 const WORLD: [&str; 2] = ["203.0.113.1", "2001:db8:ffff::1"];
@@ -134,6 +139,28 @@ fn another_default_route_is_followed(lab: &Lab) {
         if old.trim() == "0" { Ok(()) } else { Err(old) }
     });
     assert_eq!(forwarding("lan0").trim(), "1");
+}
+
+/// The reading that says that it is missing may be older than it.
+#[test]
+fn an_exception_that_is_put_twice_is_there_once() {
+    let lab = Lab::without_etcd(Plan::for_test(1));
+    let host = &lab.h(1).namespace;
+    let netns = std::fs::File::open(host.path()).expect("a namespace");
+    let put = async || {
+        for _ in 0..2 {
+            let accept = Accept { v4: true, chain: "FORWARD".into(), direction: Direction::In };
+            firewall::put_accept(&accept).await.expect("iptables takes it");
+        }
+    };
+    let enter_and_put = || {
+        setns(netns, CloneFlags::CLONE_NEWNET).expect("root may enter");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(put());
+    };
+    std::thread::scope(|scope| scope.spawn(enter_and_put).join().expect("it is put"));
+    let rules = host.sh("iptables -S FORWARD");
+    assert_eq!(rules.matches("--comment margay").count(), 1, "{rules}");
 }
 
 #[test]
