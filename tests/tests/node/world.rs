@@ -1,6 +1,6 @@
 //! The way to the world: masquerading, and what of the host it needs.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
 use margay::{
     kernel::firewall,
@@ -99,6 +99,12 @@ fn containers_reach_the_world_as_their_host(lab: &Lab, router: &Namespace) {
     assert!(!status.out.contains("10.2.0.0/16 "), "{}", status.out);
 }
 
+/// What has IPv6 forwarded: one interface, or before Linux 6.17 all of them at once.
+fn forwards_v6() -> &'static str {
+    let of_one = "/proc/sys/net/ipv6/conf/all/force_forwarding";
+    if Path::new(of_one).exists() { "up0.force_forwarding" } else { "all.forwarding" }
+}
+
 fn what_others_flush_is_put_back(lab: &Lab) {
     let (container, _) = lab.attached(1, "blue");
     reaches_the_world(lab, &container);
@@ -108,7 +114,7 @@ fn what_others_flush_is_put_back(lab: &Lab) {
     host.sh("nft flush chain inet margay postrouting");
     reaches_the_world(lab, &container);
     host.sysctl("net.ipv4.conf.up0.forwarding", "0");
-    host.sysctl("net.ipv6.conf.up0.force_forwarding", "0");
+    host.sysctl(&format!("net.ipv6.conf.{}", forwards_v6()), "0");
     reaches_the_world(lab, &container);
     host.sh("ip route flush proto 77");
     eventually("the host's routes are back", || {
