@@ -1,13 +1,19 @@
 //! The agent: configure, build, run, and leave everything in place.
 
+mod boot;
 mod doors;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{Mutex, Notify, mpsc, watch},
+    time::timeout,
 };
 use tracing::{info, warn};
 
@@ -17,33 +23,37 @@ use crate::{
     api::server::Agent,
     config::Config,
     control::{Control, Loop, Sources, State},
-    desired::{LocalFacts, World, Xdp},
+    desired::LocalFacts,
     ipam::Ipam,
     journal::{Journal, Member},
     kernel::{
-        self, Netlink,
+        self,
         attach::TcMode,
         datapath::{self, Datapath, Extras},
         device,
-        facts::{self, Look},
         host::Host,
         link,
         pins::Pins,
-        privileges,
-        super_packets::{self, SuperPackets, USUAL},
+        privileges, routes,
         sysctl::Originals,
-        world, xdp,
+        world,
     },
     membership::Membership,
     model::snapshot::{Event, Snapshot},
     network::Networks,
     next_hops,
     report::Report,
+    store::Store,
     workload::{Which, Workloads, new_id},
 };
 
 /// How long to wait before something that failed is tried again.
 const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// How long the addresses of the store are waited for at the start.
+const STORE_FOUND: std::time::Duration = std::time::Duration::from_secs(3);
+/// How often they are looked up again.
+const STORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Runs the agent until it is told to end. Whatever it has put into the kernel
 /// stays there and works on.
@@ -53,11 +63,15 @@ pub async fn run(config: Config) -> Result<()> {
     let journal = Journal::open(&config.state_dir)?;
     let instance = journal.instance(new_id)?;
     let netlink = kernel::netlink().context("netlink")?;
-    let facts = first_facts(&config, &netlink, &journal).await?;
+    let mut doors = Doors::open(&config).await?;
+    let stop = Arc::new(Notify::new());
+    let facts = tokio::select! {
+        facts = boot::facts(&config, &netlink, &journal, &doors) => facts?,
+        ended = told_to_end(&stop) => return ended.map(|()| doors.close()),
+    };
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
     let device = device::choose(config.container_device).await?;
-    let mut doors = Doors::open(&config).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
     let extras = Extras { log: config.datapath_log, ..Extras::default() };
@@ -65,9 +79,8 @@ pub async fn run(config: Config) -> Result<()> {
     let datapath = host.datapath();
     tell_of_drops(extras, &datapath).await?;
     let (control, requests) = Control::channel();
-    let (links, link_events) = mpsc::channel(1);
-    link::watch(links)?;
-    let world_events = world::watch(netlink.clone(), uplink.clone(), originals.clone());
+    let (links, routes) = (link::watch()?, routes::watch().context("netlink")?);
+    let world = world::watch(netlink.clone(), uplink.clone(), originals.clone());
     let (vanished, vanishing) = mpsc::channel(64);
     let (rounds, on_rounds) = watch::channel(0);
     greet(&config, &facts, mode);
@@ -75,12 +88,12 @@ pub async fn run(config: Config) -> Result<()> {
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let ipam =
         Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash);
-    let begun = begun(&facts);
-    let state = first_state(&journal, &members, facts, store.addresses()).await?;
+    let (begun, state) = (begun(&facts), first_state(&journal, &members, facts, &*store).await?);
     let sources = Sources {
         store: store.watch(),
-        links: link_events,
-        world: world_events,
+        links,
+        routes,
+        world,
         requests,
         vanished,
         refusal: control.refusals(),
@@ -88,16 +101,15 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
-    let workloads = Workloads::new(ipam, networks, control, netlink, journal.clone());
-    let workloads = Arc::new(workloads.with(device));
+    let workloads = Workloads::new(ipam, networks, control, netlink, journal.clone()).with(device);
+    let workloads = Arc::new(workloads);
     let (same_store, same_workloads) = (Arc::clone(&store), Arc::clone(&workloads));
-    let membership = Membership::new(same_store, same_workloads, journal, instance, config.block_idle);
-    let membership = Arc::new(membership);
-    let stop = Arc::new(Notify::new());
+    let membership =
+        Arc::new(Membership::new(same_store, same_workloads, journal, instance, config.block_idle));
     let report = Arc::new(Report::default());
     let docker = doors.open_to_docker(&workloads, &report, &on_rounds)?;
-    let (control, netlink) = (workloads.control.clone(), workloads.netlink.clone());
-    tokio::spawn(next_hops::vouch(control, netlink, Arc::clone(&datapath)));
+    follow_store(&workloads, &store);
+    vouch(&workloads, &datapath);
     let agent = Arc::new(Agent {
         report,
         calls: docker.as_ref().map(|docker| docker.calls.clone()),
@@ -119,8 +131,8 @@ pub async fn run(config: Config) -> Result<()> {
         result = doors.serve(agent) => result,
         result = told_to_end(&stop) => result,
     }?;
-    doors.close();
     info!("ended; the datapath goes on");
+    doors.close();
     Ok(())
 }
 
@@ -153,71 +165,6 @@ async fn told_to_end(stop: &Notify) -> Result<()> {
     Ok(())
 }
 
-async fn first_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> Result<LocalFacts> {
-    let name = match &config.uplink {
-        Some(name) => name.clone(),
-        None => {
-            let (name, why) = facts::find_uplink(netlink).await?;
-            info!(uplink = name, "found the uplink, {why}");
-            name
-        }
-    };
-    let endpoints = journal.endpoints();
-    let expected = endpoints.values().map(|endpoint| &endpoint.host_interface);
-    let Look { interfaces, occupied, uplink, .. } = facts::look(netlink, &name, expected).await?;
-    let uplink = uplink?;
-    let addresses = facts::node_addresses(netlink, &uplink, &config.addresses).await?;
-    let mut facts = LocalFacts {
-        node: config.node.clone(),
-        addresses,
-        uplink,
-        super_packets: None,
-        xdp: Xdp::default(),
-        occupied,
-        world: match config.masquerade {
-            true => world::read(netlink, &name, &Originals::of(&config.state_dir)).await?,
-            false => World::default(),
-        },
-        interfaces,
-        endpoints,
-    };
-    facts.xdp = choose_xdp(config, netlink, &facts).await?;
-    facts.super_packets = size_super_packets(config, netlink, &facts).await;
-    Ok(facts)
-}
-
-/// Whether and how the uplink gets its XDP program.
-async fn choose_xdp(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Result<Xdp> {
-    let links = link::list(netlink).await?;
-    let uplink = links.iter().find(|link| link.name == facts.uplink.name);
-    let Some(uplink) = uplink else { return Ok(Xdp::default()) };
-    Ok(xdp::choose(config.xdp, uplink, &links))
-}
-
-/// Has the uplink and the containers that are there send super-packets as large
-/// as is asked for now, and says how large where that is not usual. The uplink
-/// is raised before the containers and lowered after them.
-async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFacts) -> Option<u32> {
-    let uplink = SuperPackets::of(&config.state_dir);
-    let was_raised = uplink.is_raised();
-    let mut size = USUAL;
-    if config.big_tcp {
-        match uplink.raise(netlink, &facts.uplink.name).await {
-            Ok(raised) => size = raised,
-            Err(error) => warn!("there is no BIG TCP: {error:#}"),
-        }
-    }
-    if config.big_tcp || was_raised {
-        super_packets::fit(netlink, facts.endpoints.values(), size).await;
-    }
-    if size == USUAL
-        && let Err(error) = uplink.restore(netlink).await
-    {
-        warn!("BIG TCP is not undone: {error:#}");
-    }
-    (size != USUAL).then_some(size)
-}
-
 /// The endpoints whose attaching an earlier agent began and did not end.
 fn begun(facts: &LocalFacts) -> Vec<String> {
     let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
@@ -228,22 +175,42 @@ fn begun(facts: &LocalFacts) -> Vec<String> {
 async fn first_state(
     journal: &Journal,
     members: &BTreeMap<u32, Member>,
-    facts: LocalFacts,
-    store: impl Future<Output = Vec<IpAddr>>,
+    mut facts: LocalFacts,
+    store: &dyn Store,
 ) -> Result<State> {
-    let mut snapshot = remembered(journal, members)?;
-    if !snapshot.blocked.is_empty() {
-        // The store may have moved since: without it nobody could unblock it.
-        let store = store.await;
-        snapshot.blocked.retain(|cidr, _| !store.iter().any(|addr| cidr.contains(addr)));
-    }
+    // What must not be cut off is known before anything is read that might do it.
+    facts.store = timeout(STORE_FOUND, store.addresses()).await.unwrap_or_default().into_iter().collect();
     Ok(State {
-        snapshot,
+        snapshot: remembered(journal, members)?,
         known: journal.known()?.map(Arc::new),
         join_problem: Some("it is about to".into()),
         facts,
         ..State::default()
     })
+}
+
+/// Has the loop know the addresses at which this node reaches the store, which names may
+/// lead to others in time.
+fn follow_store(workloads: &Workloads, store: &Arc<dyn Store>) {
+    let (control, store) = (workloads.control.clone(), Arc::clone(store));
+    tokio::spawn(async move {
+        let mut told = None;
+        loop {
+            let addresses: BTreeSet<IpAddr> = store.addresses().await.into_iter().collect();
+            // A resolver that is away makes no address another.
+            if !addresses.is_empty() && told.as_ref() != Some(&addresses) {
+                control.store_at(addresses.clone()).await;
+                told = Some(addresses);
+            }
+            tokio::time::sleep(STORE_AGAIN).await;
+        }
+    });
+}
+
+/// Vouches for the next hops that XDP sends to.
+fn vouch(workloads: &Workloads, datapath: &Arc<Mutex<Datapath>>) {
+    let (control, netlink) = (workloads.control.clone(), workloads.netlink.clone());
+    tokio::spawn(next_hops::vouch(control, netlink, Arc::clone(datapath)));
 }
 
 /// What is known before the store says anything: the networks of our own

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    io::ErrorKind,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use crate::{
     api::server::Access,
     kernel::{attach::TcMode, device, xdp},
+    model::check::{is_name, is_underlay},
     store::{
         Store,
         embedded::Embedded,
@@ -24,6 +26,8 @@ use crate::{
     },
 };
 
+/// Where the units have settings, if there are any.
+pub const CONFIG: &str = "/etc/margay/agent.toml";
 /// Where the agent's socket is, unless said otherwise.
 pub const RUN_DIR: &str = "/run/margay";
 /// Where the agent keeps its journal.
@@ -290,10 +294,15 @@ impl StoreSettings {
 }
 
 impl Settings {
-    /// Fills in from a file what the flags leave open.
-    pub fn or_file(self, path: Option<&PathBuf>) -> Result<Self> {
+    /// Fills in from a file what the flags leave open. The usual file need not be there.
+    pub fn or_file(self, path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(self) };
-        let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && path == Path::new(CONFIG) => {
+                return Ok(self);
+            }
+            text => text.with_context(|| format!("settings in {}", path.display()))?,
+        };
         let file = read(&text).with_context(|| format!("{}", path.display()))?;
         Ok(self.or(file))
     }
@@ -335,10 +344,10 @@ impl Settings {
             Some(node) => node,
             None => host_name()?,
         };
-        let plain = node.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if node.is_empty() || node.len() > 63 || !plain {
+        if !is_name(&node) {
             bail!("node name {node:?}: use 1 to 63 letters, digits, '-', '_' and '.' (--node NAME)");
         }
+        check_addresses(&self.node_ip)?;
         let state_dir = self.state_dir.unwrap_or_else(|| STATE_DIR.into());
         Ok(Config {
             node,
@@ -406,6 +415,18 @@ impl Settings {
     }
 }
 
+/// A node's addresses are hosts', at most one of each family.
+fn check_addresses(given: &[IpAddr]) -> Result<()> {
+    if let Some(addr) = given.iter().find(|addr| !is_underlay(**addr)) {
+        bail!("--node-ip {addr}: no other node could send to that address; name one of the uplink's");
+    }
+    match *given {
+        [] | [_] => Ok(()),
+        [a, b] if a.is_ipv4() != b.is_ipv4() => Ok(()),
+        [a, b, ..] => bail!("--node-ip {a} and {b}: a node has at most one address of each family"),
+    }
+}
+
 /// Reads the file; a setting that nobody knows is a mistake.
 fn read(text: &str) -> Result<Settings> {
     let settings: Settings = toml::from_str(text)?;
@@ -464,6 +485,14 @@ mod tests {
         assert!(refused(at("etcd://a")).contains("HOST:PORT"));
         assert!(refused(at("embedded:")).contains("folder"));
         assert!(refused(Settings { node: Some("a/b".into()), ..at("embedded") }).contains("--node"));
+        for given in [&["127.0.0.1"][..], &["fe80::1"], &["192.0.2.1", "192.0.2.2"]] {
+            let node_ip = given.iter().map(|addr| addr.parse().expect("a literal")).collect();
+            assert!(refused(Settings { node_ip, ..at("embedded") }).contains(given[given.len() - 1]));
+        }
+        let missing = Settings::default().or_file(Some("/nonexistent/agent.toml".as_ref()));
+        assert!(
+            format!("{:#}", missing.expect_err("not the usual file")).contains("/nonexistent/agent.toml")
+        );
         assert!(file("colour = 'blue'").expect_err("unknown").to_string().contains("colour"));
     }
 

@@ -3,11 +3,13 @@
 
 mod fold;
 pub mod hold;
+mod host;
 mod rounds;
 mod state;
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,19 +19,16 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 pub use fold::Fold;
+pub use host::Routes;
 pub use rounds::Rounds;
 pub use state::{State, StoreState, now};
 
 use crate::{
-    desired::{Dirty, Source, Uplink},
-    kernel::{
-        Kernel, Netlink, facts, link,
-        sysctl::Originals,
-        world::{self, News},
-    },
+    desired::{Dirty, Source},
+    kernel::{Kernel, Netlink, routes::Changed, sysctl::Originals, world::News},
     model::{
         endpoint::Endpoint,
         membership::{Known, Trust},
@@ -51,6 +50,8 @@ enum Event {
     Store(Option<Feed>),
     /// An interface or address of this host changed.
     Link,
+    /// Routes of this host's own changed.
+    Routes(Changed),
     /// Its routes, switches or firewall changed.
     World(Box<News>),
     /// Somebody of this process wants something.
@@ -76,6 +77,8 @@ pub enum Request {
     Release(String, oneshot::Sender<Result<()>>),
     /// Look at the state.
     Look(Box<dyn FnOnce(&State) + Send>),
+    /// The addresses at which this node reaches the store.
+    StoreAt(BTreeSet<IpAddr>),
     /// Told when the snapshot has reached a revision.
     Revision(i64, oneshot::Sender<Result<()>>),
 }
@@ -136,6 +139,11 @@ impl Control {
         drop(self.requests.send(Request::Known(known)).await);
     }
 
+    /// See [`Request::StoreAt`].
+    pub async fn store_at(&self, addresses: BTreeSet<IpAddr>) {
+        drop(self.requests.send(Request::StoreAt(addresses)).await);
+    }
+
     /// See [`Request::Serve`].
     pub async fn serve(&self, endpoint: Endpoint) -> Result<()> {
         self.ask(|reply| Request::Serve(Box::new(endpoint), reply)).await?
@@ -187,6 +195,8 @@ pub struct Sources {
     pub store: mpsc::Receiver<Feed>,
     /// A message for each change of an interface or address.
     pub links: mpsc::Receiver<()>,
+    /// Which of the host's own routes changed.
+    pub routes: mpsc::Receiver<Changed>,
     /// What the host's routes, switches and firewall have become.
     pub world: mpsc::Receiver<News>,
     /// Requests of this process.
@@ -236,6 +246,7 @@ impl<K: Kernel> Loop<K> {
         let now = Instant::now();
         // What went while no agent ran is noticed in the first round.
         state.facts_stale = true;
+        state.routes.changed(Changed::All);
         Self {
             kernel,
             netlink,
@@ -267,6 +278,7 @@ impl<K: Kernel> Loop<K> {
             if self.state.facts_stale {
                 self.look_at_host().await;
             }
+            self.look_at_routes().await;
             if self.has_business() {
                 self.reconcile().await;
             }
@@ -290,10 +302,11 @@ impl<K: Kernel> Loop<K> {
     async fn next(&mut self) -> Event {
         let due = self.state.retry.next_due().map(|due| self.started + due);
         let due = due.map_or(self.read_due, |due| due.min(self.read_due));
-        let Sources { store, links, world, requests, .. } = &mut self.sources;
+        let Sources { store, links, routes, world, requests, .. } = &mut self.sources;
         tokio::select! {
             feed = store.recv() => Event::Store(feed),
             Some(()) = links.recv() => Event::Link,
+            Some(changed) = routes.recv() => Event::Routes(changed),
             Some(news) = world.recv() => Event::World(Box::new(news)),
             request = requests.recv() => Event::Request(request),
             () = sleep_until(due) => Event::Tick,
@@ -328,6 +341,7 @@ impl<K: Kernel> Loop<K> {
             }
             // One look serves all that came at once.
             Event::Link => self.state.facts_stale = true,
+            Event::Routes(changed) => self.state.routes.changed(changed),
             Event::World(news) => {
                 let dirty = self.state.hear(*news);
                 self.dirty.add(dirty);
@@ -338,6 +352,7 @@ impl<K: Kernel> Loop<K> {
                     self.read_due = Instant::now() + READ_EVERY;
                     self.look_at_host().await;
                     self.look_at_world().await;
+                    self.state.routes.changed(Changed::All);
                     self.state.reread = true;
                 }
                 self.dirty = Dirty::Everything;
@@ -361,6 +376,12 @@ impl<K: Kernel> Loop<K> {
                 self.dirty.add(Source::Endpoint(endpoint.id.clone()).into());
                 self.state.facts.endpoints.insert(endpoint.id.clone(), *endpoint);
             }
+            Request::StoreAt(addresses) => {
+                self.state.facts.store = addresses;
+                self.state.routes.changed(Changed::All);
+                let dirty = self.state.settle();
+                self.dirty.add(dirty);
+            }
             Request::Known(known) => {
                 let dirty = self.state.remember(known);
                 self.dirty.add(dirty);
@@ -379,84 +400,6 @@ impl<K: Kernel> Loop<K> {
                 self.state.release(&id);
                 self.waiters.push(Waiter { endpoint: id, present: false, reply });
             }
-        }
-    }
-
-    /// Reads what the host says of itself. A lost uplink keeps what was known:
-    /// the programs go on with it, should it return as it was.
-    async fn look_at_host(&mut self) {
-        self.state.facts_stale = false;
-        let facts = &self.state.facts;
-        let expected = facts.endpoints.values().map(|endpoint| &endpoint.host_interface);
-        let expected = expected.chain(facts.interfaces.keys());
-        let look = match facts::look(&self.netlink, &facts.uplink.name, expected).await {
-            Ok(look) => look,
-            Err(error) => {
-                warn!("interfaces: {error:#}");
-                // Nothing may be concluded from what was known before.
-                self.state.facts_stale = true;
-                self.read_due = Instant::now() + Duration::from_millis(100);
-                return;
-            }
-        };
-        let dirty = self.state.has_interfaces(look.interfaces);
-        self.dirty.add(dirty);
-        let dirty = self.state.has_down(&look.down);
-        self.dirty.add(dirty);
-        self.state.facts.occupied = look.occupied;
-        match look.uplink {
-            Ok(uplink) => {
-                let was_lost = self.state.uplink_problem.take().is_some();
-                if was_lost {
-                    info!("uplink {} is back", uplink.name);
-                }
-                // The kernel drops routes with their source address and filters
-                // with their interface, so look again and try everything again.
-                if uplink != self.state.facts.uplink || was_lost {
-                    self.state.actual = None;
-                    self.state.retry.forget();
-                    self.dirty = Dirty::Everything;
-                }
-                self.raise(&uplink).await;
-                self.state.facts.uplink = uplink;
-            }
-            Err(error) => {
-                let problem = format!("{error:#}");
-                if self.state.uplink_problem.as_ref() != Some(&problem) {
-                    warn!("{problem}");
-                }
-                self.state.uplink_problem = Some(problem);
-            }
-        }
-        for (id, endpoint) in &self.state.facts.endpoints {
-            if !self.state.facts.interfaces.contains_key(&endpoint.host_interface) {
-                // A full channel is fine: the next look finds it again.
-                drop(self.sources.vanished.try_send(id.clone()));
-            }
-        }
-    }
-
-    /// Raises an uplink again that was reset: it would cut every super-packet of
-    /// the containers in software.
-    async fn raise(&self, uplink: &Uplink) {
-        let Some(size) = self.state.facts.super_packets.filter(|size| uplink.super_packet < *size) else {
-            return;
-        };
-        warn!("uplink {} was set back to super-packets of {} bytes", uplink.name, uplink.super_packet);
-        if let Err(error) = link::set_super_packets(&self.netlink, uplink.ifindex, size).await {
-            warn!("--big-tcp on {}: {error:#}", uplink.name);
-        }
-    }
-
-    /// Reads how the host forwards, unless that is not to be touched.
-    async fn look_at_world(&mut self) {
-        let facts = &mut self.state.facts;
-        if !facts.world.masquerade {
-            return;
-        }
-        match world::read(&self.netlink, &facts.uplink.name, &self.originals).await {
-            Ok(world) => facts.world = world,
-            Err(error) => warn!("how the host forwards: {error:#}"),
         }
     }
 

@@ -99,7 +99,7 @@ impl Journal {
             };
             // Without it a living container would be taken for gone, and its
             // address given to another.
-            let endpoint: Endpoint = model::decode(&bytes).with_context(|| {
+            let endpoint: Endpoint = model::parse(&bytes).with_context(|| {
                 format!("{}: remove it if that container is gone, else restore it", path.display())
             })?;
             journal.held().insert(endpoint.id.clone(), endpoint);
@@ -197,7 +197,7 @@ impl Journal {
     pub fn known(&self) -> Result<Option<Known>> {
         let path = self.dir.join(CLUSTER);
         let Some(bytes) = read(&path)? else { return Ok(None) };
-        let known = model::decode(&bytes).with_context(|| {
+        let known = model::parse(&bytes).with_context(|| {
             format!(
                 "{}: without it the store cannot be judged; restore it, or remove it to trust the store",
                 path.display()
@@ -254,7 +254,7 @@ impl Journal {
             }
             // One that was removed meanwhile is not there.
             let Some(bytes) = read(&path)? else { continue };
-            match model::decode(&bytes) {
+            match model::parse(&bytes) {
                 Ok(value) => all.push(value),
                 Err(error) => warn!("{}: {error}", path.display()),
             }

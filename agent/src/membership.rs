@@ -224,6 +224,8 @@ impl Membership {
                     generation: 0,
                     since: now(),
                     occupied: state.facts.occupied.clone(),
+                    routed: state.facts.routed.clone(),
+                    depends_on: state.facts.gateways.union(&state.facts.store).copied().collect(),
                     unknown: Default::default(),
                 },
                 written: state.snapshot.nodes.get(name).cloned(),

@@ -17,6 +17,7 @@ use crate::{
     model::{
         self, Unknown,
         block::Allocations,
+        check::Value,
         key::{Key, ROOT, ipam_of, routes_of},
         network::{Network, NetworkRequest, overlap},
         snapshot::{Event, Snapshot},
@@ -50,6 +51,16 @@ struct Reading {
     unchanged: Condition,
     /// That no node came or changed since.
     same_nodes: Condition,
+}
+
+impl Value for Guard {
+    fn check(&self, _: &Key) -> Result<(), String> {
+        match self.next_network {
+            0 => Err("says that the next network is 0".into()),
+            next if next > ID_MAX + 1 => Err(format!("says that the next network is {next}")),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Reading {
@@ -120,13 +131,13 @@ impl Networks {
     ) -> Result<Option<(Network, i64)>> {
         let Reading { snapshot, mut reserved, guard, unchanged, same_nodes } = reading;
         let next = guard.next_network;
-        let network = request.into_network(next)?;
-        let kept: Vec<IpNet> =
-            reserved.extract_if(.., |cidr, by| own(cidr, by)).map(|(cidr, _)| cidr).collect();
-        check_overlap(&network, &snapshot, &reserved)?;
         if next > ID_MAX {
             bail!("all {ID_MAX} network ids are used up; ids are never given twice");
         }
+        let network = request.into_network(next)?;
+        let kept: Vec<IpNet> =
+            reserved.extract_if(.., |cidr, by| own(cidr, by)).map(|(cidr, _)| cidr).collect();
+        check_overlap(&network, &snapshot, &reserved, &self.store.addresses().await)?;
         let guard = Guard { next_network: next + 1, ..guard };
         let mut txn = Txn {
             conditions: vec![unchanged, same_nodes, Condition::Absent(Key::Network(next))],
@@ -221,7 +232,7 @@ impl Networks {
             bail!("{key} {reason}; until that is mended no network can be created or removed");
         }
         let guard = match listing.value_of(&Key::Guard) {
-            Some(value) => model::decode(value).with_context(|| Key::Guard.to_string())?,
+            Some(value) => model::decode(&Key::Guard, value).with_context(|| Key::Guard.to_string())?,
             None => Guard { next_network: 1, unknown: Unknown::new() },
         };
         let reserved = runtime::reservations(&listing.entries)?;
@@ -254,13 +265,15 @@ fn same(found: &Network, wanted: &Network) -> Result<Network> {
     bail!("network {} exists with other options: it has {}, not {}", found.name, plain(found), plain(wanted));
 }
 
+/// That a network's subnets are nobody else's, and hold nothing that a node needs to be
+/// reached or to reach the store.
 fn check_overlap(
     network: &Network,
     snapshot: &Snapshot,
     reserved: &BTreeMap<IpNet, Reservation>,
+    store: &[IpAddr],
 ) -> Result<()> {
-    for subnet in &network.subnets {
-        let cidr = subnet.cidr;
+    for cidr in network.cidrs() {
         if let Some((kept, by)) = reserved.iter().find(|(kept, _)| overlap(**kept, cidr)) {
             bail!("subnet {cidr} overlaps {kept}, where node {} is creating a network", by.node);
         }
@@ -274,7 +287,25 @@ fn check_overlap(
         }
         for node in snapshot.nodes.values() {
             if let Some(addr) = node.addresses.iter().find(|addr: &&IpAddr| cidr.contains(*addr)) {
-                bail!("subnet {cidr} contains {addr}, the address of node {}", node.name);
+                bail!("subnet {cidr} contains {addr}, the address of node {}; choose another", node.name);
+            }
+        }
+        if let Some(addr) = store.iter().find(|addr| cidr.contains(*addr)) {
+            bail!("subnet {cidr} contains {addr}, an address of the store; choose another");
+        }
+        for node in snapshot.nodes.values() {
+            if let Some(addr) = node.depends_on.iter().find(|addr| cidr.contains(*addr)) {
+                bail!(
+                    "subnet {cidr} contains {addr}, by which node {} reaches the store or the world; \
+                     choose another",
+                    node.name
+                );
+            }
+            if let Some(found) = node.occupied.iter().find(|found| overlap(**found, cidr)) {
+                bail!(
+                    "subnet {cidr} overlaps {found}, which is on a link of node {}; choose another",
+                    node.name
+                );
             }
         }
     }
@@ -286,7 +317,8 @@ fn holders(entries: &[Event]) -> Vec<String> {
     let mut by_node = std::collections::BTreeMap::<String, std::collections::BTreeSet<String>>::new();
     for entry in entries {
         let Event::Put { key, value, .. } = entry else { continue };
-        match model::decode::<Allocations>(value) {
+        let Some(key) = Key::parse(key) else { continue };
+        match model::decode::<Allocations>(&key, value) {
             Ok(allocations) => {
                 for holder in allocations.addresses.into_values() {
                     let node = holder.node.unwrap_or_else(|| allocations.node.clone());

@@ -103,7 +103,7 @@ async fn free(store: &Arc<dyn Store>, name: &str, part: &[(u32, IpNet)], routes:
         let key = Key::Ipam(id, block);
         txn.conditions.push(listing.unchanged(&key));
         let Some(value) = listing.value_of(&key) else { continue };
-        let mut rest: Allocations = model::decode(value).with_context(|| key.to_string())?;
+        let mut rest: Allocations = model::decode(&key, value).with_context(|| key.to_string())?;
         let owner = rest.node.clone();
         rest.addresses.retain(|_, holder| *holder.node.as_ref().unwrap_or(&owner) != name);
         if owner == name {

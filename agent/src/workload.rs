@@ -266,10 +266,14 @@ impl Workloads {
     /// Nothing is agreed upon before this node is a member, or with a store that
     /// is away or not to be believed.
     pub async fn agreed(&self) -> Result<()> {
-        if let Some(reason) = self.control.look(|state| state.store.away.clone()).await? {
-            bail!("the store is away: {}", reason.0);
-        }
+        self.believed().await?;
         self.joined().await?;
+        self.believed().await
+    }
+
+    /// What may be in the way of joining can be mended before this node is a member, with a
+    /// store that can be asked and is believed.
+    pub async fn believed(&self) -> Result<()> {
         match self.control.look(State::refusal).await? {
             Some(reason) => bail!(reason),
             None => Ok(()),
@@ -432,7 +436,14 @@ impl Workloads {
 
     async fn known_network(&self, name: &str) -> Result<Option<Network>> {
         let name = name.to_owned();
-        self.control.look(move |state| state.snapshot.network(&name).cloned()).await
+        let look = move |state: &State| {
+            let barred = || state.snapshot.barred.values().find(|(network, _)| network.name == name);
+            match (state.snapshot.network(&name), barred()) {
+                (None, Some((_, reason))) => bail!("network {name} is not served on this node: {reason}"),
+                (found, _) => Ok(found.cloned()),
+            }
+        };
+        self.control.look(look).await?
     }
 
     async fn turn_of(&self, endpoint: &Endpoint) -> Turn {

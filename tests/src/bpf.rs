@@ -473,17 +473,14 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
             name: UPLINK.into(),
             ifindex: ifindexes[UPLINK],
             mtu: UPLINK_MTU,
-            on_link: vec!["192.0.2.0/24".parse().expect("net"), "2001:db8::/64".parse().expect("net")],
-            link_local: None,
-            super_packet: 65_536,
             mac: GATEWAY_MAC,
+            super_packet: 65_536,
+            ..Uplink::default()
         },
-        super_packets: None,
-        xdp: Default::default(),
-        occupied: Vec::new(),
-        world: Default::default(),
+        on_link: ["192.0.2.2", "2001:db8::2"].map(|addr| addr.parse().expect("a literal")).into(),
         interfaces: ifindexes.clone(),
         endpoints: ENDPOINTS.iter().map(|e| (e.0.to_owned(), endpoint(e))).collect(),
+        ..LocalFacts::default()
     }
 }
 

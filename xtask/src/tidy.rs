@@ -60,7 +60,7 @@ const EDGES: [(&str, &[&str]); 25] = [
             "workload",
         ],
     ),
-    ("config", &["api", "kernel", "store"]),
+    ("config", &["api", "kernel", "model", "store"]),
     (
         "agent",
         &[
@@ -78,6 +78,7 @@ const EDGES: [(&str, &[&str]); 25] = [
             "next_hops",
             "report",
             "sockets",
+            "store",
             "version",
             "workload",
         ],

@@ -1,12 +1,13 @@
 //! The sockets of the agent: opened here, or handed over by a service manager
 //! that keeps them open while the agent restarts.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{os::fd::AsFd, path::PathBuf, sync::Arc};
 
 use anyhow::Result;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
+    task::AbortHandle,
 };
 use tracing::warn;
 
@@ -18,6 +19,15 @@ use crate::{
     sockets::Sockets,
     workload::Workloads,
 };
+
+/// Ends a task with itself.
+pub(super) struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// All of them.
 pub(super) struct Doors {
@@ -67,6 +77,19 @@ impl Doors {
                 Ok(None)
             }
         }
+    }
+
+    /// Tells everybody who asks for something what the agent waits for, until what this
+    /// gives is dropped. Docker's calls wait.
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be shared.
+    pub fn lobby(&self, waits: watch::Receiver<String>) -> Result<Option<AbortOnDrop>> {
+        let Some(api) = &self.api else { return Ok(None) };
+        let copy = std::os::unix::net::UnixListener::from(api.as_fd().try_clone_to_owned()?);
+        let lobby = server::lobby(UnixListener::from_std(copy)?, waits);
+        Ok(Some(AbortOnDrop(tokio::spawn(lobby).abort_handle())))
     }
 
     /// Serves Docker and keeps in step with it.

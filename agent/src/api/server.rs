@@ -19,7 +19,7 @@ use nix::{
 };
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{Mutex, Notify},
+    sync::{Mutex, Notify, watch},
 };
 
 use super::wire;
@@ -125,6 +125,16 @@ pub async fn serve_metrics(listener: Option<TcpListener>, agent: Arc<Agent>) -> 
     Ok(axum::serve(listener, router).await?)
 }
 
+/// Refuses everything with what the agent waits for.
+pub async fn lobby(listener: UnixListener, waits: watch::Receiver<String>) {
+    let answer = move || {
+        let error = format!("the agent is starting; it is {}", waits.borrow().as_str());
+        async move { (StatusCode::SERVICE_UNAVAILABLE, Json(wire::Failure { error })) }
+    };
+    // It ends with the socket alone.
+    drop(axum::serve(listener, Router::new().fallback(answer)).await);
+}
+
 /// Serves until the process ends.
 pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
     let router = Router::new()
@@ -191,7 +201,7 @@ async fn networks(State(agent): Shared) -> Answer<Vec<wire::Network>> {
 }
 
 async fn remove_node(State(agent): Shared, Json(request): Json<wire::NodeRemoval>) -> Answer<wire::Freed> {
-    agent.workloads.agreed().await?;
+    agent.workloads.believed().await?;
     let own = agent.workloads.control.look(|state| state.facts.node.clone()).await?;
     if own == request.name {
         return Err(
@@ -233,7 +243,7 @@ async fn block(State(agent): Shared, Json(request): Json<wire::BlockRequest>) ->
 }
 
 async fn unblock(State(agent): Shared, Json(request): Json<wire::BlockRequest>) -> Answer<()> {
-    agent.workloads.agreed().await?;
+    agent.workloads.believed().await?;
     let revision = agent.workloads.networks.unblock(request.cidr).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
@@ -267,7 +277,7 @@ async fn create_network(
 }
 
 async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answer<()> {
-    agent.workloads.agreed().await?;
+    agent.workloads.believed().await?;
     let revision = agent.workloads.networks.remove(&name).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))

@@ -8,10 +8,10 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Fold, Rounds, hold::describe};
+use super::{Fold, Rounds, Routes, hold::describe};
 use crate::{
     desired::{Dirty, LocalFacts, Source, Xdp},
-    kernel::{world::News, xdp::Refused},
+    kernel::{routes::Changed, world::News, xdp::Refused},
     model::{
         key,
         membership::{Known, Trust, judge},
@@ -53,6 +53,8 @@ pub struct State {
     pub facts: LocalFacts,
     /// Whether the host has to be asked before the next round.
     pub facts_stale: bool,
+    /// What is known of the host's own routes.
+    pub routes: Routes,
     /// What is wrong with the uplink.
     pub uplink_problem: Option<String>,
     /// What the kernel should hold, as of the last round.
@@ -120,7 +122,9 @@ impl State {
         let mut dirty = Dirty::Nothing;
         match feed {
             Feed::Listing(listing) => {
-                let read = Snapshot::of(&listing.entries, &self.snapshot);
+                let mut read = Snapshot::of(&listing.entries, &self.snapshot);
+                read.settle(&self.facts.vital(), &self.snapshot.followed());
+                self.routes.changed(Changed::To(BTreeSet::new()));
                 self.revision = listing.revision;
                 self.doubted = None;
                 dirty = Dirty::Everything;
@@ -135,12 +139,20 @@ impl State {
                     Some(doubted) => doubted,
                     None => std::mem::take(&mut self.snapshot),
                 };
+                let of_networks = events.iter().any(is_network);
+                let followed = of_networks.then(|| read.followed());
                 for event in &events {
                     let was_unreadable = !read.unreadable.is_empty();
                     read.apply(event);
                     // What could not be read kept more than its own entries.
                     let unreadable = was_unreadable || !read.unreadable.is_empty();
                     dirty.add(if unreadable { Dirty::Everything } else { concern(event) });
+                }
+                if let Some(followed) = followed {
+                    read.settle(&self.facts.vital(), &followed);
+                }
+                if events.iter().any(concerns_routes) {
+                    self.routes.changed(Changed::To(BTreeSet::new()));
                 }
                 dirty.add(self.believe(read));
                 self.back();
@@ -362,6 +374,16 @@ impl State {
             lost.entry(name.clone()).or_insert_with(now);
         }
     }
+}
+
+fn is_network(event: &Event) -> bool {
+    matches!(key::Key::parse(event.key()), Some(key::Key::Network(_)))
+}
+
+/// Whether the host's own routes have to be compared anew.
+fn concerns_routes(event: &Event) -> bool {
+    use key::Key::{Network, Node, Pool};
+    matches!(key::Key::parse(event.key()), Some(Network(_) | Node(_) | Pool(_)))
 }
 
 /// What a change of the store concerns.

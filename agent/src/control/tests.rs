@@ -80,6 +80,7 @@ fn prepare(kernel: Recorder, xdp: Xdp) -> (Loop<Recorder>, Bench) {
     let sources = Sources {
         store: store_feed,
         links: link_feed,
+        routes: mpsc::channel(1).1,
         world: mpsc::channel(1).1,
         requests,
         vanished: mpsc::channel(8).0,

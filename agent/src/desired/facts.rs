@@ -1,7 +1,7 @@
 //! What this host says of itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
@@ -50,8 +50,8 @@ pub struct Uplink {
     pub ifindex: u32,
     /// Its MTU, without the link header.
     pub mtu: u32,
-    /// The prefixes that are on its link.
-    pub on_link: Vec<IpNet>,
+    /// The prefixes of its addresses, those of a single address apart.
+    pub prefixes: Vec<IpNet>,
     /// Its link-local address.
     pub link_local: Option<Ipv6Addr>,
     /// The largest super-packet that it sends, bytes.
@@ -67,12 +67,25 @@ pub struct LocalFacts {
     pub node: String,
     /// Its addresses on the underlay, at most one of each family.
     pub addresses: Vec<IpAddr>,
+    /// Those that an operator named; without any they are the uplink's.
+    pub given: Vec<IpAddr>,
     /// The interface towards the other nodes.
     pub uplink: Uplink,
+    /// Why the uplink has no IPv6, where it is switched off.
+    pub no_ipv6: Option<String>,
+    /// Those addresses of other nodes that the kernel's routes place on the uplink's link.
+    pub on_link: BTreeSet<IpAddr>,
     /// The interfaces that are ours, by name: their index.
     pub interfaces: BTreeMap<String, u32>,
     /// Prefixes on links of this host that are not ours.
     pub occupied: Vec<IpNet>,
+    /// Prefixes that this host has routes to which are not ours, as far as they overlap a
+    /// pool or a network.
+    pub routed: Vec<IpNet>,
+    /// The gateways of this host's routes that lead everywhere or to the store.
+    pub gateways: BTreeSet<IpAddr>,
+    /// Addresses at which this node reaches the store, if that is elsewhere.
+    pub store: BTreeSet<IpAddr>,
     /// The largest super-packet that containers may send, bytes, where that is
     /// above the usual 64 KiB.
     pub super_packets: Option<u32>,
@@ -91,8 +104,21 @@ impl LocalFacts {
         self.addresses.iter().copied().find(|own| own.is_ipv4() == addr.is_ipv4())
     }
 
-    /// Whether an address is on the uplink's own link.
+    /// Whether an address is on the uplink's own link, as the kernel's routes say.
     pub fn is_on_link(&self, addr: IpAddr) -> bool {
-        self.uplink.on_link.iter().any(|prefix| prefix.contains(&addr))
+        self.on_link.contains(&addr)
+    }
+
+    /// The addresses without which this node reaches nothing, each with what it is.
+    pub fn vital(&self) -> BTreeMap<IpAddr, String> {
+        let store = self.store.iter().map(|addr| (*addr, "an address of the store".to_owned()));
+        let gateways = self.gateways.iter().map(|addr| (*addr, "a gateway of this host".to_owned()));
+        let own = self.addresses.iter().map(|addr| (*addr, "an address of this node".to_owned()));
+        store.chain(gateways).chain(own).collect()
+    }
+
+    /// The vital address that a prefix holds, and what it is.
+    pub fn vital_in(&self, cidr: IpNet) -> Option<(IpAddr, String)> {
+        self.vital().into_iter().find(|(addr, _)| cidr.contains(addr))
     }
 }

@@ -1,5 +1,6 @@
 //! The host's own part: `margay0`, the uplink's program, the kernel's routes.
 
+use ipnet::IpNet;
 use margay_common::{net::Addr, route, verdict::Program};
 
 use super::{
@@ -7,7 +8,11 @@ use super::{
     prefixes,
 };
 use crate::{
-    model::{blocked::holds_mapped, network::Network, snapshot::Snapshot},
+    model::{
+        blocked::holds_mapped,
+        network::{Network, Subnet},
+        snapshot::Snapshot,
+    },
     tables::{Attachment, Entry, HOST_INTERFACE, HostRoute, Interface, XdpAttachment},
 };
 
@@ -38,7 +43,10 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
         Entry::Attachment(facts.uplink.name.clone(), attached(Program::FromNetwork)),
     ];
     entries.extend(xdp);
-    let blocked = snapshot.blocked.keys().filter(|cidr| !holds_mapped(**cidr));
+    // What would cut this node off from the word that it is to be mended is not blocked.
+    let vital = facts.vital();
+    let harmless = |cidr: &IpNet| !holds_mapped(*cidr) && !vital.keys().any(|addr| cidr.contains(addr));
+    let blocked = snapshot.blocked.keys().filter(|cidr| harmless(cidr));
     entries.extend(blocked.map(|cidr| Entry::Guard(prefixes::key(*cidr), ())));
     entries
 }
@@ -46,7 +54,9 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
 /// The kernel's one route to each subnet of a network.
 pub(super) fn routes(network: &Network, facts: &LocalFacts) -> impl Iterator<Item = Entry> {
     let mtu = container_mtu(network, facts);
-    network.subnets.iter().map(move |subnet| {
+    // The kernel takes no route of a family that is switched off.
+    let there = |subnet: &&Subnet| facts.no_ipv6.is_none() || subnet.cidr.addr().is_ipv4();
+    network.subnets.iter().filter(there).map(move |subnet| {
         let (gateway, source) = (subnet.gateway, facts.address_like(subnet.gateway));
         Entry::HostRoute(subnet.cidr, HostRoute { gateway, source, mtu })
     })

@@ -63,5 +63,6 @@ pub(super) fn node(node: &Node, facts: &LocalFacts) -> Vec<Entry> {
         };
         Entry::Prefix(PrefixKey { len: 128, addr: Addr::from(*addr) }, prefix)
     };
-    node.addresses.iter().map(entry).collect()
+    // Whatever another says, this node's own address is its own.
+    node.addresses.iter().filter(|addr| this || !facts.addresses.contains(addr)).map(entry).collect()
 }

@@ -45,6 +45,9 @@ pub fn key(network: u32, cidr: IpNet) -> RouteKey {
 /// family on the link. IPv6 also goes by the link-local address where both
 /// nodes share a link.
 fn next_hop(node: &Node, family: IpAddr, facts: &LocalFacts) -> Option<IpAddr> {
+    if family.is_ipv6() && facts.no_ipv6.is_some() {
+        return None;
+    }
     let mut on_link = node.addresses.iter().copied().filter(|addr| facts.is_on_link(*addr));
     if let Some(addr) = on_link.clone().find(|addr| addr.is_ipv4() == family.is_ipv4()) {
         return Some(addr);

@@ -1,4 +1,9 @@
-use std::{collections::BTreeSet, net::IpAddr};
+mod hostile;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use margay_common::{net::Addr, route};
@@ -85,17 +90,15 @@ fn facts() -> LocalFacts {
             name: "up0".into(),
             ifindex: 3,
             mtu: 1500,
-            on_link: vec![cidr("192.0.2.0/24")],
+            prefixes: vec![cidr("192.0.2.0/24")],
             link_local: None,
             super_packet: 65_536,
             mac: margay_common::net::Mac([2, 0, 0, 0, 0, 1]),
         },
-        super_packets: None,
-        xdp: Xdp::default(),
-        occupied: Vec::new(),
-        world: World::default(),
+        on_link: [ip("192.0.2.2")].into(),
         interfaces: [(HOST_INTERFACE.to_owned(), 4), ("mgye1".to_owned(), 5)].into(),
         endpoints: [("e1".to_owned(), endpoint)].into(),
+        ..LocalFacts::default()
     }
 }
 
@@ -280,4 +283,43 @@ fn older_kernels_forward_ipv6_for_all_behind_a_guard() {
     assert!(tables.accepts.keys().all(|accept| accept.v4 && accept.chain == "DOCKER-USER"));
     facts.world.v6 = V6Forwarding::All { was_on: true, advertised: Default::default() };
     assert!(!desired(&snapshot(), &facts).firewall[&()].guard_v6);
+}
+
+#[test]
+fn what_would_cut_this_node_off_is_neither_blocked_nor_followed() {
+    let mut facts = facts();
+    facts.store = [ip("198.51.100.9")].into();
+    facts.gateways = [ip("203.0.113.1")].into();
+    let mut snapshot = snapshot();
+    let put = |key: &str, value: &str| Event::Put {
+        key: format!("/margay/v1/{key}"),
+        value: value.as_bytes().to_vec(),
+        revision: 2,
+    };
+    for prefix in ["198.51.100.0-24", "203.0.113.0-24", "192.0.2.0-24", "198.51.100.16-28"] {
+        snapshot.apply(&put(&format!("refused/{prefix}"), r#"{"v":1,"since":1}"#));
+    }
+    let over_the_store = r#"{"v":1,"id":3,"name":"evil","subnets":[
+        {"cidr":"198.51.100.0/24","gateway":"198.51.100.1","block_len":30}]}"#;
+    snapshot.apply(&put("networks/3", over_the_store));
+    snapshot.settle(&facts.vital(), &BTreeMap::new());
+    let tables = desired(&snapshot, &facts);
+    let guards: Vec<_> = tables.guards.keys().copied().collect();
+    assert_eq!(guards, [prefix_key(cidr("198.51.100.16/28"))], "the others hold what is needed");
+    assert!(!tables.host_routes.contains_key(&cidr("198.51.100.0/24")));
+    assert!(snapshot.barred[&3].1.contains("198.51.100.9, an address of the store"));
+    // The store is elsewhere from now on.
+    facts.store.clear();
+    snapshot.settle(&facts.vital(), &snapshot.followed());
+    assert!(snapshot.barred.is_empty());
+    assert!(desired(&snapshot, &facts).host_routes.contains_key(&cidr("198.51.100.0/24")));
+}
+
+#[test]
+fn another_node_does_not_take_this_ones_address() {
+    let mut snapshot = snapshot();
+    let before = desired(&snapshot, &facts());
+    let value = br#"{"v":1,"name":"h9","addresses":["192.0.2.1"]}"#.to_vec();
+    snapshot.apply(&Event::Put { key: "/margay/v1/nodes/h9".into(), value, revision: 2 });
+    assert_eq!(desired(&snapshot, &facts()), before);
 }

@@ -12,6 +12,7 @@ use crate::{
         self, Unknown,
         block::{Allocations, Claim},
         key::{Key, ipam_of, routes_of},
+        network::Network,
         snapshot::{Event, single},
     },
     store::{Away, Condition, Op, Store, Txn},
@@ -44,6 +45,8 @@ pub(super) struct View {
     pub blocks: BTreeMap<IpNet, (Allocations, i64)>,
     /// Whether all blocks were read.
     pub whole: bool,
+    /// The network, where it is there and can be read.
+    network: Option<Network>,
 }
 
 impl View {
@@ -70,21 +73,30 @@ impl View {
 
     fn take(&mut self, network: u32, entries: Vec<Event>) {
         for entry in entries {
-            let Event::Put { key, value, revision } = entry else { continue };
-            match Key::parse(&key) {
-                Some(Key::Network(id)) if id == network => self.network_revision = revision,
-                Some(Key::Route(_, block)) => {
-                    // A claim that does not parse still is one.
-                    let owner = model::decode::<Claim>(&value).map(|claim| claim.node);
+            let Event::Put { key: text, value, revision } = entry else { continue };
+            let Some(key) = Key::parse(&text) else { continue };
+            match key {
+                Key::Network(id) if id == network => {
+                    self.network_revision = revision;
+                    self.network = model::decode(&key, &value).ok();
+                }
+                Key::Route(_, block) => {
+                    // A claim that cannot be read still is one.
+                    let owner = model::decode::<Claim>(&key, &value).map(|claim| claim.node);
                     self.owners.insert(block, owner.unwrap_or_default());
                 }
-                Some(Key::Ipam(_, block)) => match model::decode(&value) {
+                Key::Ipam(_, block) => match model::decode(&key, &value) {
                     Ok(allocations) => drop(self.blocks.insert(block, (allocations, revision))),
                     // Nobody knows who has what in it: it is nobody's to use.
                     Err(_) => drop(self.owners.insert(block, String::new())),
                 },
                 _ => {}
             }
+        }
+        // One address is in one block: what is no block of the network counts for nothing.
+        if let Some(network) = &self.network {
+            self.owners.retain(|cidr, _| network.has_block(*cidr));
+            self.blocks.retain(|cidr, _| network.has_block(*cidr));
         }
     }
 

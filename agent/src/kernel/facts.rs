@@ -9,9 +9,13 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 
-use super::link::{self, Link};
+use super::{
+    link::{self, Address, Link},
+    sysctl,
+};
 use crate::{
     desired::Uplink,
+    model::{check::is_underlay, snapshot::single},
     tables::{ENDPOINT_PREFIX, HOST_INTERFACE},
 };
 
@@ -26,6 +30,10 @@ pub struct Look {
     pub occupied: Vec<IpNet>,
     /// The uplink, or what is wrong with it.
     pub uplink: Result<Uplink>,
+    /// The uplink's addresses.
+    pub addresses: Vec<Address>,
+    /// Why the uplink has no IPv6, where it is switched off.
+    pub no_ipv6: Option<String>,
 }
 
 /// Looks at the host: one listing of interfaces and one of addresses, however
@@ -47,13 +55,28 @@ pub async fn look(
             interfaces.insert(name.clone(), index);
         }
     }
-    let addresses = link::all_addresses(netlink).await.context("list addresses")?;
+    let mut addresses = link::addresses(netlink).await.context("list addresses")?;
     let occupied = occupied(&addresses, &interfaces);
-    Ok(Look { occupied, uplink: uplink_of(&links, &addresses, uplink), interfaces, down })
+    let index = links.iter().find(|link| link.name == uplink).map(|link| link.index);
+    addresses.retain(|found| Some(found.interface) == index);
+    let no_ipv6 = no_ipv6(uplink);
+    let uplink = uplink_of(&links, &addresses, uplink);
+    Ok(Look { occupied, uplink, addresses, interfaces, down, no_ipv6 })
+}
+
+/// Why an interface has no IPv6, where it is switched off.
+fn no_ipv6(name: &str) -> Option<String> {
+    let path = |name: &str| format!("net/ipv6/conf/{name}/disable_ipv6");
+    let off = |name: &str| sysctl::get(&path(name)).is_some_and(|value| value != "0");
+    if sysctl::get(&path("all")).is_none() {
+        return Some("the kernel was started with ipv6.disable=1".into());
+    }
+    let switch = if off("all") { "all" } else { name };
+    (off(switch)).then(|| format!("net.ipv6.conf.{switch}.disable_ipv6 is 1"))
 }
 
 /// The uplink as it is now, or what is wrong with it.
-fn uplink_of(links: &[Link], addresses: &[(u32, IpNet)], name: &str) -> Result<Uplink> {
+fn uplink_of(links: &[Link], addresses: &[Address], name: &str) -> Result<Uplink> {
     let Some(found) = links.iter().find(|link| link.name == name) else {
         bail!("uplink {name} is not there; name the interface towards the other nodes with --uplink");
     };
@@ -63,15 +86,18 @@ fn uplink_of(links: &[Link], addresses: &[(u32, IpNet)], name: &str) -> Result<U
     if !found.up {
         bail!("uplink {name} is down: ip link set {name} up");
     }
-    let addresses = addresses.iter().filter(|(index, _)| *index == found.index);
-    let addresses: Vec<IpNet> = addresses.map(|(_, net)| *net).collect();
-    let on_link = addresses.iter().map(IpNet::trunc).filter(|net| !is_link_local(net)).collect();
+    let link_local = addresses.iter().find_map(|found| match found.net.addr() {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),
+        _ => None,
+    });
+    let prefixes = addresses.iter().map(|found| found.net.trunc());
+    let prefixes = prefixes.filter(|net| single(*net).is_none() && !is_link_local(net)).collect();
     Ok(Uplink {
         name: name.into(),
         ifindex: found.index,
         mtu: found.mtu,
-        on_link,
-        link_local: link::link_local(&addresses),
+        prefixes,
+        link_local,
         super_packet: found.super_packet,
         mac: found.mac.unwrap_or_default(),
     })
@@ -85,13 +111,12 @@ pub async fn find_uplink(netlink: &Handle) -> Result<(String, &'static str)> {
     if let Some(name) = link::default_interfaces(netlink).await?.into_iter().find_map(name) {
         return Ok((name, "which has the default route"));
     }
-    let mut candidates = Vec::new();
-    for link in links.iter().filter(|link| link.ethernet && link.up && !is_own(&link.name)) {
-        let addresses = link::addresses(netlink, link.index).await?;
-        if addresses.iter().any(|net| !is_link_local(net)) {
-            candidates.push(link.name.clone());
-        }
-    }
+    let addresses = link::addresses(netlink).await?;
+    let addressed = |link: &&Link| {
+        addresses.iter().any(|found| found.interface == link.index && !is_link_local(&found.net))
+    };
+    let candidates = links.iter().filter(|link| link.ethernet && link.up && !is_own(&link.name));
+    let candidates: Vec<String> = candidates.filter(addressed).map(|link| link.name.clone()).collect();
     match &candidates[..] {
         [only] => Ok((only.clone(), "the only one with an address")),
         [] => bail!("no interface has an address; name the one towards the other nodes with --uplink"),
@@ -102,40 +127,44 @@ pub async fn find_uplink(netlink: &Handle) -> Result<(String, &'static str)> {
     }
 }
 
-fn occupied(found: &[(u32, IpNet)], own: &BTreeMap<String, u32>) -> Vec<IpNet> {
-    let others = found.iter().filter(|(index, net)| {
-        !own.values().any(|own| own == index) && !net.addr().is_loopback() && !is_link_local(net)
+fn occupied(found: &[Address], own: &BTreeMap<String, u32>) -> Vec<IpNet> {
+    let others = found.iter().filter(|Address { interface, net, .. }| {
+        !own.values().any(|own| own == interface) && !net.addr().is_loopback() && !is_link_local(net)
     });
-    let prefixes: BTreeSet<IpNet> = others.map(|(_, net)| net.trunc()).collect();
+    let prefixes: BTreeSet<IpNet> = others.map(|found| found.net.trunc()).collect();
     prefixes.into_iter().collect()
 }
 
-/// Checks that the node's addresses are on the uplink, or takes them from it.
-pub async fn node_addresses(netlink: &Handle, uplink: &Uplink, given: &[IpAddr]) -> Result<Vec<IpAddr>> {
-    let there: Vec<IpAddr> =
-        link::addresses(netlink, uplink.ifindex).await?.iter().map(IpNet::addr).collect();
-    for addr in given {
-        if !there.contains(addr) {
-            bail!(
-                "node address {addr} is not on uplink {}, which has {}",
-                uplink.name,
-                there.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            );
-        }
-    }
-    if let [a, b, ..] = given
-        && a.is_ipv4() == b.is_ipv4()
-    {
-        bail!("a node has at most one address of each family, {a} and {b} are of one");
+/// The node's addresses: those that were `given`, if the uplink has them, else one of each
+/// family that it has. One that it has still is kept, since others know the node by it.
+///
+/// # Errors
+///
+/// Says what the uplink lacks.
+pub fn node_addresses(look: &Look, uplink: &str, given: &[IpAddr], now: &[IpAddr]) -> Result<Vec<IpAddr>> {
+    let there = || look.addresses.iter().map(|found| found.net.addr());
+    if let Some(addr) = given.iter().find(|addr| !there().any(|found| found == **addr)) {
+        let others: Vec<String> = there().map(|addr| addr.to_string()).collect();
+        let others = if others.is_empty() { "none".into() } else { others.join(", ") };
+        bail!("node address {addr} is not on uplink {uplink}, which has {others}; correct --node-ip");
     }
     if !given.is_empty() {
         return Ok(given.to_vec());
     }
-    let first =
-        |v4: bool| there.iter().copied().find(|a| a.is_ipv4() == v4 && !is_link_local(&IpNet::from(*a)));
-    let found: Vec<IpAddr> = [first(true), first(false)].into_iter().flatten().collect();
+    let usable = || {
+        let lasting = look.addresses.iter().filter(|found| found.lasting);
+        lasting.map(|found| found.net.addr()).filter(|addr| is_underlay(*addr))
+    };
+    let of_family = |v4: bool| {
+        let current = now.iter().copied().find(|addr| addr.is_ipv4() == v4);
+        let kept = current.filter(|addr| usable().any(|found| found == *addr));
+        let another = || usable().find(|addr| addr.is_ipv4() == v4);
+        // One that runs out is better than none.
+        kept.or_else(another).or_else(|| current.filter(|addr| there().any(|found| found == *addr)))
+    };
+    let found: Vec<IpAddr> = [of_family(true), of_family(false)].into_iter().flatten().collect();
     if found.is_empty() {
-        bail!("uplink {} has no address; name the node's with --node-ip", uplink.name);
+        bail!("uplink {uplink} has no address that lasts; give it one, or name the node's with --node-ip");
     }
     Ok(found)
 }

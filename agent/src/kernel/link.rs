@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, future::ready};
 use ipnet::IpNet;
 use margay_common::net::{GATEWAY_MAC, Mac};
 use netlink_packet_route::{
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
     link::{
         InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
         XdpAttached,
@@ -133,7 +133,7 @@ pub async fn list(netlink: &Handle) -> Result<Vec<Link>> {
 
 /// A listing that nothing interrupted: while interfaces come and go the kernel
 /// may leave some out, and says so (`NLM_F_DUMP_INTR`, here EBUSY).
-async fn whole<T, F: Future<Output = Result<T, Error>>>(list: impl Fn() -> F) -> Result<T> {
+pub(super) async fn whole<T, F: Future<Output = Result<T, Error>>>(list: impl Fn() -> F) -> Result<T> {
     for _ in 0..LISTINGS {
         match list().await {
             Err(error) if is(&error, libc::EBUSY) => tokio::task::yield_now().await,
@@ -211,38 +211,43 @@ fn veth(name: &str, mtu: u32, peer: LinkMessage) -> LinkMessageBuilder<LinkVeth>
         .address(GATEWAY_MAC.0.to_vec())
 }
 
-/// The addresses of an interface, each with its prefix.
-pub async fn addresses(netlink: &Handle, index: u32) -> Result<Vec<IpNet>> {
-    let all = all_addresses(netlink).await?.into_iter();
-    Ok(all.filter(|(found, _)| *found == index).map(|(_, net)| net).collect())
+/// An address of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The interface that has it.
+    pub interface: u32,
+    /// The address and the prefix that it came with.
+    pub net: IpNet,
+    /// Whether others may be told of it: it is not temporary (RFC 8981), not still being
+    /// checked or found to be another's (RFC 4862 section 5.4), not running out (section
+    /// 5.5.4).
+    pub lasting: bool,
 }
 
-/// All addresses of this host, each with its interface and prefix.
-pub async fn all_addresses(netlink: &Handle) -> Result<Vec<(u32, IpNet)>> {
+/// All addresses of this host.
+pub async fn addresses(netlink: &Handle) -> Result<Vec<Address>> {
     let all = || netlink.address().get().execute().try_collect::<Vec<_>>();
-    let mut addresses = Vec::new();
-    for message in whole(all).await? {
-        let local = message.attributes.iter().find_map(|a| match a {
-            AddressAttribute::Local(addr) => Some(*addr),
-            _ => None,
-        });
-        let plain = message.attributes.iter().find_map(|a| match a {
-            AddressAttribute::Address(addr) => Some(*addr),
-            _ => None,
-        });
-        if let Some(addr) = local.or(plain) {
-            addresses.push((message.header.index, net(addr, message.header.prefix_len)));
+    Ok(whole(all).await?.iter().filter_map(address).collect())
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    let (mut local, mut plain, mut flags) = (None, None, AddressFlags::empty());
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(addr) => local = Some(*addr),
+            AddressAttribute::Address(addr) => plain = Some(*addr),
+            AddressAttribute::Flags(found) => flags = *found,
+            _ => {}
         }
     }
-    Ok(addresses)
-}
-
-/// The link-local address among them.
-pub fn link_local(addresses: &[IpNet]) -> Option<Ipv6Addr> {
-    addresses.iter().find_map(|net| match net.addr() {
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),
-        _ => None,
-    })
+    let addr = local.or(plain)?;
+    let mut passing = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    if addr.is_ipv6() {
+        // The same bit says of an IPv4 address that it is not its subnet's first.
+        passing |= AddressFlags::Secondary;
+    }
+    let net = net(addr, message.header.prefix_len);
+    Some(Address { interface: message.header.index, net, lasting: !flags.intersects(passing) })
 }
 
 /// Gives a container's interface its address, without duplicate address
@@ -315,7 +320,7 @@ pub async fn default_interfaces_of(netlink: &Handle, v4: bool) -> Result<Vec<u32
 }
 
 /// The interfaces of a route, several where it has several next hops.
-fn interfaces(message: &RouteMessage) -> impl Iterator<Item = u32> {
+pub(super) fn interfaces(message: &RouteMessage) -> impl Iterator<Item = u32> {
     message.attributes.iter().flat_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => vec![*index],
         RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
@@ -323,7 +328,7 @@ fn interfaces(message: &RouteMessage) -> impl Iterator<Item = u32> {
     })
 }
 
-fn every_route(v4: bool) -> RouteMessage {
+pub(super) fn every_route(v4: bool) -> RouteMessage {
     if v4 {
         RouteMessageBuilder::<Ipv4Addr>::new().build()
     } else {
@@ -416,7 +421,8 @@ fn with_gateway(
 
 /// Tells of every change of an interface or address of this host. One message
 /// waiting is enough, it makes the receiver look anew.
-pub fn watch(send: mpsc::Sender<()>) -> Result<()> {
+pub fn watch() -> Result<mpsc::Receiver<()>> {
+    let (send, receive) = mpsc::channel(1);
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
     tokio::spawn(connection);
@@ -429,7 +435,7 @@ pub fn watch(send: mpsc::Sender<()>) -> Result<()> {
             }
         }
     });
-    Ok(())
+    Ok(receive)
 }
 
 /// Whether an error is the kernel's with that number.

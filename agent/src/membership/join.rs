@@ -21,7 +21,7 @@ use crate::{
 const ATTEMPTS: usize = 16;
 
 impl Membership {
-    /// Writes the node's own keys, unless another node has its name or one of
+    /// Writes the node's own keys, unless another node that lives has its name or one of
     /// its addresses. Gives the node as it is written.
     pub(super) async fn register(&self, look: &Look) -> Result<Node, Trouble> {
         let own = &look.own;
@@ -68,9 +68,13 @@ impl Membership {
             bail!("{key} {reason}");
         }
         check_name(own, written, &snapshot)?;
+        let written = written.cloned();
+        let written = written.as_ref();
         txn.conditions.push(listing.unchanged(&key));
         for address in addresses {
-            check_address(own, address, listing, &snapshot)?;
+            if let Some(holder) = holder_of(own, address, listing, &snapshot)? {
+                take_over(address, holder, listing, &mut snapshot, &mut txn);
+            }
             txn.conditions.push(listing.unchanged(address));
             txn.ops.push(Op::Put(address.clone(), model::encode(&AddressHolder { node: own.name.clone() })));
         }
@@ -93,7 +97,7 @@ impl Membership {
         loop {
             let listing = self.store.list(&[Key::Cluster.to_string(), format!("{ROOT}pools/")]).await?;
             let mut cluster = match listing.value_of(&Key::Cluster) {
-                Some(value) => model::decode::<Cluster>(value).context("the cluster's key")?,
+                Some(value) => model::decode::<Cluster>(&Key::Cluster, value).context("the cluster's key")?,
                 None => new_cluster(known.cluster.clone(), known.epoch),
             };
             cluster.awaiting.extend(known.nodes.iter().cloned());
@@ -114,7 +118,7 @@ impl Membership {
         loop {
             let listing = self.store.list(&[Key::Cluster.to_string()]).await?;
             let Some(value) = listing.value_of(&Key::Cluster) else { return Ok(()) };
-            let mut cluster: Cluster = model::decode(value).context("the cluster's key")?;
+            let mut cluster: Cluster = model::decode(&Key::Cluster, value).context("the cluster's key")?;
             if !cluster.awaiting.remove(name) {
                 return Ok(());
             }
@@ -133,7 +137,9 @@ impl Membership {
         loop {
             let listing = self.store.list(&[Key::Cluster.to_string(), format!("{ROOT}pools/")]).await?;
             let (mut cluster, there) = match listing.value_of(&Key::Cluster) {
-                Some(value) => (model::decode::<Cluster>(value).context("the cluster's key")?, true),
+                Some(value) => {
+                    (model::decode::<Cluster>(&Key::Cluster, value).context("the cluster's key")?, true)
+                }
                 None => {
                     let known =
                         known.as_ref().context("this node knows no cluster, and the store has none")?;
@@ -227,29 +233,62 @@ fn check_name(own: &Node, written: Option<&Node>, snapshot: &Snapshot) -> anyhow
     Ok(())
 }
 
-/// The keys of the other nodes that some addresses are written to.
+/// The keys of the other nodes that some addresses are written to, and of their lives.
 fn holders(listing: &Listing, addresses: &[Key], own: &str) -> Vec<String> {
-    let values = addresses.iter().filter_map(|address| listing.value_of(address));
-    let nodes =
-        values.filter_map(|value| model::decode::<AddressHolder>(value).ok()).map(|holder| holder.node);
-    nodes.filter(|node| node != own).map(|node| Key::Node(node).to_string()).collect()
+    let values = addresses.iter().filter_map(|address| Some((address, listing.value_of(address)?)));
+    let nodes = values
+        .filter_map(|(address, value)| model::decode::<AddressHolder>(address, value).ok())
+        .map(|holder| holder.node);
+    let keys = |node: String| [Key::Node(node.clone()).to_string(), Key::Alive(node).to_string()];
+    nodes.filter(|node| node != own).flat_map(keys).collect()
 }
 
-fn check_address(own: &Node, address: &Key, listing: &Listing, snapshot: &Snapshot) -> anyhow::Result<()> {
-    let Some(value) = listing.value_of(address) else { return Ok(()) };
-    let holder: AddressHolder = model::decode(value).with_context(|| address.to_string())?;
-    let Some(node) = snapshot.nodes.get(&holder.node) else { return Ok(()) };
-    let Key::Address(addr) = address else { return Ok(()) };
+/// The other node that has an address, if it lives no longer. An address belongs to whoever
+/// has it now: a host that came back with another, or one that is gone, does not keep it.
+///
+/// # Errors
+///
+/// The other node lives and says that the address is its own.
+fn holder_of(
+    own: &Node,
+    address: &Key,
+    listing: &Listing,
+    snapshot: &Snapshot,
+) -> anyhow::Result<Option<String>> {
+    let Some(value) = listing.value_of(address) else { return Ok(None) };
+    // One that cannot be read names nobody, and is written anew.
+    let Ok(holder) = model::decode::<AddressHolder>(address, value) else { return Ok(None) };
+    let Some(node) = snapshot.nodes.get(&holder.node) else { return Ok(None) };
+    let Key::Address(addr) = address else { return Ok(None) };
     if holder.node == own.name || !node.addresses.contains(addr) {
-        return Ok(());
+        return Ok(None);
     }
-    bail!(
-        "address {addr} belongs to node {} since {}; give this host an address of its own, or, if that node is gone: \
-         margay node rm {}",
-        holder.node,
-        time(node.since),
-        holder.node
-    )
+    if snapshot.alive.contains_key(&holder.node) {
+        bail!(
+            "address {addr} belongs to node {} since {}, and that node lives; give this host an address of \
+             its own, or, if that node is to go: margay node rm {} --yes",
+            holder.node,
+            time(node.since),
+            holder.node
+        );
+    }
+    Ok(Some(holder.node))
+}
+
+/// Takes an address from a node that lives no longer. It finds that out when it comes back,
+/// and says then which addresses it has.
+fn take_over(address: &Key, holder: String, listing: &Listing, snapshot: &mut Snapshot, txn: &mut Txn) {
+    let Some(node) = snapshot.nodes.get_mut(&holder) else { return };
+    node.addresses.retain(|addr| *address != Key::Address(*addr));
+    let (key, alive) = (Key::Node(holder.clone()), Key::Alive(holder));
+    for key in [&key, &alive] {
+        let unchanged = listing.unchanged(key);
+        if !txn.conditions.contains(&unchanged) {
+            txn.conditions.push(unchanged);
+        }
+    }
+    txn.ops.retain(|op| !matches!(op, Op::Put(other, _) if *other == key));
+    txn.ops.push(Op::Put(key, model::encode(node)));
 }
 
 /// This node as it is written next: what a newer agent added to it stays.

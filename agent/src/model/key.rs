@@ -5,6 +5,8 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 use margay_common::route::NETWORK_MAX;
 
+use super::check::{is_block_or_single, is_name, is_underlay};
+
 /// What every key begins with.
 pub const ROOT: &str = "/margay/v1/";
 
@@ -67,16 +69,19 @@ impl Key {
             ("pools", Some(cidr), None) => Self::Pool(cidr_of(cidr)?),
             ("reservations", Some(cidr), None) => Self::Reservation(cidr_of(cidr)?),
             ("refused", Some(cidr), None) => Self::Blocked(cidr_of(cidr)?),
-            ("removed", Some(name), None) => Self::Removed(name.into()),
+            ("removed", Some(name), None) => Self::Removed(name_of(name)?),
             ("networks", Some(id), None) => Self::Network(id_of(id)?),
-            ("nodes", Some(name), None) => Self::Node(name.into()),
-            ("addresses", Some(addr), None) => Self::Address(addr.parse().ok()?),
-            ("alive", Some(name), None) => Self::Alive(name.into()),
-            ("routes", Some(id), Some(cidr)) => Self::Route(id_of(id)?, cidr_of(cidr)?),
-            ("ipam", Some(id), Some(cidr)) => Self::Ipam(id_of(id)?, cidr_of(cidr)?),
+            ("nodes", Some(name), None) => Self::Node(name_of(name)?),
+            ("addresses", Some(addr), None) => {
+                Self::Address(addr.parse().ok().filter(|addr| is_underlay(*addr))?)
+            }
+            ("alive", Some(name), None) => Self::Alive(name_of(name)?),
+            ("routes", Some(id), Some(cidr)) => Self::Route(id_of(id)?, block_of(cidr)?),
+            ("ipam", Some(id), Some(cidr)) => Self::Ipam(id_of(id)?, block_of(cidr)?),
             _ => return None,
         };
-        parts.next().is_none().then_some(key)
+        // One thing has one key: other spellings of an address or a number name nothing.
+        (parts.next().is_none() && key.to_string() == text).then_some(key)
     }
 }
 
@@ -85,8 +90,19 @@ fn id_of(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| (1..=NETWORK_MAX).contains(id))
 }
 
+/// The name of a node.
+fn name_of(text: &str) -> Option<String> {
+    is_name(text).then(|| text.to_owned())
+}
+
 fn cidr_of(text: &str) -> Option<IpNet> {
-    text.replacen('-', "/", 1).parse().ok()
+    let cidr: IpNet = text.replacen('-', "/", 1).parse().ok()?;
+    (cidr.trunc() == cidr).then_some(cidr)
+}
+
+/// A prefix as long as a block or a single address can be.
+fn block_of(text: &str) -> Option<IpNet> {
+    cidr_of(text).filter(|cidr| is_block_or_single(*cidr))
 }
 
 /// Everything about the allocations of one network.
@@ -135,6 +151,17 @@ mod tests {
             "/margay/v1/routes/16777217/10.1.0.64-26",
             "/margay/v1/routes/7",
             "/margay/v1/nodes/a/b",
+            "/margay/v1/nodes/",
+            "/margay/v1/nodes/a\u{1b}[2J",
+            "/margay/v1/networks/07",
+            "/margay/v1/networks/+7",
+            "/margay/v1/routes/7/10.1.0.65-26",
+            "/margay/v1/routes/7/10.1.0.0-16",
+            "/margay/v1/routes/7/10.1.0.0-31",
+            "/margay/v1/ipam/7/fd00::-64",
+            "/margay/v1/ipam/7/0.0.0.0-0",
+            "/margay/v1/addresses/::ffff:192.0.2.1",
+            "/margay/v1/addresses/127.0.0.1",
         ] {
             assert_eq!(Key::parse(text), None, "{text}");
         }

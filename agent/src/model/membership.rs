@@ -119,6 +119,8 @@ mod tests {
             generation: 3,
             since: 1,
             occupied: Vec::new(),
+            routed: Vec::new(),
+            depends_on: BTreeSet::new(),
             unknown: Unknown::new(),
         }
     }

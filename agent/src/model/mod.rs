@@ -3,6 +3,7 @@
 
 pub mod block;
 pub mod blocked;
+pub mod check;
 pub mod endpoint;
 pub mod key;
 pub mod membership;
@@ -35,6 +36,9 @@ pub enum ValueError {
     /// Written by an agent of another generation.
     #[error("has version {0}, this agent knows {VERSION}")]
     Version(u32),
+    /// No agent would have written it there.
+    #[error("{0}")]
+    Strange(String),
 }
 
 /// Writes a resource as the store holds it.
@@ -44,8 +48,23 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(&Versioned { v: VERSION, value }).unwrap_or_default()
 }
 
-/// Reads a resource from the store.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
+/// Reads a resource from the store, and judges it ([`check::Value`]).
+///
+/// # Errors
+///
+/// The value cannot be used; the error's words follow the key's name.
+pub fn decode<T: DeserializeOwned + check::Value>(key: &key::Key, bytes: &[u8]) -> Result<T, ValueError> {
+    let value: T = parse(bytes)?;
+    value.check(key).map_err(ValueError::Strange)?;
+    Ok(value)
+}
+
+/// Reads a resource whatever it says: one of this node's own files.
+///
+/// # Errors
+///
+/// The value is not of the shape, or of another version.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
     #[derive(Deserialize)]
     struct Version {
         v: u32,

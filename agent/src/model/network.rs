@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use margay_common::net::Addr;
+use margay_common::{net::Addr, route::NETWORK_MAX};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Unknown;
+use super::{Unknown, snapshot::single};
 
 /// Addresses in a block unless the subnet is small.
 const DEFAULT_BLOCK: u32 = 64;
@@ -17,6 +17,10 @@ const BLOCKS_WANTED: u32 = 64;
 const MIN_BLOCK: u32 = 4;
 /// The largest block.
 const MAX_BLOCK: u32 = 4096;
+/// Bits of an address within a block, from the smallest to the largest.
+pub(super) const BLOCK_BITS: std::ops::RangeInclusive<u32> = MIN_BLOCK.ilog2()..=MAX_BLOCK.ilog2();
+/// Auxiliary addresses of one subnet.
+const AUX_MAX: usize = 1024;
 /// The option that names interfaces in containers.
 pub const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
 
@@ -172,35 +176,32 @@ pub enum NetworkError {
     Mtu(u32, u32),
     #[error("a network is internal or routable, not both")]
     InternalRoutable,
+    #[error("network id {0}: ids go from 1 to {NETWORK_MAX}")]
+    Id(u32),
+    #[error("subnet {subnet} has blocks of /{block_len}, which do not fit it")]
+    BlockLength { subnet: IpNet, block_len: u8 },
+    #[error("range {0} has bits set behind its prefix")]
+    RangeBits(IpNet),
+    #[error("subnet {0} has {1} auxiliary addresses, more than {AUX_MAX}")]
+    TooManyAux(IpNet, usize),
+    #[error("the network {0}")]
+    Dressing(String),
 }
 
 impl NetworkRequest {
     /// Checks the request and fills in what it leaves open.
     pub fn into_network(self, id: u32) -> Result<Network, NetworkError> {
         check_name(&self.name)?;
-        if self.internal && self.routable {
-            return Err(NetworkError::InternalRoutable);
-        }
         let subnets = self.subnets()?;
-        let v6 = subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv6());
-        let min_mtu = if v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
-        if let Some(mtu) = self.mtu.filter(|mtu| !(min_mtu..=MAX_MTU).contains(mtu)) {
-            return Err(NetworkError::Mtu(mtu, min_mtu));
-        }
         let Self { name, mtu, internal, routable, unnamed, pooled, docker, .. } = self;
         let unknown = Unknown::new();
-        Ok(Network { id, name, subnets, mtu, internal, routable, unnamed, pooled, docker, unknown })
+        let network =
+            Network { id, name, subnets, mtu, internal, routable, unnamed, pooled, docker, unknown };
+        network.check().map(|()| network)
     }
 
     fn subnets(&self) -> Result<Vec<Subnet>, NetworkError> {
-        if let [first, second, ..] = self.subnets[..]
-            && (first.addr().is_ipv4() == second.addr().is_ipv4() || self.subnets.len() > 2)
-        {
-            return Err(NetworkError::SameFamily(first, second));
-        }
-        if self.subnets.is_empty() {
-            return Err(NetworkError::NoSubnet);
-        }
+        check_families(&self.subnets)?;
         self.check_gateways()?;
         self.check_ranges()?;
         self.subnets.iter().map(|cidr| self.subnet(*cidr)).collect()
@@ -240,14 +241,7 @@ impl NetworkRequest {
         let range = self.ranges.iter().map(IpNet::trunc).find(|range| cidr.contains(range));
         let aux = self.aux.iter().filter(|(_, addr)| cidr.contains(addr)).cloned().collect();
         let block_len = block_len(cidr, self.block_size)?;
-        let subnet = Subnet { cidr, gateway, block_len, range, aux };
-        if subnet.is_edge(gateway) {
-            return Err(NetworkError::GatewayReserved(gateway));
-        }
-        match subnet.aux.values().find(|addr| **addr == gateway) {
-            Some(addr) => Err(NetworkError::AuxGateway(*addr)),
-            None => Ok(subnet),
-        }
+        Ok(Subnet { cidr, gateway, block_len, range, aux })
     }
 
     /// Fills in what it leaves open as a network has it.
@@ -281,6 +275,36 @@ impl Subnet {
     /// Whether an endpoint can have an address that it did not ask for.
     pub fn is_offered(&self, addr: IpAddr) -> bool {
         self.is_assignable(addr) && self.range.is_none_or(|range| range.contains(&addr))
+    }
+
+    /// Whether it is one that a request could have led to.
+    fn check(&self) -> Result<(), NetworkError> {
+        let Self { cidr, gateway, block_len, range, aux } = self;
+        check_cidr(*cidr)?;
+        if !cidr.contains(gateway) {
+            return Err(NetworkError::GatewayOutside(*gateway));
+        }
+        if self.is_edge(*gateway) {
+            return Err(NetworkError::GatewayReserved(*gateway));
+        }
+        let bits = max_len(*gateway).checked_sub(*block_len).map(u32::from);
+        let size = bits.and_then(|bits| 1_u32.checked_shl(bits));
+        if !size.is_some_and(|size| (MIN_BLOCK..=max_block(*cidr)).contains(&size)) {
+            return Err(NetworkError::BlockLength { subnet: *cidr, block_len: *block_len });
+        }
+        match range {
+            Some(range) if !cidr.contains(range) => return Err(NetworkError::RangeOutside(*range)),
+            Some(range) if range.trunc() != *range => return Err(NetworkError::RangeBits(*range)),
+            _ => {}
+        }
+        if aux.len() > AUX_MAX {
+            return Err(NetworkError::TooManyAux(*cidr, aux.len()));
+        }
+        match aux.values().find(|addr| !cidr.contains(*addr) || *addr == gateway) {
+            Some(addr) if addr == gateway => Err(NetworkError::AuxGateway(*addr)),
+            Some(addr) => Err(NetworkError::AuxOutside(*addr)),
+            None => Ok(()),
+        }
     }
 
     /// The block that contains an address of the subnet.
@@ -320,6 +344,44 @@ impl Subnet {
 }
 
 impl Network {
+    /// Whether it is one that a request could have led to.
+    ///
+    /// # Errors
+    ///
+    /// Says what no request would have led to.
+    pub fn check(&self) -> Result<(), NetworkError> {
+        check_name(&self.name)?;
+        if !(1..=NETWORK_MAX).contains(&self.id) {
+            return Err(NetworkError::Id(self.id));
+        }
+        let cidrs: Vec<IpNet> = self.cidrs().collect();
+        check_families(&cidrs)?;
+        self.subnets.iter().try_for_each(Subnet::check)?;
+        if self.internal && self.routable {
+            return Err(NetworkError::InternalRoutable);
+        }
+        let v6 = cidrs.iter().any(|cidr| cidr.addr().is_ipv6());
+        let min_mtu = if v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
+        if let Some(mtu) = self.mtu.filter(|mtu| !(min_mtu..=MAX_MTU).contains(mtu)) {
+            return Err(NetworkError::Mtu(mtu, min_mtu));
+        }
+        self.docker.check().map_err(NetworkError::Dressing)
+    }
+
+    /// Whether a prefix is one of its blocks, or a single address that one of its
+    /// endpoints can have.
+    pub fn has_block(&self, cidr: IpNet) -> bool {
+        self.subnet_of(cidr.addr()).is_some_and(|subnet| match single(cidr) {
+            Some(addr) => subnet.is_assignable(addr),
+            None => cidr.prefix_len() == subnet.block_len,
+        })
+    }
+
+    /// Its subnets' prefixes.
+    pub fn cidrs(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.subnets.iter().map(|subnet| subnet.cidr)
+    }
+
     /// The subnet that contains an address.
     pub fn subnet_of(&self, addr: IpAddr) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.cidr.contains(&addr))
@@ -340,6 +402,15 @@ impl Network {
     pub fn gives_way_to(&self, other: &Self) -> bool {
         let families = |n: &Self| n.subnets.iter().map(|s| s.cidr.addr().is_ipv4()).collect::<Vec<_>>();
         self.pooled && families(self) == families(other) && self.same_but_subnets(other)
+    }
+}
+
+fn check_families(cidrs: &[IpNet]) -> Result<(), NetworkError> {
+    match *cidrs {
+        [] => Err(NetworkError::NoSubnet),
+        [_] => Ok(()),
+        [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(()),
+        [a, b, ..] => Err(NetworkError::SameFamily(a, b)),
     }
 }
 
@@ -382,9 +453,7 @@ pub fn overlap(a: IpNet, b: IpNet) -> bool {
 
 /// The block length for a subnet: as asked, or by the rule of 64.
 fn block_len(cidr: IpNet, size: Option<u32>) -> Result<u8, NetworkError> {
-    let bits = u32::from(max_len(cidr.addr()) - cidr.prefix_len());
-    // Half of the subnet, so that no block is the subnet itself.
-    let max = if bits > 12 { MAX_BLOCK } else { (1 << bits) / 2 };
+    let (bits, max) = (host_bits(cidr), max_block(cidr));
     let size = match size {
         Some(size) if size.is_power_of_two() && (MIN_BLOCK..=max).contains(&size) => size,
         Some(size) => return Err(NetworkError::BlockSize { size, subnet: cidr, max }),
@@ -392,6 +461,16 @@ fn block_len(cidr: IpNet, size: Option<u32>) -> Result<u8, NetworkError> {
         None => ((1 << bits) / BLOCKS_WANTED).max(MIN_BLOCK),
     };
     Ok(max_len(cidr.addr()) - size.ilog2() as u8)
+}
+
+/// The largest block of a subnet: half of it, so that no block is the subnet itself.
+fn max_block(cidr: IpNet) -> u32 {
+    if host_bits(cidr) > MAX_BLOCK.ilog2() { MAX_BLOCK } else { (1 << host_bits(cidr)) / 2 }
+}
+
+/// Bits of an address behind a prefix.
+fn host_bits(cidr: IpNet) -> u32 {
+    u32::from(max_len(cidr.addr()) - cidr.prefix_len())
 }
 
 /// Bits of an address of that family.

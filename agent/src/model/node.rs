@@ -35,9 +35,17 @@ pub struct Node {
     /// above 64 KiB (BIG TCP).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub super_packets: Option<u32>,
-    /// Prefixes that its host uses otherwise, so that no network is put there.
+    /// Prefixes on links of its host that are not ours: no network is put there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub occupied: Vec<IpNet>,
+    /// Prefixes that its host has routes to, or that its runtimes would give to networks of
+    /// their own: no network is put there unless somebody names the subnet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routed: Vec<IpNet>,
+    /// Addresses of its store and of its gateways, without which nothing reaches it: no
+    /// network may hold them, and the guard may not block them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub depends_on: BTreeSet<IpAddr>,
     /// Fields of a newer agent.
     #[serde(flatten)]
     pub unknown: Unknown,

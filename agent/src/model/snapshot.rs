@@ -11,9 +11,10 @@ use serde::de::DeserializeOwned;
 use super::{
     block::Claim,
     blocked::Blocked,
+    check::Value,
     decode, encode,
     key::Key,
-    network::{Network, Subnet, max_len},
+    network::{Network, Subnet, bits, max_len, overlap},
     node::{Alive, Cluster, Node, Removed},
     pool::Pool,
 };
@@ -45,6 +46,9 @@ pub struct Snapshot {
     /// Values that cannot be used, and why, by key. For these the last good
     /// value above stays.
     pub unreadable: BTreeMap<String, String>,
+    /// Networks that can be read and must not be followed on this node, and why
+    /// ([`Snapshot::settle`]).
+    pub barred: BTreeMap<u32, (Network, String)>,
 }
 
 /// One change of the store.
@@ -96,7 +100,10 @@ impl Snapshot {
     /// `old`.
     pub fn of(listing: &[Event], old: &Self) -> Self {
         let mut new = Self::default();
-        for event in listing {
+        // Claims are judged by their networks.
+        let is_network = |event: &&Event| matches!(Key::parse(event.key()), Some(Key::Network(_)));
+        let (networks, others): (Vec<&Event>, Vec<&Event>) = listing.iter().partition(is_network);
+        for event in networks.into_iter().chain(others) {
             new.apply(event);
             if new.unreadable.contains_key(event.key()) {
                 new.keep(old, event.key());
@@ -166,23 +173,25 @@ impl Snapshot {
     }
 
     fn put(&mut self, key: &str, value: &[u8], revision: i64) -> Result<(), String> {
-        match Key::parse(key).ok_or("the key is not one that this agent knows")? {
-            Key::Cluster => self.cluster = Some(read(value)?),
+        let key = Key::parse(key).ok_or("the key is not one that this agent knows")?;
+        let at = &key;
+        match key.clone() {
+            Key::Cluster => self.cluster = Some(read(at, value)?),
             Key::Network(id) => {
-                let network: Network = read(value)?;
-                if network.id != id {
-                    return Err(format!("the value says it is network {}", network.id));
-                }
-                self.networks.insert(id, network);
-                self.network_revisions.insert(id, revision);
+                let network = read(at, value)?;
+                self.put_network(id, network, revision);
             }
-            Key::Node(name) => drop(self.nodes.insert(name, read(value)?)),
-            Key::Alive(name) => drop(self.alive.insert(name, read(value)?)),
-            Key::Removed(name) => drop(self.removed.insert(name, read(value)?)),
-            Key::Pool(cidr) => drop(self.pools.insert(cidr, read(value)?)),
-            Key::Blocked(cidr) => drop(self.blocked.insert(cidr, read(value)?)),
+            Key::Node(name) => drop(self.nodes.insert(name, read(at, value)?)),
+            Key::Alive(name) => drop(self.alive.insert(name, read(at, value)?)),
+            Key::Removed(name) => drop(self.removed.insert(name, read(at, value)?)),
+            Key::Pool(cidr) => drop(self.pools.insert(cidr, read(at, value)?)),
+            Key::Blocked(cidr) => drop(self.blocked.insert(cidr, read(at, value)?)),
             Key::Route(id, cidr) => {
-                let claim = read(value)?;
+                let claim = read(at, value)?;
+                let network = self.networks.get(&id).or_else(|| self.barred.get(&id).map(|(found, _)| found));
+                if let Some(network) = network.filter(|network| !network.has_block(cidr)) {
+                    return Err(not_a_block(network));
+                }
                 match single(cidr) {
                     Some(addr) => drop(self.borrowed.insert((id, addr), claim)),
                     None => drop(self.claims.insert((id, cidr), claim)),
@@ -193,11 +202,67 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Takes over a network, and judges the claims that came before it.
+    fn put_network(&mut self, id: u32, network: Network, revision: i64) {
+        let strange: Vec<IpNet> =
+            self.owners(id).map(|(cidr, _)| cidr).filter(|cidr| !network.has_block(*cidr)).collect();
+        for cidr in strange {
+            let key = Key::Route(id, cidr).to_string();
+            self.delete(&key);
+            self.unreadable.insert(key, not_a_block(&network));
+        }
+        match self.barred.get_mut(&id) {
+            Some((barred, _)) => *barred = network,
+            None => drop(self.networks.insert(id, network)),
+        }
+        self.network_revisions.insert(id, revision);
+    }
+
+    /// Subnets of the networks that are followed, by the networks' ids.
+    pub fn followed(&self) -> BTreeMap<u32, Vec<IpNet>> {
+        self.networks.iter().map(|(id, network)| (*id, network.cidrs().collect())).collect()
+    }
+
+    /// Bars networks that must not be followed on this node, and follows those that may be
+    /// again: one that holds an address without which this node reaches nothing, one that
+    /// overlaps another, one with another's name. Of two that exclude each other one that
+    /// is `followed` already stays, else the older. `vital` are those addresses, each
+    /// with what it is.
+    pub fn settle(&mut self, vital: &BTreeMap<IpAddr, String>, followed: &BTreeMap<u32, Vec<IpNet>>) {
+        let read = std::mem::take(&mut self.networks).into_values();
+        let barred = std::mem::take(&mut self.barred).into_values().map(|(network, _)| network);
+        let same = |network: &Network| {
+            followed.get(&network.id).is_some_and(|cidrs| network.cidrs().eq(cidrs.iter().copied()))
+        };
+        let mut all: Vec<Network> = read.chain(barred).collect();
+        all.sort_by_key(|network| (!same(network), network.id));
+        let mut names = BTreeMap::<String, u32>::new();
+        let mut taken = Subnets::default();
+        for network in all {
+            let lost = vital.iter().find(|(addr, _)| network.subnet_of(**addr).is_some());
+            let other = || network.cidrs().find_map(|cidr| taken.overlapping(cidr));
+            let reason = if let Some((addr, what)) = lost {
+                format!("its subnet holds {addr}, {what}")
+            } else if let Some((cidr, id)) = other() {
+                format!("its subnet overlaps {cidr} of network {id}")
+            } else if let Some(id) = names.get(&network.name) {
+                format!("network {id} has its name")
+            } else {
+                names.insert(network.name.clone(), network.id);
+                network.cidrs().for_each(|cidr| taken.insert(cidr, network.id));
+                self.networks.insert(network.id, network);
+                continue;
+            };
+            self.barred.insert(network.id, (network, reason));
+        }
+    }
+
     fn delete(&mut self, key: &str) {
         match Key::parse(key) {
             Some(Key::Cluster) => self.cluster = None,
             Some(Key::Network(id)) => {
                 self.networks.remove(&id);
+                self.barred.remove(&id);
                 self.network_revisions.remove(&id);
             }
             Some(Key::Node(name)) => drop(self.nodes.remove(&name)),
@@ -240,13 +305,39 @@ pub fn single(cidr: IpNet) -> Option<IpAddr> {
     (cidr.prefix_len() == max_len(cidr.addr())).then(|| cidr.addr())
 }
 
-fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    decode(value).map_err(|error| error.to_string())
+fn read<T: DeserializeOwned + Value>(key: &Key, value: &[u8]) -> Result<T, String> {
+    decode(key, value).map_err(|error| error.to_string())
+}
+
+fn not_a_block(network: &Network) -> String {
+    format!("is neither a block nor an address of network {}", network.name)
+}
+
+/// Subnets that do not overlap, by where they end.
+#[derive(Default)]
+struct Subnets(BTreeMap<(bool, u128), (IpNet, u32)>);
+
+impl Subnets {
+    fn insert(&mut self, cidr: IpNet, network: u32) {
+        self.0.insert((cidr.addr().is_ipv4(), bits(cidr.broadcast())), (cidr, network));
+    }
+
+    /// The subnet that has an address in common with a prefix, and its network.
+    fn overlapping(&self, cidr: IpNet) -> Option<(IpNet, u32)> {
+        let from = (cidr.addr().is_ipv4(), bits(cidr.network()));
+        // The first that ends behind its beginning is the only one that can begin before its end
+        // or hold it.
+        let (_, found) = self.0.range(from..).next()?;
+        overlap(found.0, cidr).then_some(*found)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BLUE: &str = r#"{"v":1,"id":1,"name":"blue",
+        "subnets":[{"cidr":"10.0.0.0/16","gateway":"10.0.0.1","block_len":26}]}"#;
 
     fn put(key: &str, value: &str) -> Event {
         Event::Put { key: format!("/margay/v1/{key}"), value: value.into(), revision: 3 }
@@ -275,7 +366,7 @@ mod tests {
         let events = [
             put("nodes/h1", r#"{"v":1,"name":"h1","addresses":["192.0.2.1"]}"#),
             put("alive/h1", r#"{"v":1,"since":1}"#),
-            put("networks/1", r#"{"v":1,"id":1,"name":"blue","subnets":[]}"#),
+            put("networks/1", BLUE),
         ];
         let (mut one, mut all) = (Snapshot::default(), Snapshot::default());
         events.iter().for_each(|event| one.apply(event));

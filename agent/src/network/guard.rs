@@ -91,6 +91,14 @@ fn check(cidr: IpNet, snapshot: &Snapshot, store: &[IpAddr]) -> Result<()> {
     if let Some(addr) = store.iter().find(|addr| cidr.contains(*addr)) {
         bail!("{cidr} holds {addr} of the store: block a smaller prefix");
     }
+    for node in snapshot.nodes.values() {
+        if let Some(addr) = node.depends_on.iter().find(|addr| cidr.contains(*addr)) {
+            bail!(
+                "{cidr} holds {addr}, by which node {} reaches the store or the world: block a smaller prefix",
+                node.name
+            );
+        }
+    }
     for network in snapshot.networks.values() {
         if let Some(subnet) = network.subnets.iter().find(|subnet| overlap(subnet.cidr, cidr)) {
             bail!("{cidr} overlaps {} of network {}: block another prefix", subnet.cidr, network.name);

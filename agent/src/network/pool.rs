@@ -76,14 +76,16 @@ pub(super) fn take(reading: &Reading, ipv6: bool) -> Result<Vec<IpNet>> {
     families.iter().map(|v4| take_one(reading, *v4)).collect()
 }
 
-/// A free subnet of one family.
+/// A free subnet of one family: free of the networks, and of all that the nodes' hosts have
+/// addresses in or routes to.
 pub(super) fn take_one(reading: &Reading, v4: bool) -> Result<IpNet> {
     let snapshot = &reading.snapshot;
     let mut in_use: Vec<IpNet> = reading.reserved.keys().copied().collect();
     in_use.extend(snapshot.networks.values().flat_map(|n| n.subnets.iter().map(|subnet| subnet.cidr)));
     for node in snapshot.nodes.values() {
         in_use.extend(node.addresses.iter().map(|addr| IpNet::from(*addr)));
-        in_use.extend(&node.occupied);
+        in_use.extend(node.depends_on.iter().map(|addr| IpNet::from(*addr)));
+        in_use.extend(node.occupied.iter().chain(&node.routed));
     }
     let of_family = || snapshot.pools.values().filter(|pool| pool.cidr.addr().is_ipv4() == v4);
     if let Some(found) = of_family().find_map(|pool| pool.free(&in_use)) {
@@ -98,7 +100,20 @@ pub(super) fn take_one(reading: &Reading, v4: bool) -> Result<IpNet> {
         );
     }
     bail!(
-        "no {family} pool has a free subnet left ({}): margay pool add CIDR, or name one with --subnet",
-        pools.join(", ")
+        "no {family} pool has a free subnet left ({}{}): margay pool add CIDR, or name one with --subnet",
+        pools.join(", "),
+        widest(reading, v4)
     );
+}
+
+/// The widest route of a host that overlaps a pool, for whoever wonders where it went.
+fn widest(reading: &Reading, v4: bool) -> String {
+    let snapshot = &reading.snapshot;
+    let pools = || snapshot.pools.keys().filter(|pool| pool.addr().is_ipv4() == v4);
+    let routed = snapshot.nodes.values().flat_map(|node| node.routed.iter().map(move |cidr| (cidr, node)));
+    let within = routed.filter(|(cidr, _)| pools().any(|pool| overlap(*pool, **cidr)));
+    match within.min_by_key(|(cidr, _)| cidr.prefix_len()) {
+        Some((cidr, node)) => format!("; node {} has a route to {cidr}", node.name),
+        None => String::new(),
+    }
 }

@@ -11,6 +11,7 @@ use super::{ATTEMPTS, Networks, Reading, pool, same};
 use crate::{
     model::{
         self, Unknown,
+        check::Value,
         key::Key,
         network::{Network, NetworkRequest, check_name},
         snapshot::{Event, Snapshot},
@@ -35,6 +36,15 @@ pub(super) struct Reservation {
     /// Fields of a newer agent.
     #[serde(flatten)]
     unknown: Unknown,
+}
+
+impl Value for Reservation {
+    fn check(&self, _: &Key) -> Result<(), String> {
+        match &self.network {
+            Some(name) => check_name(name).map_err(|error| format!("cannot be: {error}")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What came of giving a network its name.
@@ -206,7 +216,7 @@ pub(super) fn reservations(entries: &[Event]) -> Result<BTreeMap<IpNet, Reservat
         let Event::Put { key, value, .. } = entry else { continue };
         if let Some(Key::Reservation(cidr)) = Key::parse(key) {
             // One that cannot be read keeps its subnet all the same.
-            let by = model::decode(value).unwrap_or_else(|_| Reservation {
+            let by = model::decode(&Key::Reservation(cidr), value).unwrap_or_else(|_| Reservation {
                 node: "?".into(),
                 since: u64::MAX,
                 network: None,

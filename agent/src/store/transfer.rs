@@ -56,7 +56,7 @@ pub async fn import(store: &dyn Store, dump: &Dump) -> Result<usize> {
     let cluster_key = Key::Cluster.to_string();
     let cluster = dump.entries.get(&cluster_key).context("the export has no cluster in it")?;
     let mut cluster: Cluster =
-        model::decode(cluster.to_string().as_bytes()).context("the export's cluster")?;
+        model::decode(&Key::Cluster, cluster.to_string().as_bytes()).context("the export's cluster")?;
     cluster.epoch += 1;
     let mut puts = Vec::new();
     for (key, value) in dump.entries.iter().filter(|(key, _)| **key != cluster_key) {

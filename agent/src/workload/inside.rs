@@ -1,9 +1,9 @@
 //! The container's side of an endpoint.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 
 use crate::{
-    kernel::{link, netns::Netns},
+    kernel::{link, netns::Netns, sysctl},
     model::{endpoint::Endpoint, network::Network},
 };
 
@@ -15,6 +15,13 @@ pub(super) async fn configure(netns: &Netns, endpoint: &Endpoint, network: &Netw
     let index = link::index(&netlink, ifname).await?;
     let index = index.ok_or_else(|| anyhow!("interface {ifname} vanished from the container"))?;
     if endpoint.addresses.iter().any(|addr| addr.is_ipv6()) {
+        if sysctl::get("net/ipv6/conf/all/disable_ipv6").is_none() {
+            bail!(
+                "network {} has IPv6 and this host's kernel has none (ipv6.disable=1): start the host without \
+                 that, or use a network of IPv4 alone here",
+                network.name
+            );
+        }
         // Containers often have IPv6 switched off by default.
         netns.sysctl("ipv6", ifname, "disable_ipv6", "0").await?;
         netns.sysctl("ipv6", ifname, "accept_ra", "0").await?;

@@ -101,6 +101,7 @@ impl Agent {
         let facts = facts(&name, i, journal.endpoints());
         let (control, requests) = Control::channel();
         let (links, link_feed) = mpsc::channel(1);
+        let (routes, route_feed) = mpsc::channel(1);
         let (world, world_feed) = mpsc::channel(1);
         let (vanished, vanishing) = mpsc::channel(1);
         let (rounds, on_rounds) = watch::channel(0);
@@ -110,6 +111,7 @@ impl Agent {
         let sources = Sources {
             store: store_feed,
             links: link_feed,
+            routes: route_feed,
             world: world_feed,
             requests,
             vanished,
@@ -125,7 +127,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             // What would tell of the host stays open and silent.
-            let _silent = (links, world, vanishing);
+            let _silent = (links, routes, world, vanishing);
             drop(control_loop.run().await);
         });
         tasks.spawn(Arc::new(membership).run(on_rounds));
@@ -167,13 +169,7 @@ fn facts(name: &str, i: usize, endpoints: BTreeMap<String, Endpoint>) -> LocalFa
     LocalFacts {
         node: name.to_owned(),
         addresses: vec![IpAddr::from([172, 16, (i / 250) as u8, (i % 250 + 1) as u8])],
-        uplink: Uplink {
-            name: "up0".into(),
-            ifindex: 2,
-            mtu: 1500,
-            on_link: vec!["172.16.0.0/16".parse().expect("a literal")],
-            ..Uplink::default()
-        },
+        uplink: Uplink { name: "up0".into(), ifindex: 2, mtu: 1500, ..Uplink::default() },
         endpoints,
         ..LocalFacts::default()
     }

@@ -1,6 +1,7 @@
 //! Several agents, a real etcd, real packets.
 
 mod blocks;
+mod facts;
 mod foreign;
 mod guard;
 mod matrix;
@@ -11,3 +12,4 @@ mod routes;
 mod secured;
 mod stash;
 mod store;
+mod strange;

@@ -4,6 +4,7 @@ mod addresses;
 mod attach;
 mod bad_input;
 mod big_tcp;
+mod boot;
 mod cleanup;
 mod crash;
 mod hostile;

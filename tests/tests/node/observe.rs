@@ -29,6 +29,16 @@ fn status_tells_what_is_wrong_and_what_to_do() {
     let quiet = lab.h(1).margay(&["status", "--quiet"]);
     assert_eq!((quiet.status, quiet.out.as_str()), (1, ""));
     host.sh("ip link set up0 up");
+    // The kernel takes IPv6 addresses away with the link.
+    eventually("the address that is gone is told", || {
+        let status = lab.h(1).margay(&["status"]);
+        if status.out.contains("node address 2001:db8::1 is not on uplink up0") {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    });
+    host.sh("ip addr add 2001:db8::1/64 dev up0 nodad");
     lab.h(1).well();
 }
 

@@ -1,5 +1,7 @@
 //! What is wrong, and what can be done about it.
 
+mod host;
+
 use crate::{
     api::wire::Problem,
     control::{State, hold::describe},
@@ -41,14 +43,7 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
         let what = format!("{}: {}; tried {} times", name(key), pending.reason, pending.failures);
         add(&mut problems, what, "it is tried again by itself; the reason says what is in the way");
     }
-    for node in state.snapshot.nodes.values().filter(|node| node.name != state.facts.node) {
-        if !node.addresses.iter().any(|addr| state.facts.is_on_link(*addr)) {
-            let uplink = &state.facts.uplink.name;
-            let what =
-                format!("node {} is not on the link of {uplink}: its containers are unreachable", node.name);
-            add(&mut problems, what, "put the nodes on one link, or remove it: margay node rm");
-        }
-    }
+    host::problems(state, &mut problems);
     problems
 }
 
@@ -100,6 +95,6 @@ fn name(key: &Key) -> String {
     }
 }
 
-fn add(problems: &mut Vec<Problem>, problem: String, mend: &str) {
+pub(super) fn add(problems: &mut Vec<Problem>, problem: String, mend: &str) {
     problems.push(Problem { problem, mend: mend.into() });
 }

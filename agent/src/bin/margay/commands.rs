@@ -29,7 +29,7 @@ pub async fn run(cli: Cli) -> Result<()> {
     let socket = &cli.socket;
     match cli.command {
         Command::Agent { settings, config } => {
-            let settings = settings.or_file(config.as_ref())?;
+            let settings = settings.or_file(config.as_deref())?;
             log(settings.log.unwrap_or_default());
             agent::run(settings.check()?).await
         }

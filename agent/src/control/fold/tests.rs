@@ -64,7 +64,7 @@ fn endpoint(id: u8, addr: u8) -> Endpoint {
         10 + addr,
         interface(id)
     );
-    crate::model::decode(value.as_bytes()).expect("an endpoint")
+    crate::model::parse(value.as_bytes()).expect("an endpoint")
 }
 
 /// A node with two networks and two other nodes.
@@ -72,7 +72,7 @@ fn start() -> State {
     let mut state = State::default();
     state.facts.node = "h1".into();
     state.facts.uplink = Uplink { name: "up0".into(), ifindex: 3, mtu: 1500, ..Uplink::default() };
-    state.facts.uplink.on_link = vec!["192.0.2.0/24".parse().expect("a literal")];
+    state.facts.on_link = (0..=255).map(|last| [192, 0, 2, last].into()).collect();
     let mut events = vec![put("cluster".into(), Some(r#"{"v":1,"id":"c","epoch":0}"#.into()))];
     for id in 1..4 {
         let node = format!(r#"{{"v":1,"name":"h{id}","addresses":["192.0.2.{id}"]}}"#);

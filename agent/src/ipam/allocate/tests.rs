@@ -130,8 +130,9 @@ async fn holders(store: &Arc<Embedded>) -> Vec<String> {
     let listing = store.list(&[ipam_of(1)]).await.expect("memory");
     let mut holders = Vec::new();
     for entry in &listing.entries {
-        let Event::Put { value, .. } = entry else { panic!("a put") };
-        let allocations: Allocations = model::decode(value).expect("parses");
+        let Event::Put { key, value, .. } = entry else { panic!("a put") };
+        let key = Key::parse(key).expect("ours");
+        let allocations: Allocations = model::decode(&key, value).expect("parses");
         holders.extend(allocations.addresses.into_values().map(|holder| holder.endpoint));
     }
     holders
@@ -305,8 +306,9 @@ async fn addresses_are_handed_over_and_given_back_one_by_one() {
         let listing = store.list(&[ipam_of(1)]).await.expect("memory");
         let mut found = BTreeMap::new();
         for entry in listing.entries {
-            let Event::Put { value, .. } = entry else { continue };
-            let allocations: Allocations = model::decode(&value).expect("ours");
+            let Event::Put { key, value, .. } = entry else { continue };
+            let key = Key::parse(&key).expect("ours");
+            let allocations: Allocations = model::decode(&key, &value).expect("ours");
             found.extend(allocations.addresses.into_iter().map(|(addr, h)| (addr, (h.endpoint, h.name))));
         }
         found

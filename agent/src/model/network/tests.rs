@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::key::Key;
 
 fn request(subnets: &[&str]) -> NetworkRequest {
     NetworkRequest {
@@ -87,10 +88,11 @@ fn bad_requests_are_named() {
 
 #[test]
 fn fields_of_a_newer_agent_survive() {
-    let json = br#"{"v":1,"id":1,"name":"blue","subnets":[],"mode":"overlay"}"#;
-    let network: Network = crate::model::decode(json).expect("parses");
+    let json = br#"{"v":1,"id":1,"name":"blue","mode":"overlay",
+        "subnets":[{"cidr":"10.1.0.0/16","gateway":"10.1.0.1","block_len":26}]}"#;
+    let network: Network = crate::model::decode(&Key::Network(1), json).expect("parses");
     assert_eq!(network.unknown["mode"], "overlay");
     let again = String::from_utf8(crate::model::encode(&network)).expect("utf-8");
     assert!(again.contains(r#""mode":"overlay""#), "{again}");
-    assert!(crate::model::decode::<Network>(br#"{"v":9,"id":1}"#).is_err());
+    assert!(crate::model::decode::<Network>(&Key::Network(1), br#"{"v":9,"id":1}"#).is_err());
 }
