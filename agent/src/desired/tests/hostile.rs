@@ -72,13 +72,26 @@ fn numbers() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// Subnets that could be; some are others', or hold what this node needs.
+const PLAIN: &[(&str, &str, u8)] = &[
+    ("10.77.0.0/16", "10.77.0.1", 26),
+    ("10.1.0.0/16", "10.1.0.1", 26),
+    ("10.1.64.0/18", "10.1.64.1", 26),
+    ("10.0.0.0/8", "10.0.0.1", 24),
+    ("192.0.2.0/24", "192.0.2.254", 28),
+    ("fd00:77::/64", "fd00:77::1", 122),
+    ("fd00:1::/64", "fd00:1::1", 122),
+];
+
 fn network() -> impl Strategy<Value = Value> {
     let aux = proptest::collection::btree_map(".{0,8}", addresses(), 0..3);
     let subnet = (cidrs(), addresses(), numbers(), proptest::option::of(cidrs()), aux);
-    let subnet = subnet.prop_map(|(cidr, gateway, block_len, range, aux)| {
+    let strange = subnet.prop_map(|(cidr, gateway, block_len, range, aux)| {
         json!({"cidr": cidr, "gateway": gateway, "block_len": block_len, "range": range, "aux": aux})
     });
-    let subnets = proptest::collection::vec(subnet, 0..4);
+    let plain = proptest::sample::select(PLAIN)
+        .prop_map(|(cidr, gateway, len)| json!({"cidr": cidr, "gateway": gateway, "block_len": len}));
+    let subnets = proptest::collection::vec(prop_oneof![strange, plain], 0..3);
     (numbers(), names(), subnets, proptest::option::of(numbers()), any::<(bool, bool, bool)>()).prop_map(
         |(id, name, subnets, mtu, (internal, routable, usual))| {
             // Most are to be read further than their id.
