@@ -92,7 +92,9 @@ fn network() -> impl Strategy<Value = Value> {
     let plain = proptest::sample::select(PLAIN)
         .prop_map(|(cidr, gateway, len)| json!({"cidr": cidr, "gateway": gateway, "block_len": len}));
     let subnets = proptest::collection::vec(prop_oneof![strange, plain], 0..3);
-    (numbers(), names(), subnets, proptest::option::of(numbers()), any::<(bool, bool, bool)>()).prop_map(
+    let name = prop_oneof![3 => Just(json!("evil")), 1 => names()];
+    let mtu = proptest::option::weighted(0.2, numbers());
+    (numbers(), name, subnets, mtu, any::<(bool, bool, bool)>()).prop_map(
         |(id, name, subnets, mtu, (internal, routable, usual))| {
             // Most are to be read further than their id.
             let id = if usual { json!(77) } else { id };
@@ -139,7 +141,7 @@ fn strange() -> impl Strategy<Value = (String, Value)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1024) })]
 
     #[test]
     fn no_value_changes_what_the_kernel_holds_for_others(
