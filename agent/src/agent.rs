@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     control::{Control, Loop, Sources, State},
     desired::LocalFacts,
+    drops,
     ipam::Ipam,
     journal::{Journal, Member},
     kernel::{
@@ -74,10 +75,9 @@ pub async fn run(config: Config) -> Result<()> {
     let device = device::choose(config.container_device).await?;
     let store = config.store.open()?;
     let originals = Originals::of(&config.state_dir);
-    let extras = Extras { log: config.datapath_log, ..Extras::default() };
+    let extras = Extras::default();
     let host = Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), extras)?;
     let datapath = host.datapath();
-    tell_of_drops(extras, &datapath).await?;
     let (control, requests) = Control::channel();
     let (links, routes) = (link::watch()?, routes::watch().context("netlink")?);
     let world = world::watch(netlink.clone(), uplink.clone(), originals.clone());
@@ -118,6 +118,7 @@ pub async fn run(config: Config) -> Result<()> {
         membership: Arc::clone(&membership),
         store,
         store_at: config.store.to_string(),
+        drops: drops::Switch::new(&workloads.control, &datapath, &pins.maps(), config.datapath_log).await?,
         datapath,
         pins: pins.clone(),
         mode,
@@ -134,11 +135,6 @@ pub async fn run(config: Config) -> Result<()> {
     info!("ended; the datapath goes on");
     doors.close();
     Ok(())
-}
-
-/// Has the drops that the programs tell of come up in the log, if they tell.
-async fn tell_of_drops(extras: Extras, datapath: &Mutex<Datapath>) -> Result<()> {
-    if extras.log { kernel::log::follow(&*datapath.lock().await) } else { Ok(()) }
 }
 
 /// Says what the agent has taken, also what nobody told it.

@@ -105,7 +105,7 @@ pub struct Settings {
     /// How programs are attached [default: tcx where the kernel has it]
     #[arg(long, value_name = "MODE")]
     pub tc_mode: Option<TcMode>,
-    /// Have the programs log every drop
+    /// Log dropped packets from the start [while the agent runs: margay log datapath on|off]
     #[arg(long)]
     pub datapath_log: bool,
     /// Whether the uplink gets an XDP program [default: auto, natively where that gives up nothing]

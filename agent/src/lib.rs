@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod desired;
 pub mod docker;
+pub mod drops;
 pub mod files;
 pub mod ipam;
 pub mod journal;

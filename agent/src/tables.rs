@@ -204,6 +204,8 @@ tables! {
     prefixes: Prefix(PrefixKey => Prefix);
     /// Prefixes that are blocked.
     guards: Guard(PrefixKey => ());
+    /// Addresses of this host itself, on all of its interfaces.
+    own_addresses: OwnAddress(Addr => ());
     /// Local addresses.
     endpoints: Endpoint(Addr => Endpoint);
     /// XDP programs by interface.

@@ -2,8 +2,10 @@
 
 use crate::{net::Family, verdict::DropReason};
 
-/// Errors in a second that one interface may cause (RFC 1812 section 4.3.2.8
-/// asks for a limit and leaves its size open).
+/// Errors in a second that one sender may cause (RFC 1812 section 4.3.2.8
+/// asks for a limit and leaves its size open). Errors that carry an MTU are not limited,
+/// as in Linux (`icmpv4_mask_allow`, `icmpv6_mask_allow`): without them connections hang,
+/// and each is smaller than the packet that caused it, so they amplify nothing.
 pub const ERRORS_PER_SECOND: u32 = 100;
 
 /// How much of the packet an error quotes. RFC 792 asks for the header and

@@ -10,6 +10,7 @@
 
 pub mod endpoint;
 pub mod icmp;
+pub mod log;
 pub mod net;
 pub mod route;
 pub mod table;

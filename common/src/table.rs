@@ -2,7 +2,7 @@
 
 /// The version of the layout of every map below. It is part of the path where
 /// they are pinned, so an agent never reads another layout as its own.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// [`crate::route::Node`], one entry.
 pub const NODE: &str = "NODE";
@@ -24,8 +24,16 @@ pub const GUARDED: &str = "GUARDED";
 pub const NEIGHBOURS: &str = "NEIGHBOURS";
 /// Index from [`crate::verdict::counter`] to [`crate::verdict::Count`], per CPU.
 pub const COUNTERS: &str = "COUNTERS";
-/// Interface index to the budget of ICMP errors; the programs' own.
+/// [`crate::net::Addr`] of this host's own; the values mean nothing.
+pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
+/// [`crate::net::Addr`] of a sender to its budget of ICMP errors; the programs' own.
 pub const ICMP_BUDGET: &str = "ICMP_BUDGET";
+/// Whether drops are logged, one entry.
+pub const LOG_DROPS: &str = "LOG_DROPS";
+/// The same as [`ICMP_BUDGET`] for lines of the log.
+pub const LOG_BUDGET: &str = "LOG_BUDGET";
+/// [`crate::log::Logged`], a ring buffer.
+pub const LOGGED: &str = "LOGGED";
 /// Hash and trie look-ups so far, one entry per CPU, where programs are loaded
 /// to tally them.
 pub const LOOKUPS: &str = "LOOKUPS";
@@ -57,5 +65,9 @@ pub const MAX_FLOWS: u32 = 1_024;
 /// How long it does, nanoseconds of a clock that moves with the kernel's ticks. A change
 /// in the tables is obeyed as much later, and a tick.
 pub const FLOW_HOLD: u64 = 10_000_000;
-/// Interfaces whose budget of ICMP errors is remembered.
-pub const MAX_ICMP_BUDGETS: u32 = 4_096;
+/// Addresses of this host, on all of its interfaces.
+pub const MAX_OWN_ADDRESSES: u32 = 1 << 14;
+/// Senders whose budgets are remembered. Who is forgotten for another has a new one.
+pub const MAX_BUDGETS: u32 = 4_096;
+/// Bytes of drops that wait for the agent to log them. A power of two and of pages.
+pub const LOGGED_BYTES: u32 = 1 << 18;

@@ -47,7 +47,7 @@ codes! {
     DropReason {
         UnknownInterface = 16, "unknown_interface", "The interface belongs to no endpoint.";
         Unconfigured = 17, "unconfigured", "The node's own entry is missing, or lacks what this way needs: the uplink, or margay0.";
-        Vlan = 18, "vlan", "A container sent a VLAN tag.";
+        Vlan = 18, "vlan", "A container sent a VLAN tag, or a frame had more than four priority tags.";
         EtherType = 19, "ether_type", "Neither IPv4, IPv6 nor ARP.";
         Malformed = 20, "malformed", "Truncated, or the headers contradict each other.";
         SpoofedMac = 21, "spoofed_mac", "The source MAC is not the endpoint's.";
@@ -74,7 +74,8 @@ codes! {
     /// What a program did besides its verdict.
     Note {
         IcmpSent = 48, "icmp_sent", "An ICMP error was sent about a dropped packet.";
-        IcmpLimited = 49, "icmp_limited", "An ICMP error was withheld: too many in this second.";
+        IcmpLimited = 49, "icmp_limited", "An ICMP error was withheld: its sender has caused too many in this second.";
+        LogLimited = 50, "log_limited", "A drop was left out of the log: its sender has caused too many in this second.";
     }
 }
 

@@ -1,6 +1,5 @@
 //! Every packet is counted once, under its verdict or the reason of its drop.
 
-use aya_log_ebpf::info;
 use margay_common::verdict::{DropReason, Note, Program, Verdict, counter};
 
 use crate::{maps, packet::Packet, xdp::Frame};
@@ -27,18 +26,4 @@ pub fn note(program: Program, packet: &Packet<'_>, note: Note) {
 #[inline(always)]
 pub fn frame(frame: &Frame<'_>, code: u8) {
     maps::count(counter(Program::Xdp, code), frame.len());
-}
-
-/// Tells of a drop where the agent was started with `--datapath-log`; the
-/// verifier removes it otherwise.
-#[inline(always)]
-pub fn log(packet: &Packet<'_>, program: Program, reason: DropReason) {
-    info!(
-        packet.context(),
-        "program {} dropped {} bytes from interface {}: reason {}",
-        program as u8,
-        packet.len(),
-        packet.ifindex(),
-        reason as u8
-    );
 }

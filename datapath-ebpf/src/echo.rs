@@ -8,11 +8,8 @@ use margay_common::{
 use crate::{
     forward::Forward,
     ip::Ip,
-    packet::{Bytes, ETH_LEN, IPV4_LEN, IPV6_LEN, Packet},
+    packet::{Bytes, ETH_LEN, IPV4_LEN, IPV6_LEN, Packet, V4_ADDRESSES, V6_ADDRESSES},
 };
-
-const V4_ADDRESSES: usize = ETH_LEN + 12;
-const V6_ADDRESSES: usize = ETH_LEN + 8;
 
 /// Turns an echo request into its reply, in place. A request in fragments or
 /// behind options gets none: the gateway does not reassemble.

@@ -25,7 +25,7 @@ pub fn decide(packet: &Packet<'_>, place: &mut Ip, blame: &mut Blame) -> Result<
     if is_multicast(&ip.dst, family) {
         return Err(DropReason::Multicast);
     }
-    let welcome = packet.ingress_ifindex() == 0 || packet.is_masqueraded_reply();
+    let welcome = is_own(packet, ip) || packet.is_masqueraded_reply();
     if let Some(endpoint) = maps::endpoint(&ip.dst) {
         if !welcome && endpoint.flags & ROUTABLE == 0 {
             return Err(DropReason::Outside);
@@ -41,6 +41,17 @@ pub fn decide(packet: &Packet<'_>, place: &mut Ip, blame: &mut Blame) -> Result<
         Some(subnet) if subnet.kind == SUBNET => to_remote(packet, ip, subnet, welcome, blame),
         _ => Err(DropReason::BadDestination),
     }
+}
+
+/// Whether this host made the packet. The proof is a socket. Some replies of the kernel have
+/// none (TCP resets, SYN cookies, rejections by a firewall); those come from one of the
+/// host's own addresses and are no fragments. A source address alone proves nothing: a
+/// neighbour of a router can forge it in IPv6. Nor does a missing ingress interface:
+/// `ip6_copy_metadata` drops it when the kernel fragments a forwarded packet.
+#[inline(always)]
+fn is_own(packet: &Packet<'_>, ip: &Ip) -> bool {
+    packet.ingress_ifindex() == 0
+        && (packet.has_socket() || !ip.is_fragment() && maps::is_own_address(&ip.src))
 }
 
 /// Sends to the node that has the address. The host's stack has already taken

@@ -17,13 +17,17 @@ use crate::{
 };
 
 /// Decides about a packet that came in on the uplink. What is not ours passes,
-/// whatever its shape.
+/// whatever its shape. Priority tags are ignored, as the kernel does; a frame of a VLAN
+/// belongs to the VLAN's interface and not to this one.
 #[inline(always)]
 pub fn decide(packet: &Packet<'_>, place: &mut Ip, blame: &mut Blame) -> Result<Forward, DropReason> {
-    let Some(family) = packet.family() else { return Ok(Forward::Pass) };
     if packet.had_vlan() {
-        return Ok(Forward::Pass);
+        packet.strip_priority_tags().map_err(|()| DropReason::Vlan)?;
+        if packet.had_vlan() {
+            return Ok(Forward::Pass);
+        }
     }
+    let Some(family) = packet.family() else { return Ok(Forward::Pass) };
     // Whatever its shape, and also if it came by broadcast; what is another
     // machine's does not enter.
     if maps::has_guards()

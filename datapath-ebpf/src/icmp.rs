@@ -51,13 +51,7 @@ pub fn answer(
     if gateway.is_unspecified() || !deserves_error(packet, ip) {
         return Err(());
     }
-    // A packet that was merged on its way in still asks the device for a
-    // checksum where its own transport header was, which would land in the
-    // error. Its sender tries again with a plain one and is told then.
-    if matches!(program, Program::FromNetwork) && packet.gso_size() != 0 {
-        return Err(());
-    }
-    if !maps::may_send_error(packet.ifindex()) {
+    if !error.carries_mtu && !maps::may_send_error(&payer(program, ip)) {
         count::note(program, packet, Note::IcmpLimited);
         return Err(());
     }
@@ -69,6 +63,18 @@ pub fn answer(
     packet.set_macs(ethernet.src, ethernet.dst).ok_or(())?;
     count::note(program, packet, Note::IcmpSent);
     Ok(())
+}
+
+/// Whose budget an error is taken from. Containers and nodes have a budget each: their
+/// source was verified by `from_workload`, here or on their own node. Everybody else can
+/// forge sources and shares one, so that forged sources neither fill the table of budgets
+/// nor take errors from containers.
+#[inline(always)]
+fn payer(program: Program, ip: &Ip) -> Addr {
+    match program {
+        Program::FromWorkload => ip.src,
+        _ => maps::sender(&ip.src),
+    }
 }
 
 /// RFC 1122 section 3.2.2 and RFC 4443 section 2.4: no error about an error,
@@ -211,7 +217,7 @@ fn write(
             headers.checksum = checksum::<{ size_of::<HeadersV4>() }>(&zerocopy::transmute!(headers));
             headers.icmp = icmp;
             let headers: [u8; size_of::<HeadersV4>()] = zerocopy::transmute!(headers);
-            packet.resize(ETH_LEN + headers.len() + quote.get())?;
+            packet.renew(ETH_LEN + headers.len() + quote.get())?;
             packet.store(ETH_LEN, &headers)?;
             packet.store_quote(ETH_LEN + headers.len(), &scratch.quote, quote)
         }
@@ -226,7 +232,7 @@ fn write(
                 icmp,
             };
             let headers: [u8; size_of::<HeadersV6>()] = zerocopy::transmute!(headers);
-            packet.resize(ETH_LEN + headers.len() + quote.get())?;
+            packet.renew(ETH_LEN + headers.len() + quote.get())?;
             packet.store(ETH_LEN, &headers)?;
             packet.store_quote(ETH_LEN + headers.len(), &scratch.quote, quote)
         }

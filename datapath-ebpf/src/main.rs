@@ -27,6 +27,8 @@ mod icmp;
 #[cfg(target_arch = "bpf")]
 mod ip;
 #[cfg(target_arch = "bpf")]
+mod log;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod ndp;
@@ -57,6 +59,7 @@ mod hooks {
         from_host, from_network, from_workload,
         icmp::{self, Blame},
         ip::Ip,
+        log,
         packet::Packet,
         xdp::{self, Frame, Onward},
     };
@@ -86,7 +89,10 @@ mod hooks {
         let (code, action) = match xdp::decide(&frame) {
             Ok(Onward::Pass) => (Verdict::Passed as u8, xdp_action::XDP_PASS),
             Ok(Onward::Transmit) => (Verdict::Remote as u8, xdp_action::XDP_TX),
-            Err(reason) => (reason as u8, xdp_action::XDP_DROP),
+            Err(reason) => {
+                log::of_frame(&frame, reason);
+                (reason as u8, xdp_action::XDP_DROP)
+            }
         };
         count::frame(&frame, code);
         action
@@ -110,7 +116,7 @@ mod hooks {
             }
             Err(reason) => {
                 count::drop(program, &packet, reason);
-                count::log(&packet, program, reason);
+                log::of_packet(&packet, program, reason);
                 explain(program, &packet, reason, ip, blame)
             }
         }

@@ -19,11 +19,12 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use margay_common::{
     endpoint::{Endpoint, Workload, WorkloadSlot},
     icmp::{ERRORS_PER_SECOND, QUOTE_MAX},
+    log::{LINES_PER_SECOND, Logged},
     net::Addr,
     route::{Neighbour, Node, Prefix, Route, RouteKey},
     table,
@@ -54,7 +55,16 @@ static NEIGHBOURS: HashMap<Addr, Neighbour> =
 #[map]
 static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTER_ENTRIES, 0);
 #[map]
-static ICMP_BUDGET: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(table::MAX_ICMP_BUDGETS, 0);
+static OWN_ADDRESSES: HashMap<Addr, u32> =
+    HashMap::with_max_entries(table::MAX_OWN_ADDRESSES, BPF_F_NO_PREALLOC);
+#[map]
+static ICMP_BUDGET: LruHashMap<Addr, Budget> = LruHashMap::with_max_entries(table::MAX_BUDGETS, 0);
+#[map]
+static LOG_DROPS: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+static LOG_BUDGET: LruHashMap<Addr, Budget> = LruHashMap::with_max_entries(table::MAX_BUDGETS, 0);
+#[map]
+static LOGGED: RingBuf = RingBuf::with_byte_size(table::LOGGED_BYTES, 0);
 #[map]
 static FLOWS: PerCpuArray<Flow> = PerCpuArray::with_max_entries(table::MAX_FLOWS, 0);
 #[map]
@@ -86,8 +96,8 @@ fn tally() {
     }
 }
 
-/// The ICMP errors that one interface caused in the second that began at
-/// `since`, nanoseconds of the monotonic clock.
+/// What one sender was granted in the second that began at `since`, nanoseconds of the
+/// monotonic clock.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Budget {
@@ -290,21 +300,54 @@ impl Cursor {
     }
 }
 
-/// Takes one ICMP error out of the interface's budget of this second.
+/// Whether an address is one of this host's own, on whichever interface.
 #[inline(always)]
-pub fn may_send_error(ifindex: u32) -> bool {
+pub fn is_own_address(addr: &Addr) -> bool {
+    tally();
+    // SAFETY: as in `workload`.
+    unsafe { OWN_ADDRESSES.get(addr) }.is_some()
+}
+
+/// Whom a source address stands for in budgets: itself if it belongs to a network, a node
+/// or this host, else the unspecified address, which all outsiders share.
+#[inline(always)]
+pub fn sender(src: &Addr) -> Addr {
+    if prefix(src).is_some() || is_own_address(src) { *src } else { Addr::UNSPECIFIED }
+}
+
+/// Takes one ICMP error out of a sender's budget of this second.
+#[inline(always)]
+pub fn may_send_error(sender: &Addr) -> bool {
+    grant(&ICMP_BUDGET, sender, ERRORS_PER_SECOND)
+}
+
+/// Whether drops are logged now.
+#[inline(always)]
+pub fn is_logging() -> bool {
+    LOG_DROPS.get(0).is_some_and(|on| *on != 0)
+}
+
+/// Passes a drop to the agent's log if the sender's budget allows. Whether it did.
+#[inline(always)]
+pub fn log(sender: &Addr, drop: &Logged) -> bool {
+    grant(&LOG_BUDGET, sender, LINES_PER_SECOND) && LOGGED.output::<Logged>(drop, 0).is_ok()
+}
+
+/// Takes one out of a budget of so many in a second.
+#[inline(always)]
+fn grant(budgets: &LruHashMap<Addr, Budget>, sender: &Addr, per_second: u32) -> bool {
     tally();
     // SAFETY: the helper only reads the clock.
     let now = unsafe { bpf_ktime_get_ns() };
-    if let Some(budget) = ICMP_BUDGET.get_ptr_mut(ifindex) {
+    if let Some(budget) = budgets.get_ptr_mut(sender) {
         // SAFETY: the pointer is valid for this run. Two CPUs may race; then
-        // an error more or less is sent, which the limit does not mind.
+        // one more or less is granted, which the limit does not mind.
         unsafe {
             if now - (*budget).since < 1_000_000_000 {
                 (*budget).spent += 1;
-                return (*budget).spent <= u64::from(ERRORS_PER_SECOND);
+                return (*budget).spent <= u64::from(per_second);
             }
         }
     }
-    ICMP_BUDGET.insert(ifindex, Budget { since: now, spent: 1 }, 0).is_ok()
+    budgets.insert(sender, Budget { since: now, spent: 1 }, 0).is_ok()
 }

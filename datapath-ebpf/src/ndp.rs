@@ -101,7 +101,7 @@ pub fn decide(packet: &Packet<'_>, workload: &Workload, ip: &Ip) -> Result<Forwa
     };
     reply.message.checksum = checksum(&reply);
     let bytes: [u8; LEN] = zerocopy::transmute!(reply);
-    packet.resize(LEN).map_err(|()| DropReason::Malformed)?;
+    packet.renew(LEN).map_err(|()| DropReason::Malformed)?;
     packet.store(0, &bytes).map_err(|()| DropReason::Malformed)?;
     Ok(Forward::Answer)
 }

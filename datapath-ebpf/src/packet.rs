@@ -7,10 +7,10 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_redir_neigh},
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh},
     helpers::{
-        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type,
-        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -27,6 +27,11 @@ pub const IPV4_LEN: usize = 20;
 /// Length of an IPv6 header without extensions.
 pub const IPV6_LEN: usize = 40;
 
+/// Where the source lies in a frame of IPv4, and behind it the destination.
+pub const V4_ADDRESSES: usize = ETH_LEN + 12;
+/// The same of IPv6.
+pub const V6_ADDRESSES: usize = ETH_LEN + 8;
+
 /// EtherTypes as they lie in a frame.
 pub const IPV4: u16 = 0x0800_u16.to_be();
 /// IPv6.
@@ -37,6 +42,11 @@ pub const ARP: u16 = 0x0806_u16.to_be();
 pub const VLAN: u16 = 0x8100_u16.to_be();
 /// A service VLAN tag.
 pub const QINQ: u16 = 0x88a8_u16.to_be();
+
+/// The bits of a VLAN tag that name the VLAN.
+const VLAN_ID: u32 = 0x0fff;
+/// Consecutive priority tags that a frame may have. Nobody sends more than two.
+const PRIORITY_TAGS_MAX: usize = 4;
 
 /// `pkt_type` of a frame that is addressed to the device it came in on.
 const PACKET_HOST: u32 = 0;
@@ -174,12 +184,6 @@ impl<'a> Packet<'a> {
         Self { ctx }
     }
 
-    /// The context, for aya-log.
-    #[inline(always)]
-    pub fn context(&self) -> &TcContext {
-        self.ctx
-    }
-
     #[inline(always)]
     fn skb(&self) -> *mut __sk_buff {
         self.ctx.skb.skb
@@ -205,11 +209,22 @@ impl<'a> Packet<'a> {
         unsafe { (*self.skb()).ifindex }
     }
 
-    /// The interface that the packet came in on, 0 where this host made it.
+    /// The interface that the packet came in on, or 0. 0 does not prove that this host made
+    /// it: the kernel also loses the interface when it fragments a forwarded IPv6 packet.
     #[inline(always)]
     pub fn ingress_ifindex(&self) -> u32 {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb()).ingress_ifindex }
+    }
+
+    /// Whether a socket of this host sends the packet, including the kernel's own (echo
+    /// replies, ICMP errors). Forwarded packets have none: the stack detaches the sender's
+    /// socket when it receives them (`skb_orphan` in `ip_rcv_core`).
+    #[inline(always)]
+    pub fn has_socket(&self) -> bool {
+        // SAFETY: as in `ifindex`; whichever field of the union is read, it is a pointer,
+        // and it is compared and not followed.
+        unsafe { !(*self.skb()).__bindgen_anon_2.sk.is_null() }
     }
 
     /// Whether the host's own rules say that the packet answers what a container
@@ -236,11 +251,36 @@ impl<'a> Packet<'a> {
         unsafe { (*self.skb()).protocol as u16 }
     }
 
-    /// Whether the device took a VLAN tag off the frame.
+    /// Whether the frame has a VLAN tag, which the kernel keeps in the metadata.
     #[inline(always)]
     pub fn had_vlan(&self) -> bool {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb()).vlan_present != 0 }
+    }
+
+    /// Whether that tag is a priority tag: VLAN 0 (IEEE 802.1Q section 6.9.1).
+    #[inline(always)]
+    fn has_priority_tag(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        self.had_vlan() && unsafe { (*self.skb()).vlan_tci } & VLAN_ID == 0
+    }
+
+    /// Removes the outermost priority tags, 802.1Q and 802.1ad, as the kernel does after the
+    /// programs have run. Each removal moves the next tag of the frame into the metadata.
+    /// Fails if more than [`PRIORITY_TAGS_MAX`] follow each other. A function of its own:
+    /// inlined, it makes LLVM compute pointers into the context, which verifiers refuse.
+    #[inline(never)]
+    pub fn strip_priority_tags(&self) -> Result<(), ()> {
+        for _ in 0..PRIORITY_TAGS_MAX {
+            if !self.has_priority_tag() {
+                return Ok(());
+            }
+            // SAFETY: the helper takes a tag off the frame or fails; no view outlives it.
+            if unsafe { bpf_skb_vlan_pop(self.skb()) } != 0 {
+                return Err(());
+            }
+        }
+        if self.has_priority_tag() { Err(()) } else { Ok(()) }
     }
 
     /// Whether the frame is addressed to the device that it came in on.
@@ -293,10 +333,27 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Makes the frame `len` bytes long. A super-packet becomes a plain one; a
-    /// checksum that the device still owes it is owed on.
+    /// Resizes the frame to `len` bytes, at most [`RENEWED`], of which the caller then writes
+    /// everything behind the Ethernet header. A super-packet becomes a plain one.
+    ///
+    /// The old packet may be `CHECKSUM_PARTIAL`: the device, or the kernel for it, would
+    /// compute the transport checksum later and write it into the new bytes. So all bytes
+    /// that the checksum can start in are cut out at the front. Its start then lies before
+    /// the frame, and the kernel clears the state (`skb_postpull_rcsum`, here or in the next
+    /// [`Self::store`]). Fails if the checksum's field lies beyond `len`.
     #[inline(always)]
-    pub fn resize(&self, len: usize) -> Result<(), ()> {
+    pub fn renew(&self, len: usize) -> Result<(), ()> {
+        self.resize(len)?;
+        self.resize(len + RENEWED)?;
+        // SAFETY: the helper takes bytes out or fails; no view outlives it.
+        match unsafe { bpf_skb_adjust_room(self.skb(), -(RENEWED as i32), BPF_ADJ_ROOM_MAC, 0) } {
+            0 => Ok(()),
+            _ => Err(()),
+        }
+    }
+
+    #[inline(always)]
+    fn resize(&self, len: usize) -> Result<(), ()> {
         // SAFETY: the helper resizes the frame or fails; no view outlives it.
         match unsafe { bpf_skb_change_tail(self.skb(), len as u32, 0) } {
             0 => Ok(()),
@@ -318,9 +375,12 @@ impl<'a> Packet<'a> {
 
     #[inline(always)]
     fn store_from(&self, offset: usize, from: *const c_void, len: u32) -> Result<(), ()> {
+        // Kernels without "bpf: pull before calling skb_postpull_rcsum()" clear the state of
+        // a renewed frame only here.
+        let flags = BPF_F_RECOMPUTE_CSUM.into();
         // SAFETY: both callers pass a length that their buffer has, and the
         // helper refuses what does not fit into the frame.
-        match unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, from, len, 0) } {
+        match unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, from, len, flags) } {
             0 => Ok(()),
             _ => Err(()),
         }
@@ -390,6 +450,9 @@ struct Neigh {
 
 const NEIGH: usize = offset_of!(Neigh, family);
 const _: () = assert!(size_of::<Neigh>() - NEIGH == size_of::<bpf_redir_neigh>());
+
+/// Bytes of the longest frame that the programs write: an ICMPv6 error with its quote.
+pub const RENEWED: usize = ETH_LEN + IPV6_LEN + 8 + QUOTE_MAX;
 
 /// How much of a packet is quoted: 1 to [`QUOTE_MAX`] bytes.
 #[derive(Clone, Copy)]

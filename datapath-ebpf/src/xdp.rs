@@ -55,6 +55,14 @@ impl<'a> Frame<'a> {
         Self { ctx }
     }
 
+    /// The uplink.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel passes a context that is valid for the whole run
+        // and rewrites this access into one of its own structure.
+        unsafe { (*self.ctx.ctx).ingress_ifindex }
+    }
+
     /// Length of the frame with its link header.
     #[inline(always)]
     pub fn len(&self) -> u32 {
@@ -66,11 +74,7 @@ impl<'a> Frame<'a> {
 #[inline(always)]
 pub fn decide(frame: &Frame<'_>) -> Result<Onward, DropReason> {
     let (Some(ethernet), Some(node)) = (frame.ethernet(), maps::node()) else { return Ok(Onward::Pass) };
-    let family = match ethernet.kind {
-        IPV4 => Family::V4,
-        IPV6 => Family::V6,
-        _ => return Ok(Onward::Pass),
-    };
+    let Some(family) = family_of(ethernet.kind) else { return Ok(Onward::Pass) };
     if ethernet.dst != node.uplink_mac {
         return Ok(Onward::Pass);
     }
@@ -103,6 +107,22 @@ pub fn decide(frame: &Frame<'_>) -> Result<Onward, DropReason> {
         Some(subnet) if subnet.kind == SUBNET => through(frame, &ip, subnet, fits),
         _ => Ok(Onward::Pass),
     }
+}
+
+/// The family by the EtherType.
+#[inline(always)]
+fn family_of(kind: u16) -> Option<Family> {
+    match kind {
+        IPV4 => Some(Family::V4),
+        IPV6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+/// The family of a frame.
+#[inline(always)]
+pub fn family(frame: &Frame<'_>) -> Option<Family> {
+    family_of(frame.ethernet()?.kind)
 }
 
 /// What cannot be read is dropped only if it is for a subnet of ours, as by

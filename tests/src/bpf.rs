@@ -33,7 +33,7 @@ use margay::{
     tables::{Entry, HOST_INTERFACE, Tables},
 };
 use margay_common::{
-    net::{GATEWAY_MAC, Mac},
+    net::{Addr, GATEWAY_MAC, Mac},
     route::Neighbour,
     table::{ICMP_BUDGET, LOOKUPS},
     verdict::Program,
@@ -285,12 +285,12 @@ impl Node {
         statistics(fd.expect("it is loaded").as_fd())
     }
 
-    /// Gives every interface its whole budget of ICMP errors again.
+    /// Gives every sender its whole budget of ICMP errors again.
     fn forget_budgets(&self) {
         let maps = Pins::at(&self.root).maps();
-        let mut budgets: HashTable<u32, [u64; 2]> = HashTable::open(&maps, ICMP_BUDGET).expect("the map");
-        for ifindex in budgets.read().expect("the map").into_keys() {
-            budgets.remove(ifindex).expect("the map");
+        let mut budgets: HashTable<Addr, [u64; 2]> = HashTable::open(&maps, ICMP_BUDGET).expect("the map");
+        for sender in budgets.read().expect("the map").into_keys() {
+            budgets.remove(sender).expect("the map");
         }
     }
 
@@ -494,6 +494,7 @@ fn fill(datapath: &mut Datapath, tables: &Tables) {
             Entry::Route(key, route) => maps.routes.put(key, route),
             Entry::Prefix(key, prefix) => maps.prefixes.put(key.len, key.addr, prefix),
             Entry::Guard(key, ()) => maps.guards.put(key.len, key.addr),
+            Entry::OwnAddress(addr, ()) => maps.own_addresses.put(addr, 1),
             Entry::Endpoint(addr, endpoint) => maps.endpoints.put(addr, endpoint),
             _ => Ok(()),
         }

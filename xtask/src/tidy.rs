@@ -23,7 +23,7 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 25] = [
+const EDGES: [(&str, &[&str]); 26] = [
     ("files", &[]),
     ("tables", &[]),
     ("model", &[]),
@@ -41,12 +41,14 @@ const EDGES: [(&str, &[&str]); 25] = [
     ("control", &["desired", "kernel", "model", "reconcile", "store", "tables"]),
     ("workload", &["control", "desired", "ipam", "journal", "kernel", "model", "network", "tables"]),
     ("report", &[]),
+    ("drops", &["control", "kernel", "model"]),
     ("sockets", &[]),
     ("docker", &["control", "journal", "metrics", "model", "network", "report", "store", "workload"]),
     (
         "api",
         &[
             "control",
+            "drops",
             "kernel",
             "membership",
             "metrics",
@@ -69,6 +71,7 @@ const EDGES: [(&str, &[&str]); 25] = [
             "control",
             "desired",
             "docker",
+            "drops",
             "ipam",
             "journal",
             "kernel",
@@ -89,9 +92,8 @@ const EDGES: [(&str, &[&str]); 25] = [
 ];
 
 /// Crates that only these modules of the agent may name.
-const OWNED: [(&str, &[&str]); 15] = [
+const OWNED: [(&str, &[&str]); 14] = [
     ("aya", &["kernel"]),
-    ("aya_log", &["kernel"]),
     ("aya_obj", &["kernel"]),
     ("ethtool", &["kernel"]),
     ("netlink_sys", &["kernel"]),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::run;
 
 /// Modules that the programs inside need and that these kernels do not have built in.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 13] = [
     "vmxnet3",
     "veth",
     "sch_ingress",
@@ -23,11 +23,14 @@ const MODULES: [&str; 11] = [
     "nft_masq",
     "nft_fib_inet",
     "nft_compat",
+    "nft_reject_inet",
+    "8021q",
 ];
 
 /// Programs of Debian's that they run; all others are busybox's, which has its own
 /// idea of some: so none of those is run by busybox, who would prefer itself.
-const TOOLS: [&str; 17] = [
+const TOOLS: [&str; 18] = [
+    "bash",
     "chrt",
     "etcd",
     "etcdctl",

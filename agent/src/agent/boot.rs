@@ -77,7 +77,7 @@ async fn try_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> Res
     let expected = endpoints.values().map(|endpoint| &endpoint.host_interface);
     let look = facts::look(netlink, &name, expected).await?;
     let addresses = facts::node_addresses(&look, &name, &config.addresses, &[]);
-    let Look { interfaces, occupied, uplink, no_ipv6, .. } = look;
+    let Look { interfaces, occupied, own, uplink, no_ipv6, .. } = look;
     let (uplink, addresses) = (uplink?, addresses?);
     if let Some(why) = why {
         info!(uplink = name, "found the uplink, {why}");
@@ -88,6 +88,7 @@ async fn try_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> Res
         given: config.addresses.clone(),
         uplink,
         occupied,
+        own,
         no_ipv6,
         world: match config.masquerade {
             true => world::read(netlink, &name, &Originals::of(&config.state_dir)).await?,

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::wire;
 use crate::{
-    control,
+    control, drops,
     kernel::{attach::TcMode, counters, datapath::Datapath, host, pins::Pins},
     membership::Membership,
     metrics,
@@ -54,6 +54,8 @@ pub struct Agent {
     pub stop: Arc<Notify>,
     /// Programs and maps.
     pub datapath: Arc<Mutex<Datapath>>,
+    /// Whether drops are logged.
+    pub drops: drops::Switch,
     /// Where they are pinned.
     pub pins: Pins,
     /// How programs are attached.
@@ -147,6 +149,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
         .route("/v1/guard", get(blocked).post(block).delete(unblock))
         .route("/v1/store", get(export))
         .route("/v1/store/adopt", post(adopt))
+        .route("/v1/log", post(log))
         .route("/v1/stop", post(stop))
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{name}", delete(remove_network))
@@ -255,6 +258,11 @@ async fn export(State(agent): Shared) -> Answer<wire::Dump> {
 
 async fn adopt(State(agent): Shared) -> Answer<()> {
     agent.membership.adopt().await?;
+    Ok(Json(()))
+}
+
+async fn log(State(agent): Shared, Json(request): Json<wire::LogRequest>) -> Answer<()> {
+    agent.drops.turn(request.drops).await?;
     Ok(Json(()))
 }
 

@@ -90,6 +90,13 @@ pub struct BlockRequest {
     pub comment: Option<String>,
 }
 
+/// A request to switch parts of the log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogRequest {
+    /// Whether dropped packets are logged.
+    pub drops: bool,
+}
+
 /// A request to remove a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeRemoval {

@@ -26,6 +26,8 @@ impl State {
     pub fn permits(&self, change: &Change, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
         match change {
             Change::Remove(key) if self.released.contains(key) => true,
+            // The host alone knows its addresses.
+            Change::Remove(Key::OwnAddress(_)) => true,
             Change::Remove(key) => self.trust == Trust::Whole && !self.holds(key, actual, blind),
             Change::Put(entry) => self.may_put(entry, actual),
         }
@@ -41,7 +43,7 @@ impl State {
                     || !matches!(actual.interfaces.get(name), Some(found) if found != interface)
             }
             // This host's own, whatever the store says.
-            Entry::Node(..) => true,
+            Entry::Node(..) | Entry::OwnAddress(..) => true,
             Entry::Attachment(name, _) => self.follows_host() || !actual.attachments.contains_key(name),
             // Whose container it is, this host knows by itself.
             Entry::Workload(index, workload) => {
@@ -104,7 +106,7 @@ impl State {
             Key::Guard(key) => blind
                 .iter()
                 .any(|blind| matches!(blind, key::Key::Blocked(cidr) if desired::prefix_key(*cidr) == *key)),
-            Key::Node(()) | Key::Xdp(_) => false,
+            Key::Node(()) | Key::Xdp(_) | Key::OwnAddress(_) => false,
         }
     }
 

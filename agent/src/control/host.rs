@@ -117,6 +117,8 @@ impl<K: Kernel> Loop<K> {
         let dirty = self.state.has_down(&look.down);
         self.dirty.add(dirty);
         self.state.facts.occupied.clone_from(&look.occupied);
+        let dirty = self.state.has_addresses(std::mem::take(&mut look.own));
+        self.dirty.add(dirty);
         if self.state.facts.no_ipv6 != look.no_ipv6 {
             self.state.facts.no_ipv6.clone_from(&look.no_ipv6);
             self.state.retry.forget();

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -249,6 +250,12 @@ impl State {
         let down: Vec<String> = names.iter().filter(served).cloned().collect();
         actual.interfaces.retain(|name, _| !down.contains(name));
         if down.is_empty() { Dirty::Nothing } else { Dirty::Everything }
+    }
+
+    /// Takes over the host's own addresses, and says what that changes.
+    pub fn has_addresses(&mut self, own: BTreeSet<IpAddr>) -> Dirty {
+        let before = std::mem::replace(&mut self.facts.own, own);
+        if before == self.facts.own { Dirty::Nothing } else { Dirty::Everything }
     }
 
     /// Forgets released entries that the kernel holds no longer.

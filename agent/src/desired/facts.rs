@@ -86,6 +86,8 @@ pub struct LocalFacts {
     pub gateways: BTreeSet<IpAddr>,
     /// Addresses at which this node reaches the store, if that is elsewhere.
     pub store: BTreeSet<IpAddr>,
+    /// All of the host's own addresses, except loopback and link-local ones.
+    pub own: BTreeSet<IpAddr>,
     /// The largest super-packet that containers may send, bytes, where that is
     /// above the usual 64 KiB.
     pub super_packets: Option<u32>,

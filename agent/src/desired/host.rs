@@ -48,6 +48,7 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
     let harmless = |cidr: &IpNet| !holds_mapped(*cidr) && !vital.keys().any(|addr| cidr.contains(addr));
     let blocked = snapshot.blocked.keys().filter(|cidr| harmless(cidr));
     entries.extend(blocked.map(|cidr| Entry::Guard(prefixes::key(*cidr), ())));
+    entries.extend(facts.own.iter().map(|addr| Entry::OwnAddress(Addr::from(*addr), ())));
     entries
 }
 

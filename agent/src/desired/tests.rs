@@ -96,6 +96,7 @@ fn facts() -> LocalFacts {
             mac: margay_common::net::Mac([2, 0, 0, 0, 0, 1]),
         },
         on_link: [ip("192.0.2.2")].into(),
+        own: [ip("192.0.2.1"), ip("172.17.0.1")].into(),
         interfaces: [(HOST_INTERFACE.to_owned(), 4), ("mgye1".to_owned(), 5)].into(),
         endpoints: [("e1".to_owned(), endpoint)].into(),
         ..LocalFacts::default()
@@ -322,4 +323,11 @@ fn another_node_does_not_take_this_ones_address() {
     let value = br#"{"v":1,"name":"h9","addresses":["192.0.2.1"]}"#.to_vec();
     snapshot.apply(&Event::Put { key: "/margay/v1/nodes/h9".into(), value, revision: 2 });
     assert_eq!(desired(&snapshot, &facts()), before);
+}
+
+#[test]
+fn all_host_addresses_are_own_addresses() {
+    let tables = desired(&Snapshot::default(), &facts());
+    let own = tables.own_addresses.into_keys().map(IpAddr::from);
+    assert_eq!(own.collect::<Vec<_>>(), facts().own.into_iter().collect::<Vec<_>>());
 }

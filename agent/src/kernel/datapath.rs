@@ -49,6 +49,10 @@ pub struct Maps {
     pub prefixes: TrieTable<Addr, Prefix>,
     /// Blocked prefixes.
     pub guards: Guards,
+    /// Addresses of this host itself.
+    pub own_addresses: HashTable<Addr, u32>,
+    /// Whether drops are logged, 0 or 1.
+    pub log_drops: Single<u32>,
     /// Next hops that the agent vouches for.
     pub neighbours: HashTable<Addr, Neighbour>,
     /// Counters.
@@ -84,8 +88,6 @@ impl Guards {
 /// What the programs do besides.
 #[derive(Clone, Copy, Debug, Default, Hash)]
 pub struct Extras {
-    /// Tell of every drop through aya-log.
-    pub log: bool,
     /// Count their look-ups in `LOOKUPS`, for tests and the bench.
     pub tally: bool,
     /// Have XDP remember flows for another while, nanoseconds, or with 0 not at all; for
@@ -152,6 +154,8 @@ impl Maps {
                 prefixes: TrieTable::open(dir, table::GUARD)?,
                 any: Single::open(dir, table::GUARDED)?,
             },
+            own_addresses: HashTable::open(dir, table::OWN_ADDRESSES)?,
+            log_drops: Single::open(dir, table::LOG_DROPS)?,
             neighbours: HashTable::open(dir, table::NEIGHBOURS)?,
             counters: PerCpu::open(dir, table::COUNTERS)?,
         })
@@ -163,9 +167,9 @@ pub fn capacity(dir: &Path, name: &str) -> Result<u32> {
     Ok(MapInfo::from_pin(dir.join(name))?.max_entries())
 }
 
-/// Maps that another agent's programs take over. The log buffer, and what programs note
-/// for themselves, is each object's own.
-const PINNED: [&str; 11] = [
+/// Maps that another agent's programs take over. What programs note for themselves is each
+/// object's own.
+const PINNED: [&str; 15] = [
     table::NODE,
     table::WORKLOADS,
     table::WORKLOAD_SPILL,
@@ -176,18 +180,20 @@ const PINNED: [&str; 11] = [
     table::GUARDED,
     table::NEIGHBOURS,
     table::COUNTERS,
+    table::OWN_ADDRESSES,
     table::ICMP_BUDGET,
+    table::LOG_DROPS,
+    table::LOG_BUDGET,
+    table::LOGGED,
 ];
 
 fn load_and_pin(pins: &Pins, dir: &Path, extras: Extras) -> Result<()> {
-    let level = if extras.log { aya_log::Level::Info as u8 } else { 0 };
     let tally = u8::from(extras.tally);
     let hold = extras.hold.unwrap_or(table::FLOW_HOLD);
     let mut loader = EbpfLoader::new();
     loader
         .btf(None)
         .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global(aya_log::LEVEL, &level, true)
         .override_global(table::TALLY, &tally, true)
         .override_global(table::HOLD, &hold, true);
     let pinned = PINNED.into_iter().chain(extras.tally.then_some(table::LOOKUPS));

@@ -28,6 +28,8 @@ pub struct Look {
     pub down: BTreeSet<String>,
     /// The prefixes on this host's links, ours and the loopback's apart.
     pub occupied: Vec<IpNet>,
+    /// All of the host's own addresses, except loopback and link-local ones.
+    pub own: BTreeSet<IpAddr>,
     /// The uplink, or what is wrong with it.
     pub uplink: Result<Uplink>,
     /// The uplink's addresses.
@@ -57,11 +59,13 @@ pub async fn look(
     }
     let mut addresses = link::addresses(netlink).await.context("list addresses")?;
     let occupied = occupied(&addresses, &interfaces);
+    let own = addresses.iter().map(|found| found.net.addr());
+    let own = own.filter(|addr| !addr.is_loopback() && !is_link_local(&IpNet::from(*addr))).collect();
     let index = links.iter().find(|link| link.name == uplink).map(|link| link.index);
     addresses.retain(|found| Some(found.interface) == index);
     let no_ipv6 = no_ipv6(uplink);
     let uplink = uplink_of(&links, &addresses, uplink);
-    Ok(Look { occupied, uplink, addresses, interfaces, down, no_ipv6 })
+    Ok(Look { occupied, own, uplink, addresses, interfaces, down, no_ipv6 })
 }
 
 /// Why an interface has no IPv6, where it is switched off.

@@ -103,6 +103,7 @@ impl Host {
                 attach::attach(self.mode, &self.pins, &self.netlink, name, hook, program).await
             }
             Entry::Guard(key, ()) => maps.guards.put(key.len, key.addr),
+            Entry::OwnAddress(addr, ()) => maps.own_addresses.put(*addr, 1),
             Entry::Xdp(name, wanted) => {
                 let program = datapath.xdp.as_mut().context("this kernel refuses the XDP program")?;
                 xdp::attach(&self.pins, &self.netlink, name, wanted.native, program).await
@@ -130,6 +131,7 @@ impl Host {
             Key::Endpoint(addr) => maps.endpoints.remove(*addr),
             Key::Attachment(name) => attach::detach(&self.pins, &self.netlink, name).await.map(drop),
             Key::Guard(key) => maps.guards.remove(key.len, key.addr),
+            Key::OwnAddress(addr) => maps.own_addresses.remove(*addr),
             Key::Xdp(name) => xdp::detach(&self.pins, name).map(drop),
             Key::HostRoute(dst) => link::remove_host_route(&self.netlink, *dst).await,
             Key::Firewall(()) => firewall::remove().await,
@@ -180,6 +182,7 @@ impl Kernel for Host {
         for ((len, addr), _) in maps.guards.read()? {
             tables.guards.insert(PrefixKey { len, addr }, ());
         }
+        tables.own_addresses = maps.own_addresses.read()?.into_keys().map(|addr| (addr, ())).collect();
         let current =
             datapath.xdp.as_ref().map(|program| program.info().map(|info| info.id())).transpose()?;
         for interface in self.pins.xdp_interfaces()? {

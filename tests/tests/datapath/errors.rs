@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use margay_common::verdict::Program;
 use margay_tests::{
-    bpf::{Node, both, mac, node},
+    bpf::{Context, Node, both, mac, node},
     frame::{Frame, GATEWAY, icmpv6_checksum_is_right, sum},
 };
 
@@ -151,6 +151,76 @@ fn errors_are_limited() {
     // Another endpoint has a budget of its own.
     let other = Frame::udp(mac("c2"), both(1, 3)[0], both(1, 200)[0]).bytes();
     explained(&node.from_workload("c2", &other), "from_workload", "no_endpoint");
+}
+
+/// Passes so many frames through `from_network`, faster than any of them would be read.
+fn flood(node: &Node, frames: impl Iterator<Item = Vec<u8>>) {
+    let uplink = node.ifindex("up0");
+    for frame in frames {
+        node.nanoseconds(Program::FromNetwork, &frame, uplink, 1);
+    }
+}
+
+const REMOTE: [u8; 6] = [2, 9, 9, 9, 9, 9];
+
+#[test]
+fn the_icmp_budget_is_per_sender() {
+    let mut node = node();
+    for family in 0..2 {
+        let to_nobody = |host| Frame::udp(REMOTE, both(1, host)[family], both(1, 20)[family]).bytes();
+        let limited = node.count(Program::FromNetwork, "icmp_limited");
+        flood(&node, (0..3000).map(|_| to_nobody(70)));
+        assert!(node.count(Program::FromNetwork, "icmp_limited") > limited, "one has spent its own");
+        explained(&node.from_network(&to_nobody(71)), "from_network", "no_endpoint");
+    }
+}
+
+/// Outsiders can write any source: many of them have one budget.
+#[test]
+fn outsiders_share_one_icmp_budget() {
+    let node = node();
+    let outsider = |n: u32| IpAddr::from((0xcb00_7100 + n).to_be_bytes());
+    let frames = (0..3000).map(|n| Frame::udp(REMOTE, outsider(n % 50), both(4, 200)[0]).bytes());
+    let counts = || ["icmp_sent", "icmp_limited"].map(|reason| node.count(Program::FromNetwork, reason));
+    let before = counts();
+    flood(&node, frames);
+    let after = counts();
+    let (sent, limited) = (after[0] - before[0], after[1] - before[1]);
+    assert_eq!(sent + limited, 3000);
+    assert!(sent >= 100 && limited > 0, "{sent} sent, {limited} withheld");
+    // Which takes nothing from the cluster's own.
+    let mut node = node;
+    let own = Frame::udp(REMOTE, both(1, 70)[0], both(1, 20)[0]).bytes();
+    explained(&node.from_network(&own), "from_network", "no_endpoint");
+}
+
+#[test]
+fn too_big_errors_are_not_limited() {
+    let mut node = node();
+    for family in 0..2 {
+        // Of one who has spent its budget otherwise.
+        flood(&node, (0..300).map(|_| Frame::udp(REMOTE, both(1, 70)[family], both(1, 20)[family]).bytes()));
+        let big = Frame::udp_of(REMOTE, both(1, 70)[family], both(1, 4)[family], 1350);
+        for _ in 0..300 {
+            explained(&node.from_network(&big.bytes()), "from_network", "too_big");
+        }
+    }
+}
+
+/// The kernel merges packets on their way in; the error is a plain one about the first bytes.
+#[test]
+fn gro_packets_from_the_wire_get_errors() {
+    let mut node = node();
+    let uplink = node.ifindex("up0");
+    for (family, kind) in [(3, 4), (2, 0)].into_iter().enumerate() {
+        let mut tcp = vec![0; 20 + 3000];
+        tcp[12] = 0x50;
+        let frame = Frame::udp(REMOTE, both(1, 70)[family], both(1, 4)[family]).carrying(6, &tcp);
+        let context = Context { ifindex: uplink, gso_size: 1350, ..Context::default() };
+        let out = node.run(Program::FromNetwork, &frame.bytes(), context);
+        explained(&out, "from_network", "too_big");
+        is_error(&out.frame, &frame, both(1, 1)[family], kind, 1300);
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn addr(text: &str) -> IpAddr {
 /// remembers for itself.
 fn remembering(hold: Option<u64>) -> Node {
     stay();
-    let mut node = Node::with(Extras { tally: true, hold, ..Extras::default() });
+    let mut node = Node::with(Extras { tally: true, hold });
     H2.into_iter().for_each(|h2| node.vouch(addr(h2), NEXT, 600));
     node
 }

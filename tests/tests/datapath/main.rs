@@ -38,7 +38,7 @@ fn the_verifier_has_little_to_do() {
 #[test]
 fn every_kind_of_packet_costs_the_look_ups_that_are_told() {
     stay();
-    let mut node = Node::with(Extras { tally: true, hold: Some(MINUTE), ..Extras::default() });
+    let mut node = Node::with(Extras { tally: true, hold: Some(MINUTE) });
     prepare(&mut node);
     for kind in all() {
         for family in 0..2 {

@@ -37,6 +37,21 @@ fn ends(out: &Outcome, reason: &str) {
     assert_eq!((out.action, &out.counted[..]), (XDP_DROP, &[format!("xdp_uplink {reason}")][..]), "{out:?}");
 }
 
+/// `from_network` then checks them.
+#[test]
+fn frames_with_vlan_tags_pass_xdp() {
+    let mut node = node();
+    for family in 0..2 {
+        for src in [BLOCKED, THIS_NODE, OUTSIDE] {
+            for tags in [&[0x81, 0, 0, 0][..], &[0x88, 0xa8, 0, 5], &[0x81, 0, 0, 0, 0x81, 0, 0, 0]] {
+                let mut frame = Frame::udp(WIRE, addr(src[family]), both(1, 2)[family]).bytes();
+                frame.splice(12..12, tags.iter().copied());
+                passes(&node.xdp(&frame), &frame);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_passes_through_goes_on_at_once() {
     let mut node = node();

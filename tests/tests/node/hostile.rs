@@ -14,16 +14,11 @@ use crate::attach::one_host;
 
 /// Sends a raw frame out of a container's interface, as what its own EtherType says.
 fn send(container: &Namespace, frame: &[u8]) {
-    let link = container.sh("ip -o link show dev eth0");
-    let index = link.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
-    raw::send(&container.path(), index, 0, frame).expect("a raw socket sends it");
+    raw::send(&container.path(), raw::index(container, "eth0"), 0, frame).expect("a raw socket sends it");
 }
 
 fn mac_of(container: &Namespace) -> [u8; 6] {
-    let link = container.sh("ip -o link show dev eth0");
-    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC");
-    let bytes: Vec<u8> = mac.split(':').map(|b| u8::from_str_radix(b, 16).expect("hex")).collect();
-    bytes.try_into().expect("six")
+    raw::mac(container, "eth0")
 }
 
 /// Sends a frame and waits until it is counted under a reason.

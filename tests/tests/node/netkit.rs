@@ -130,8 +130,11 @@ fn a_stream_passes_and_survives_the_agent() {
     lab.host(1).agent().kill();
     reach(&a, &addr_near);
     reach(&a, &addr_far);
-    // Another object's programs take the place of those that are there.
-    lab.host(1).flags.push("--datapath-log".into());
+    // Programs that no folder of this object's names are another's: new ones take their place.
+    let programs = lab.plan.bpffs.join("h1/programs");
+    for object in std::fs::read_dir(&programs).expect("pins").filter_map(Result::ok) {
+        std::fs::rename(object.path(), programs.join("another")).expect("there is one");
+    }
     lab.host(1).up();
     eventually("every hook has the new programs", || {
         let log = lab.h(1).log();
@@ -221,11 +224,8 @@ fn a_frame_is_what_it_says_behind_a_netkit() {
     let Some(lab) = netkits() else { return };
     let (a, addr_a) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");
-    let link = a.sh("ip -o link show dev eth0");
-    let index = link.split(':').next().and_then(|index| index.parse().ok()).expect("an index");
-    let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC");
-    let mac: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect();
-    let frame = Frame::udp(mac.try_into().expect("six"), addr_a[0], addr_b[0]).bytes();
+    let index = raw::index(&a, "eth0");
+    let frame = Frame::udp(raw::mac(&a, "eth0"), addr_a[0], addr_b[0]).bytes();
     let count = |reason: &str| lab.h(1).count("from_workload", reason);
     let (local, refused) = (count("local"), count("ether_type"));
     raw::send(&a.path(), index, 0x0800, &frame).expect("it passes");

@@ -86,6 +86,7 @@ fn name(key: &Key) -> String {
         Key::Route(key) => format!("the route to {}", std::net::IpAddr::from(key.addr)),
         Key::Prefix(key) => format!("the prefix {}", std::net::IpAddr::from(key.addr)),
         Key::Guard(key) => format!("the guard's prefix {}", std::net::IpAddr::from(key.addr)),
+        Key::OwnAddress(addr) => format!("this host's own address {}", std::net::IpAddr::from(*addr)),
         Key::Xdp(name) => format!("the XDP program on {name}"),
         Key::Endpoint(addr) => format!("the endpoint {}", std::net::IpAddr::from(*addr)),
         Key::HostRoute(dst) => format!("the host's route to {dst}"),

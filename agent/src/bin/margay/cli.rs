@@ -115,6 +115,12 @@ pub enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Switch parts of the running agent's log
+    Log {
+        /// Which part
+        #[command(subcommand)]
+        command: LogCommand,
+    },
     /// Print the metrics
     Metrics,
     /// Take everything of Margay's off this host
@@ -146,6 +152,26 @@ pub enum NodeCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// `margay log`.
+#[derive(Subcommand)]
+pub enum LogCommand {
+    /// Log every dropped packet: program, endpoint, addresses, reason; at most 10 lines a second for
+    /// each sender
+    Datapath {
+        /// On or off, until the agent ends
+        switch: Switch,
+    },
+}
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Log them.
+    On,
+    /// Do not.
+    Off,
 }
 
 /// `margay pool`.

@@ -18,8 +18,8 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     cleanup,
     cli::{
-        Cli, Command, EndpointCommand, GuardCommand, ListCommand, NetworkCommand, NodeCommand, Output,
-        PoolCommand,
+        Cli, Command, EndpointCommand, GuardCommand, ListCommand, LogCommand, NetworkCommand, NodeCommand,
+        Output, PoolCommand, Switch,
     },
     output, store,
 };
@@ -59,6 +59,10 @@ pub async fn run(cli: Cli) -> Result<()> {
                 counters.retain(|counter| counter.packets > 0);
             }
             output::counters(&counters, format)
+        }
+        Command::Log { command: LogCommand::Datapath { switch } } => {
+            let request = wire::LogRequest { drops: switch == Switch::On };
+            client::send(socket, Method::POST, "/v1/log", &request).await
         }
         Command::Cleanup(options) => cleanup::run(&options).await,
         Command::Completions { shell } => {

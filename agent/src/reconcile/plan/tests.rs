@@ -36,6 +36,7 @@ fn references(entry: &Entry) -> Vec<Key> {
             vec![Key::Interface(name.clone()), Key::Workload(ifindex(name))]
         }
         Entry::Attachment(name, _) => vec![Key::Interface(name.clone()), Key::Node(())],
+        Entry::OwnAddress(..) => vec![],
         Entry::Route(..) | Entry::Prefix(..) | Entry::Guard(..) | Entry::Xdp(..) => vec![Key::Node(())],
         Entry::Endpoint(_, e) => vec![Key::Workload(e.ifindex), Key::Attachment(interface(e.ifindex))],
         Entry::Firewall(..) | Entry::Accept(..) => vec![],
