@@ -43,6 +43,7 @@ use crate::{
     model::snapshot::{Event, Snapshot},
     network::Networks,
     next_hops,
+    problem::Problem,
     report::Report,
     store::Store,
     workload::{Which, Workloads, new_id},
@@ -179,7 +180,7 @@ async fn first_state(
     Ok(State {
         snapshot: remembered(journal, members)?,
         known: journal.known()?.map(Arc::new),
-        join_problem: Some("it is about to".into()),
+        join_problem: Some(Problem::new("it is about to", "wait")),
         facts,
         ..State::default()
     })

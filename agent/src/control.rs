@@ -33,6 +33,7 @@ use crate::{
         endpoint::Endpoint,
         membership::{Known, Trust},
     },
+    problem::Problem,
     reconcile::Change,
     store::Feed,
     tables::Entry,
@@ -43,6 +44,9 @@ const READ_EVERY: Duration = Duration::from_secs(60);
 
 /// How long anybody waits for an answer of the loop.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What mends a refusal of the kernel's that says nothing of a mend.
+const AGAIN: &str = "wait, the agent tries it again, at most 30 s apart; if it stays, see its log";
 
 /// What the loop reacts to.
 enum Event {
@@ -69,7 +73,7 @@ pub enum Request {
     /// What this node remembers of its cluster from now on.
     Known(Arc<Known>),
     /// What keeps this node from joining the cluster, if anything does.
-    Joining(Option<String>),
+    Joining(Option<Problem>),
     /// Serve an endpoint whose interface is there; told when the kernel holds
     /// everything that it needs, or why it cannot.
     Serve(Box<Endpoint>, oneshot::Sender<Result<()>>),
@@ -93,10 +97,10 @@ pub struct Control {
 /// Why nothing can be given out or agreed upon, as of the last round: read
 /// without waiting for the loop.
 #[derive(Clone, Debug, Default)]
-pub struct Refusal(Arc<Mutex<Option<String>>>);
+pub struct Refusal(Arc<Mutex<Option<Problem>>>);
 
 impl Refusal {
-    fn set(&self, reason: Option<String>) {
+    fn set(&self, reason: Option<Problem>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 }
@@ -114,7 +118,7 @@ impl Control {
     }
 
     /// Why nothing could be given out or agreed upon in the last round.
-    pub fn refusal(&self) -> Option<String> {
+    pub fn refusal(&self) -> Option<Problem> {
         self.refusal.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -124,7 +128,7 @@ impl Control {
     }
 
     /// See [`Request::Joining`].
-    pub async fn joining(&self, problem: Option<String>) {
+    pub async fn joining(&self, problem: Option<Problem>) {
         // A loop that has ended needs no news.
         drop(self.requests.send(Request::Joining(problem)).await);
     }
@@ -452,7 +456,8 @@ impl<K: Kernel> Loop<K> {
             if let Change::Put(Entry::Endpoint(_, endpoint)) = change
                 && closed.contains(&endpoint.ifindex)
             {
-                self.state.retry.failed(key, "its program is not attached".into(), now);
+                let reason = Problem::new("its program is not attached", AGAIN);
+                self.state.retry.failed(key, reason, now);
                 continue;
             }
             let result = if self.state.retry.may_try(&key, now) {
@@ -467,9 +472,9 @@ impl<K: Kernel> Loop<K> {
                 Err(error) => {
                     closed.extend(self.state.ifindex_of(&key));
                     if self.state.retry.may_try(&key, now) {
-                        warn!("{change:?}: {error:#}");
+                        warn!("the kernel refuses {key}: {error:#}");
                         self.state.rounds.failed.inc();
-                        self.state.retry.failed(key, format!("{error:#}"), now);
+                        self.state.retry.failed(key, Problem::of(&error, AGAIN), now);
                     }
                 }
             }

@@ -20,6 +20,7 @@ pub mod model;
 pub mod network;
 pub mod next_hops;
 pub mod node;
+pub mod problem;
 pub mod reconcile;
 pub mod report;
 pub mod sockets;

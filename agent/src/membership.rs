@@ -30,9 +30,13 @@ use crate::{
         node::{Alive, Node},
         snapshot::single,
     },
+    problem::Problem,
     store::{Announcement, Away, Store},
     workload::Workloads,
 };
+
+/// What mends a refusal that says nothing of a mend.
+const JOINING: &str = "nothing is attached until that is mended; the agent tries again by itself";
 
 /// The least time between two looks at the state.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -111,7 +115,7 @@ impl Membership {
                 }
                 Err(Trouble::Refused(reason)) => {
                     warn!("this node cannot join: {reason:#}");
-                    self.control.joining(Some(format!("{reason:#}"))).await;
+                    self.control.joining(Some(Problem::of(&reason, JOINING))).await;
                     self.workloads.shut();
                     self.announced.lock().await.take();
                     ASK_AGAIN
@@ -130,7 +134,12 @@ impl Membership {
         if member.unwrap_or(false) {
             self.workloads.open();
         } else {
-            self.control.joining(Some(away.to_string())).await;
+            self.control
+                .joining(Some(Problem::new(
+                    away.to_string(),
+                    "start the store or make it reachable; --store says where it is",
+                )))
+                .await;
         }
     }
 

@@ -10,21 +10,8 @@ use std::{
 /// For how long something that happened once is told.
 const TOLD: Duration = Duration::from_secs(3600);
 
-/// Something that is wrong, and what can be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// What, in a sentence.
-    pub what: String,
-    /// What can be done.
-    pub mend: String,
-}
-
-impl Trouble {
-    /// That something is wrong.
-    pub fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.into(), mend: mend.into() }
-    }
-}
+/// Something that is wrong, as front ends name it.
+pub use crate::problem::Problem as Trouble;
 
 /// What there is to tell.
 #[derive(Debug, Default)]

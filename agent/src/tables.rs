@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
@@ -218,4 +219,26 @@ tables! {
     accepts: Accept(Accept => ());
     /// Switches of the host that we set.
     sysctls: Sysctl(SysctlKey => String);
+}
+
+/// An entry of the kernel in words.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface(name) => write!(f, "interface {name}"),
+            Self::Node(()) => write!(f, "this node's own entry"),
+            Self::Workload(index) => write!(f, "the container behind interface {index}"),
+            Self::Attachment(name) => write!(f, "the program on {name}"),
+            Self::Route(key) => write!(f, "the route to {}", IpAddr::from(key.addr)),
+            Self::Prefix(key) => write!(f, "the prefix {}", IpAddr::from(key.addr)),
+            Self::Guard(key) => write!(f, "the guard's prefix {}", IpAddr::from(key.addr)),
+            Self::OwnAddress(addr) => write!(f, "this host's own address {}", IpAddr::from(*addr)),
+            Self::Xdp(name) => write!(f, "the XDP program on {name}"),
+            Self::Endpoint(addr) => write!(f, "the endpoint {}", IpAddr::from(*addr)),
+            Self::HostRoute(dst) => write!(f, "the host's route to {dst}"),
+            Self::Firewall(()) => write!(f, "masquerading"),
+            Self::Accept(accept) => write!(f, "the exception in iptables' chain {}", accept.chain),
+            Self::Sysctl(key) => write!(f, "the kernel's switch {}", key.path),
+        }
+    }
 }

@@ -44,6 +44,7 @@ use crate::{
         network::Network,
     },
     network::Networks,
+    problem::Problem,
     tables::host_interface,
 };
 
@@ -257,10 +258,8 @@ impl Workloads {
         }
         let problem =
             self.control.look(|state| state.join_problem.clone().or_else(|| state.refusal())).await?;
-        bail!(
-            "this node has not joined the cluster: {}",
-            problem.unwrap_or_else(|| "see `margay status`".into())
-        )
+        let problem = problem.unwrap_or_else(|| Problem::new("it is still about to", "see `margay status`"));
+        Err(problem.within("this node has not joined the cluster").into())
     }
 
     /// Nothing is agreed upon before this node is a member, or with a store that
@@ -284,7 +283,7 @@ impl Workloads {
     /// and which of both.
     async fn allocate(&self, network: &Network, request: &ipam::Request) -> Result<(Vec<IpAddr>, bool)> {
         let why = match self.control.refusal() {
-            Some(why) => why,
+            Some(why) => why.problem,
             None => match self.ipam.allocate(network, request).await {
                 Err(ipam::Refusal::Away(away)) => away.to_string(),
                 result => return Ok((result?, false)),

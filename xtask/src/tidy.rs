@@ -23,27 +23,34 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 26] = [
+const EDGES: [(&str, &[&str]); 27] = [
     ("files", &[]),
+    ("problem", &[]),
     ("tables", &[]),
     ("model", &[]),
     ("desired", &["model", "tables"]),
-    ("reconcile", &["tables"]),
+    ("reconcile", &["problem", "tables"]),
     ("store", &["model"]),
     ("ipam", &["model", "store"]),
-    ("kernel", &["files", "model", "reconcile", "tables", "desired"]),
+    ("kernel", &["files", "model", "problem", "reconcile", "tables", "desired"]),
     ("journal", &["files", "model"]),
     ("network", &["model", "store"]),
     ("metrics", &["control", "kernel", "version"]),
     ("next_hops", &["control", "desired", "kernel"]),
     ("node", &["control", "model", "store"]),
-    ("membership", &["control", "ipam", "journal", "model", "store", "workload"]),
-    ("control", &["desired", "kernel", "model", "reconcile", "store", "tables"]),
-    ("workload", &["control", "desired", "ipam", "journal", "kernel", "model", "network", "tables"]),
-    ("report", &[]),
+    ("membership", &["control", "ipam", "journal", "model", "problem", "store", "workload"]),
+    ("control", &["desired", "kernel", "model", "problem", "reconcile", "store", "tables"]),
+    (
+        "workload",
+        &["control", "desired", "ipam", "journal", "kernel", "model", "network", "problem", "tables"],
+    ),
+    ("report", &["problem"]),
     ("drops", &["control", "kernel", "model"]),
     ("sockets", &[]),
-    ("docker", &["control", "journal", "metrics", "model", "network", "report", "store", "workload"]),
+    (
+        "docker",
+        &["control", "journal", "metrics", "model", "network", "problem", "report", "store", "workload"],
+    ),
     (
         "api",
         &[
@@ -55,6 +62,7 @@ const EDGES: [(&str, &[&str]); 26] = [
             "model",
             "network",
             "node",
+            "problem",
             "report",
             "store",
             "tables",
@@ -79,6 +87,7 @@ const EDGES: [(&str, &[&str]); 26] = [
             "model",
             "network",
             "next_hops",
+            "problem",
             "report",
             "sockets",
             "store",
@@ -110,7 +119,7 @@ const OWNED: [(&str, &[&str]); 14] = [
 ];
 
 /// Modules that are pure: no runtime, no files, no sockets, no clock.
-const PURE: [&str; 4] = ["tables", "model", "desired", "reconcile"];
+const PURE: [&str; 5] = ["tables", "model", "problem", "desired", "reconcile"];
 const IMPURE: [&str; 9] = [
     "tokio",
     "aya",

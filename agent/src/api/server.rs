@@ -163,13 +163,8 @@ async fn status(State(agent): Shared) -> Answer<wire::Status> {
     let (mode, maps, at) = (agent.mode, agent.pins.maps(), agent.store_at.clone());
     let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &maps, &at));
     let mut status = status.await??;
-    status.problems.extend(troubles(&agent));
+    status.problems.extend(agent.report.troubles());
     Ok(Json(status))
-}
-
-fn troubles(agent: &Agent) -> impl Iterator<Item = wire::Problem> {
-    let troubles = agent.report.troubles().into_iter();
-    troubles.map(|trouble| wire::Problem { problem: trouble.what, mend: trouble.mend })
 }
 
 async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
@@ -178,7 +173,7 @@ async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
 
 async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
     let maps = agent.pins.maps();
-    let (more, calls) = (troubles(&agent).count(), agent.calls.clone());
+    let (more, calls) = (agent.report.troubles().len(), agent.calls.clone());
     let look = move |state: &control::State| {
         let none = Tables::default();
         let usage = host::usage(&maps, state.actual.as_ref().unwrap_or(&none))?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::{
     kernel::counters::{Counter, Kind},
     model::network::NetworkRequest,
+    problem::Problem,
     store::transfer::Dump,
 };
 
@@ -309,15 +310,6 @@ pub struct World {
     pub switches: std::collections::BTreeMap<String, String>,
     /// Chains of iptables that have an exception of ours, IPv4 and IPv6.
     pub exceptions: Vec<String>,
-}
-
-/// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// What, in a sentence.
-    pub problem: String,
-    /// What can be done.
-    pub mend: String,
 }
 
 /// Why a request was refused.

@@ -15,6 +15,7 @@ use crate::{
         membership::{Loss, Trust},
         network::net,
     },
+    problem::Problem,
     reconcile::Change,
     tables::{Entry, Key, Tables},
 };
@@ -111,36 +112,43 @@ impl State {
     }
 
     /// Why nothing new can be given out or agreed upon, if so.
-    pub fn refusal(&self) -> Option<String> {
+    pub fn refusal(&self) -> Option<Problem> {
         if let Some((reason, _)) = &self.store.away {
-            return Some(format!("the store is away: {reason}"));
+            let mend = "start it or make it reachable; --store says where it is";
+            return Some(Problem::new(format!("the store is away: {reason}"), mend));
         }
         match &self.trust {
             Trust::Whole => None,
-            Trust::Unseen => Some("the store has not been read yet".into()),
+            Trust::Unseen => Some(Problem::new("the store has not been read yet", "wait, it is being read")),
             doubt => Some(describe(doubt)),
         }
     }
 }
 
 /// What is wrong with a store, and what can be done.
-pub fn describe(trust: &Trust) -> String {
+pub fn describe(trust: &Trust) -> Problem {
     let adopt = "if this is the store to go on with as it is: margay store adopt";
     match trust {
-        Trust::Whole => "the store is whole".into(),
-        Trust::Unseen => "the store has not been read yet".into(),
-        Trust::Other { found, expected } => format!(
-            "the store is of another cluster ({found}, this node is of {expected}): nothing of it is believed; \
-             correct --store, or, {adopt}"
+        Trust::Whole => Problem::new("the store is whole", "nothing has to be done"),
+        Trust::Unseen => Problem::new("the store has not been read yet", "wait, it is being read"),
+        Trust::Other { found, expected } => Problem::new(
+            format!(
+                "the store is of another cluster ({found}, this node is of {expected}): nothing of it is \
+                 believed"
+            ),
+            format!("correct --store, or, {adopt}"),
         ),
         Trust::Lossy(Loss::Awaiting(nodes)) => {
             let names: Vec<&str> = nodes.iter().take(10).map(String::as_str).collect();
             let more = nodes.len().saturating_sub(names.len());
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!(
-                "the store lost something, and nodes are putting back what is theirs; still awaited: {}{more}; \
-                 until then nothing is removed; start their agents, or, {adopt}",
-                names.join(", ")
+            let names = names.join(", ");
+            Problem::new(
+                format!(
+                    "the store lost something, and nodes are putting back what is theirs; still awaited: \
+                     {names}{more}; until then nothing is removed"
+                ),
+                format!("start the agents of {names}{more}, or, {adopt}"),
             )
         }
         Trust::Lossy(loss) => {
@@ -151,7 +159,8 @@ pub fn describe(trust: &Trust) -> String {
                 Loss::Forgotten => "no longer has what this node wrote of itself".into(),
                 _ => "was emptied".into(),
             };
-            format!("the store {what}: nothing is removed, and the nodes put back what is theirs; {adopt}")
+            let what = format!("the store {what}: nothing is removed, and the nodes put back what is theirs");
+            Problem::new(what, adopt)
         }
     }
 }

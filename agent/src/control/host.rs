@@ -23,7 +23,11 @@ use crate::{
         world,
     },
     model::network::net,
+    problem::Problem,
 };
+
+/// What mends an uplink whose fault says nothing of a mend.
+const SEE: &str = "see what became of the interface: ip addr";
 
 /// What is known of the host's own routes, and what of that is to be looked at again.
 #[derive(Debug, Default)]
@@ -105,7 +109,7 @@ impl<K: Kernel> Loop<K> {
         let mut look = match facts::look(&self.netlink, &facts.uplink.name, expected).await {
             Ok(look) => look,
             Err(error) => {
-                warn!("interfaces: {error:#}");
+                warn!("cannot list the interfaces: {error:#}");
                 // Nothing may be concluded from what was known before.
                 self.state.facts_stale = true;
                 self.read_due = Instant::now() + Duration::from_millis(100);
@@ -140,11 +144,11 @@ impl<K: Kernel> Loop<K> {
         let mut problem = None;
         match look.uplink {
             Ok(uplink) => self.uplink_is(uplink).await,
-            Err(error) => problem = Some(format!("{error:#}")),
+            Err(error) => problem = Some(Problem::of(&error, SEE)),
         }
         match addresses {
             Ok(addresses) => self.addresses_are(addresses),
-            Err(error) if problem.is_none() => problem = Some(format!("{error:#}")),
+            Err(error) if problem.is_none() => problem = Some(Problem::of(&error, SEE)),
             Err(_) => {}
         }
         let before = std::mem::replace(&mut self.state.uplink_problem, problem);
@@ -199,7 +203,7 @@ impl<K: Kernel> Loop<K> {
             self.look_at_spoken(&changed).await
         };
         if let Err(error) = looked.await {
-            warn!("the host's routes: {error:#}");
+            warn!("cannot read the host's routes: {error:#}");
             self.state.routes.changed(changed);
             self.read_due = Instant::now() + Duration::from_millis(100);
         }
@@ -272,7 +276,7 @@ impl<K: Kernel> Loop<K> {
         }
         match world::read(&self.netlink, &facts.uplink.name, &self.originals).await {
             Ok(world) => facts.world = world,
-            Err(error) => warn!("how the host forwards: {error:#}"),
+            Err(error) => warn!("cannot read how the host forwards: {error:#}"),
         }
     }
 }

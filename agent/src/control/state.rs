@@ -18,6 +18,7 @@ use crate::{
         membership::{Known, Trust, judge},
         snapshot::{Event, Snapshot},
     },
+    problem::Problem,
     reconcile::{Change, Retry},
     store::Feed,
     tables::{ENDPOINT_PREFIX, Entry, Interface, Key, Tables, host_interface},
@@ -57,7 +58,7 @@ pub struct State {
     /// What is known of the host's own routes.
     pub routes: Routes,
     /// What is wrong with the uplink.
-    pub uplink_problem: Option<String>,
+    pub uplink_problem: Option<Problem>,
     /// What the kernel should hold, as of the last round.
     pub fold: Fold,
     /// What the kernel holds, once it was read.
@@ -70,7 +71,7 @@ pub struct State {
     /// Entries of endpoints that are released and still in the kernel.
     pub released: BTreeSet<Key>,
     /// Why this node has not joined the cluster.
-    pub join_problem: Option<String>,
+    pub join_problem: Option<Problem>,
     /// Changes of the watched part of the store that came in.
     pub events: u64,
     /// What failed and waits.
@@ -96,7 +97,8 @@ impl State {
         let name = &self.facts.uplink.name;
         let there = self.actual.as_ref().and_then(|actual| actual.xdp.get(name));
         let there = there.map(|there| if there.native { Xdp::Native } else { Xdp::Generic });
-        let waiting = self.retry.pending().get(&Key::Xdp(name.clone())).map(|waiting| &waiting.reason);
+        let waiting =
+            self.retry.pending().get(&Key::Xdp(name.clone())).map(|waiting| &waiting.reason.problem);
         match (there, waiting, &self.facts.xdp) {
             (Some(there), None, _) => there.to_string(),
             (Some(there), Some(reason), _) => format!("{there} ({reason})"),
@@ -316,7 +318,7 @@ impl State {
 
     /// Whether everything (or, with `present` false, nothing) of an endpoint
     /// is in the kernel; `None` while that is open.
-    pub fn served(&self, id: &str, present: bool) -> Option<Result<(), String>> {
+    pub fn served(&self, id: &str, present: bool) -> Option<Result<(), Problem>> {
         let Some(endpoint) = self.facts.endpoints.get(id) else {
             // Released: done when nothing of the round is left to change.
             return (!present).then_some(Ok(()));
@@ -326,16 +328,18 @@ impl State {
             return None;
         }
         if let Some(reason) = &endpoint.lost {
-            return Some(Err(reason.clone()));
+            return Some(Err(Problem::new(reason.clone(), "detach it, and attach it anew")));
         }
         if !self.snapshot.networks.contains_key(&endpoint.network) {
-            return Some(Err(format!("network {} is gone", endpoint.network_name)));
+            let gone = format!("network {} is gone", endpoint.network_name);
+            return Some(Err(Problem::new(gone, "create it again: margay network create")));
         }
         let Some(index) = self.facts.interfaces.get(&endpoint.host_interface) else {
             if self.facts_stale {
                 return None;
             }
-            return Some(Err(format!("interface {} is gone", endpoint.host_interface)));
+            let gone = format!("interface {} is gone", endpoint.host_interface);
+            return Some(Err(Problem::new(gone, "attach it again")));
         };
         let of_endpoint = |key: &Key| match key {
             Key::Workload(found) => found == index,

@@ -128,7 +128,8 @@ async fn a_failed_change_waits_visibly_and_stops_no_other() {
     bench.store.send(Feed::Listing(listing)).await.expect("the loop runs");
     bench.control.revision(5).await.expect("reached");
     let key = refused.clone();
-    let reason = bench.control.look(move |state| state.retry.pending().get(&key).map(|p| p.reason.clone()));
+    let reason =
+        bench.control.look(move |state| state.retry.pending().get(&key).map(|p| p.reason.problem.clone()));
     assert_eq!(reason.await.expect("the loop runs").as_deref(), Some("no room"));
     assert_eq!(bench.kernel.tables.lock().expect("no panic").prefixes.len(), 1);
     *bench.kernel.refuse.lock().expect("no panic") = None;

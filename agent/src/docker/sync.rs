@@ -35,7 +35,7 @@ const BY: &str = "docker networks";
 /// The networks of the cluster, and why nothing may be agreed upon, if so.
 struct Cluster {
     networks: BTreeMap<u32, Network>,
-    refusal: Option<String>,
+    refusal: Option<crate::problem::Problem>,
 }
 
 /// Keeps Docker at `socket` and the cluster in step, for as long as the agent
@@ -178,7 +178,7 @@ impl Docker {
                 Err(error) => {
                     let trouble = trouble(&step, view.cluster, &error);
                     if !self.report.troubles().contains(&trouble) {
-                        warn!("docker: {}", trouble.what);
+                        warn!("docker: {}", trouble.problem);
                     }
                     troubles.push(trouble);
                 }

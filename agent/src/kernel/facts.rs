@@ -16,6 +16,7 @@ use super::{
 use crate::{
     desired::Uplink,
     model::{check::is_underlay, snapshot::single},
+    problem::Problem,
     tables::{ENDPOINT_PREFIX, HOST_INTERFACE},
 };
 
@@ -82,13 +83,22 @@ fn no_ipv6(name: &str) -> Option<String> {
 /// The uplink as it is now, or what is wrong with it.
 fn uplink_of(links: &[Link], addresses: &[Address], name: &str) -> Result<Uplink> {
     let Some(found) = links.iter().find(|link| link.name == name) else {
-        bail!("uplink {name} is not there; name the interface towards the other nodes with --uplink");
+        bail!(Problem::new(
+            format!("uplink {name} is not there: containers here reach no other host"),
+            "bring it back, or name the interface towards the other nodes with --uplink"
+        ));
     };
     if !found.ethernet {
-        bail!("uplink {name} is not Ethernet, and Margay knows no other link yet");
+        bail!(Problem::new(
+            format!("uplink {name} is not Ethernet, and Margay knows no other link yet"),
+            "name an Ethernet interface with --uplink"
+        ));
     }
     if !found.up {
-        bail!("uplink {name} is down: ip link set {name} up");
+        bail!(Problem::new(
+            format!("uplink {name} is down: containers here reach no other host"),
+            format!("ip link set {name} up")
+        ));
     }
     let link_local = addresses.iter().find_map(|found| match found.net.addr() {
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),

@@ -13,6 +13,7 @@ use crate::{
         pool::Pool,
         snapshot::Snapshot,
     },
+    problem::Problem,
     store::{Away, Commit, Condition, Listing, Op, Txn},
     workload::new_id,
 };
@@ -200,7 +201,10 @@ fn first_node(listing: &Listing, txn: &mut Txn) -> anyhow::Result<()> {
 fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
     for network in snapshot.networks.values() {
         if let Some((addr, subnet)) = own.addresses.iter().find_map(|a| Some((a, network.subnet_of(*a)?))) {
-            bail!("its address {addr} lies in subnet {} of network {}", subnet.cidr, network.name);
+            let what =
+                format!("its address {addr} lies in subnet {} of network {}", subnet.cidr, network.name);
+            let mend = format!("give this host another address, or: margay network rm {}", network.name);
+            bail!(Problem::new(what, mend));
         }
     }
     Ok(())
@@ -211,7 +215,8 @@ fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
 fn check_guard(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
     for blocked in snapshot.blocked.keys() {
         if let Some(addr) = own.addresses.iter().find(|addr| blocked.contains(*addr)) {
-            bail!("its address {addr} lies in {blocked}, which the guard blocks: margay guard rm {blocked}");
+            let what = format!("its address {addr} lies in {blocked}, which the guard blocks");
+            bail!(Problem::new(what, format!("on another node: margay guard rm {blocked}")));
         }
     }
     Ok(())
@@ -223,12 +228,11 @@ fn check_name(own: &Node, written: Option<&Node>, snapshot: &Snapshot) -> anyhow
     if let Some(alive) = snapshot.alive.get(&own.name)
         && holder.instance != own.instance
     {
-        bail!(
-            "node name {} is held by another agent, at {}, since {}; choose another with --node, or end that agent",
-            own.name,
-            list(&holder.addresses),
-            time(alive.since)
-        );
+        let (at, since) = (list(&holder.addresses), time(alive.since));
+        bail!(Problem::new(
+            format!("node name {} is held by another agent, at {at}, since {since}", own.name),
+            "choose another with --node, or end that agent"
+        ));
     }
     Ok(())
 }
@@ -264,13 +268,11 @@ fn holder_of(
         return Ok(None);
     }
     if snapshot.alive.contains_key(&holder.node) {
-        bail!(
-            "address {addr} belongs to node {} since {}, and that node lives; give this host an address of \
-             its own, or, if that node is to go: margay node rm {} --yes",
-            holder.node,
-            time(node.since),
-            holder.node
-        );
+        let AddressHolder { node: name } = holder;
+        bail!(Problem::new(
+            format!("address {addr} belongs to node {name} since {}, and that node lives", time(node.since)),
+            format!("give this host an address of its own, or, if that node is to go: margay node rm {name} --yes")
+        ));
     }
     Ok(Some(holder.node))
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::tables::Key;
+use crate::{problem::Problem, tables::Key};
 
 /// The first wait after a failure.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -12,8 +12,8 @@ const LAST_WAIT: Duration = Duration::from_secs(30);
 /// A change that failed and waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// Why, in the kernel's words.
-    pub reason: String,
+    /// Why, and what mends it.
+    pub reason: Problem,
     /// How often it failed.
     pub failures: u32,
     /// When it is tried again, on the clock that the caller keeps.
@@ -33,7 +33,7 @@ impl Retry {
     }
 
     /// Notes a failure: the wait doubles each time.
-    pub fn failed(&mut self, key: Key, reason: String, now: Duration) {
+    pub fn failed(&mut self, key: Key, reason: Problem, now: Duration) {
         let failures = self.pending.get(&key).map_or(0, |pending| pending.failures) + 1;
         let wait = FIRST_WAIT.saturating_mul(1 << (failures - 1).min(16)).min(LAST_WAIT);
         self.pending.insert(key, Pending { reason, failures, due: now + wait });
@@ -75,7 +75,7 @@ mod tests {
         let mut now = Duration::ZERO;
         let mut waits = Vec::new();
         for _ in 0..12 {
-            retry.failed(key.clone(), "no".into(), now);
+            retry.failed(key.clone(), Problem::new("no", "wait"), now);
             let due = retry.next_due().expect("pending");
             waits.push((due - now).as_millis());
             assert!(!retry.may_try(&key, now) && retry.may_try(&key, due));
@@ -88,10 +88,10 @@ mod tests {
     #[test]
     fn success_and_disinterest_forget() {
         let (mut retry, key) = (Retry::default(), Key::Node(()));
-        retry.failed(key.clone(), "no".into(), Duration::ZERO);
+        retry.failed(key.clone(), Problem::new("no", "wait"), Duration::ZERO);
         retry.succeeded(&key);
         assert_eq!(retry.next_due(), None);
-        retry.failed(key.clone(), "no".into(), Duration::ZERO);
+        retry.failed(key.clone(), Problem::new("no", "wait"), Duration::ZERO);
         retry.keep_only(|_| false);
         assert!(retry.pending().is_empty() && retry.may_try(&key, Duration::ZERO));
     }

@@ -106,7 +106,7 @@ impl Workloads {
         // A store that is known to be away is not waited for: membership takes
         // the address back once it answers.
         let away = match self.control.refusal() {
-            Some(reason) => Some(reason),
+            Some(reason) => Some(reason.problem),
             None => {
                 let released = self.ipam.release_one(lease.network, &lease.holder, addr).await;
                 released.err().map(|away| away.to_string())
@@ -282,7 +282,7 @@ impl Workloads {
         let away = match self.control.refusal() {
             Some(reason) => {
                 self.ipam.adopt(from, &to.endpoint).await;
-                Some(reason)
+                Some(reason.problem)
             }
             None => self.ipam.hand_over(network, from, to).await.err().map(|away| away.to_string()),
         };

@@ -3,10 +3,9 @@
 mod host;
 
 use crate::{
-    api::wire::Problem,
     control::{State, hold::describe},
     model::membership::Trust,
-    tables::Key,
+    problem::Problem,
 };
 
 /// Everything that is wrong, the gravest first.
@@ -14,12 +13,9 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
     let mut problems = Vec::new();
     store(state, &mut problems);
     if let Some(reason) = &state.join_problem {
-        let what = format!("this node has not joined the cluster: {reason}");
-        add(&mut problems, what, "nothing is attached until that is mended; the agent tries again by itself");
+        problems.push(reason.clone().within("this node has not joined the cluster"));
     }
-    if let Some(reason) = &state.uplink_problem {
-        add(&mut problems, reason.clone(), "containers here reach nobody elsewhere until it is back");
-    }
+    problems.extend(state.uplink_problem.clone());
     for endpoint in state.facts.endpoints.values() {
         if let Some(reason) = &endpoint.lost {
             let name = endpoint.name.as_ref().unwrap_or(&endpoint.id);
@@ -40,8 +36,9 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
         add(&mut problems, what, "upgrade this agent if a newer one wrote it, else write the value anew");
     }
     for (key, pending) in state.retry.pending() {
-        let what = format!("{}: {}; tried {} times", name(key), pending.reason, pending.failures);
-        add(&mut problems, what, "it is tried again by itself; the reason says what is in the way");
+        let Problem { problem, mend } = &pending.reason;
+        let what = format!("{key}: {problem}; tried {} times", pending.failures);
+        add(&mut problems, what, mend);
     }
     host::problems(state, &mut problems);
     problems
@@ -66,33 +63,7 @@ fn store(state: &State, problems: &mut Vec<Problem>) {
             add(problems, "the store has not been read yet".into(), "wait, it is being read");
         }
         (None, Trust::Whole) => {}
-        (None, doubt) => {
-            let text = describe(doubt);
-            match text.split_once("; ") {
-                Some((what, mend)) => add(problems, what.into(), mend),
-                None => add(problems, text, "margay store adopt"),
-            }
-        }
-    }
-}
-
-/// An entry of the kernel in words.
-fn name(key: &Key) -> String {
-    match key {
-        Key::Interface(name) => format!("interface {name}"),
-        Key::Node(()) => "this node's own entry".into(),
-        Key::Workload(index) => format!("the container behind interface {index}"),
-        Key::Attachment(name) => format!("the program on {name}"),
-        Key::Route(key) => format!("the route to {}", std::net::IpAddr::from(key.addr)),
-        Key::Prefix(key) => format!("the prefix {}", std::net::IpAddr::from(key.addr)),
-        Key::Guard(key) => format!("the guard's prefix {}", std::net::IpAddr::from(key.addr)),
-        Key::OwnAddress(addr) => format!("this host's own address {}", std::net::IpAddr::from(*addr)),
-        Key::Xdp(name) => format!("the XDP program on {name}"),
-        Key::Endpoint(addr) => format!("the endpoint {}", std::net::IpAddr::from(*addr)),
-        Key::HostRoute(dst) => format!("the host's route to {dst}"),
-        Key::Firewall(()) => "masquerading".into(),
-        Key::Accept(accept) => format!("the exception in iptables' chain {}", accept.chain),
-        Key::Sysctl(key) => format!("the kernel's switch {}", key.path),
+        (None, doubt) => problems.push(describe(doubt)),
     }
 }
 

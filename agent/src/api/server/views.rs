@@ -209,8 +209,8 @@ pub(super) fn status(
         current: attachment.current,
     });
     let pending = state.retry.pending().iter().map(|(key, pending)| wire::Pending {
-        change: format!("{key:?}"),
-        reason: pending.reason.clone(),
+        change: key.to_string(),
+        reason: pending.reason.problem.clone(),
         failures: pending.failures,
     });
     let maps = host::usage(maps, actual)?.into_iter();
