@@ -2,6 +2,8 @@
 
 mod boot;
 mod doors;
+mod end;
+pub mod left;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{Mutex, Notify, mpsc, watch},
+    task::JoinHandle,
     time::timeout,
 };
 use tracing::{info, warn};
@@ -24,7 +26,7 @@ use crate::{
     config::Config,
     control::{Control, Loop, Sources, State},
     desired::LocalFacts,
-    drops,
+    drops, files,
     ipam::Ipam,
     journal::{Journal, Member},
     kernel::{
@@ -40,7 +42,10 @@ use crate::{
         world,
     },
     membership::Membership,
-    model::snapshot::{Event, Snapshot},
+    model::{
+        endpoint::Device,
+        snapshot::{Event, Snapshot},
+    },
     network::Networks,
     next_hops,
     problem::Problem,
@@ -67,14 +72,18 @@ pub async fn run(config: Config) -> Result<()> {
     let netlink = kernel::netlink().context("netlink")?;
     let mut doors = Doors::open(&config).await?;
     let stop = Arc::new(Notify::new());
+    end::heed_signals(Arc::clone(&stop))?;
     let facts = tokio::select! {
         facts = boot::facts(&config, &netlink, &journal, &doors) => facts?,
-        ended = told_to_end(&stop) => return ended.map(|()| doors.close()),
+        () = stop.notified() => {
+            doors.close();
+            return Ok(());
+        }
     };
     let uplink = facts.uplink.name.clone();
     let mode = config.tc_mode.unwrap_or_else(TcMode::probe);
     let device = device::choose(config.container_device).await?;
-    let store = config.store.open()?;
+    let store = open_store(&config)?;
     let originals = Originals::of(&config.state_dir);
     let extras = Extras::default();
     let host = Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), extras)?;
@@ -85,6 +94,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (vanished, vanishing) = mpsc::channel(64);
     let (rounds, on_rounds) = watch::channel(0);
     greet(&config, &facts, mode);
+    places(&config, &facts, device).write(&config.run_dir)?;
     let members = journal.networks()?;
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let ipam =
@@ -128,14 +138,46 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::spawn(forget_old_programs(Arc::clone(&workloads), on_rounds, pins, extras));
     tokio::spawn(undo_begun(Arc::clone(&workloads), begun));
     tokio::spawn(bury(workloads, vanishing));
+    // In a task of its own: whatever it waits for, the agent can be told to end.
+    let control_loop = tokio::spawn(control_loop.run());
+    serve(doors, agent, control_loop, stop).await
+}
+
+/// Serves until the agent is told to end.
+async fn serve(
+    mut doors: Doors,
+    agent: Arc<Agent>,
+    control_loop: JoinHandle<Result<()>>,
+    stop: Arc<Notify>,
+) -> Result<()> {
     tokio::select! {
-        result = control_loop.run() => result.and(Err(anyhow!("the control loop ended"))),
+        result = control_loop => result?.and(Err(anyhow!("the control loop ended"))),
         result = doors.serve(agent) => result,
-        result = told_to_end(&stop) => result,
+        () = stop.notified() => Ok(()),
     }?;
-    info!("ended; the datapath goes on");
+    info!("agent stopped; the programs keep forwarding");
     doors.close();
     Ok(())
+}
+
+fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
+    let store = config.store.open()?;
+    // The embedded store's file is in the state folder, too.
+    files::own(&config.state_dir)?;
+    Ok(store)
+}
+
+/// Where to find what it has, once it does not run.
+fn places(config: &Config, facts: &LocalFacts, container_device: Device) -> left::Places {
+    left::Places {
+        bpffs: config.bpffs.clone(),
+        state_dir: config.state_dir.clone(),
+        node: config.node.clone(),
+        addresses: facts.addresses.clone(),
+        uplink: facts.uplink.name.clone(),
+        store: config.store.to_string(),
+        container_device,
+    }
 }
 
 /// Says what the agent has taken, also what nobody told it.
@@ -149,17 +191,6 @@ fn greet(config: &Config, facts: &LocalFacts, mode: TcMode) {
         version = crate::version(),
         "starting"
     );
-}
-
-/// Waits for a signal, or for somebody at the socket.
-async fn told_to_end(stop: &Notify) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-        () = stop.notified() => {}
-    }
-    Ok(())
 }
 
 /// The endpoints whose attaching an earlier agent began and did not end.
@@ -245,8 +276,8 @@ async fn forget_old_programs(
     // Large maps are emptied with pauses.
     match tokio::task::spawn_blocking(move || Datapath::forget_others(&old, extras)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!("old programs: {error:#}"),
-        Err(error) => warn!("old programs: {error}"),
+        Ok(Err(error)) => warn!("cannot remove old programs: {error:#}"),
+        Err(error) => warn!("cannot remove old programs: {error}"),
     }
     info!(programs = %datapath::programs_dir(&pins, extras).display(), "every hook has this agent's programs");
 }
@@ -254,9 +285,9 @@ async fn forget_old_programs(
 /// Undoes what a crash left half-attached.
 async fn undo_begun(workloads: Arc<Workloads>, begun: Vec<String>) {
     for id in begun {
-        warn!(endpoint = id, "was not attached to the end, so it is undone");
+        warn!(endpoint = id, "incomplete attach, rolling back");
         while let Err(error) = workloads.detach(&Which::Id(id.clone())).await {
-            warn!("endpoint {id} is not undone yet: {error:#}");
+            warn!(endpoint = id, "roll-back incomplete, retrying: {error:#}");
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
@@ -273,7 +304,7 @@ async fn bury(workloads: Arc<Workloads>, mut vanishing: mpsc::Receiver<String>) 
         }
         // Nobody else would come back to it, so this does until it is done.
         while let Err(error) = workloads.detach(&Which::Id(id.clone())).await {
-            warn!("endpoint {id} is gone, but not all of it yet: {error:#}");
+            warn!(endpoint = id, "cleanup incomplete, retrying: {error:#}");
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }

@@ -41,8 +41,8 @@ impl Switch {
     /// Starts logging, if `on`. `maps` is the folder of the pinned maps. Fails if a map
     /// cannot be opened.
     pub async fn new(
-        control: Control,
-        datapath: Arc<Mutex<Datapath>>,
+        control: &Control,
+        datapath: &Arc<Mutex<Datapath>>,
         maps: &Path,
         on: bool,
     ) -> Result<Self> {

@@ -10,6 +10,11 @@
 //! cluster.json           the cluster as it was last seen
 //! last-good.json         values whose present ones cannot be read
 //! ```
+//!
+//! The folder is its owner's alone. An entry that is not what it should be is set
+//! aside under the ending `.bad`, which nothing is done on the word of.
+
+mod check;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,12 +25,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::warn;
 
-use crate::files::replace;
-use crate::model::{self, endpoint::Endpoint, membership::Known, network::Network};
+use self::check::Entry;
+use crate::{
+    files::{own, private_dir, replace},
+    model::{self, ValueError, endpoint::Endpoint, membership::Known, network::Network},
+    problem::Problem,
+};
 
 /// A network that this node has endpoints or a stash of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +74,10 @@ pub struct Journal {
     turns: Arc<[Mutex<()>; TURNS]>,
     /// Held while a network is written: many attaches do that at once.
     networks: Arc<Mutex<()>>,
+    /// Whether files may be set aside; else it is only noted which should be.
+    keeper: bool,
+    /// Files that were set aside, and why.
+    bad: Arc<Mutex<BTreeMap<PathBuf, String>>>,
 }
 
 /// Endpoints that may be written at a time.
@@ -76,35 +89,89 @@ const DOCKER: &str = "docker";
 const CLUSTER: &str = "cluster.json";
 const LAST_GOOD: &str = "last-good.json";
 const INSTANCE: &str = "instance";
+/// The ending of what was set aside.
+const BAD: &str = "bad";
 
 impl Journal {
     /// Opens the journal in the state folder.
     pub fn open(dir: &Path) -> Result<Self> {
+        own(dir)?;
         for dir in [dir.join(ENDPOINTS), dir.join(NETWORKS), dir.join(DOCKER)] {
-            fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+            private_dir(&dir)?;
             // What a crash left of a write that did not come to its end.
             for path in entries(&dir)?.iter().filter(|path| path.extension().is_some_and(|e| e == "new")) {
                 remove(path)?;
             }
         }
+        Self::load(dir, true)
+    }
+
+    /// Reads the journal of an agent that does not run, and changes nothing.
+    pub fn peek(dir: &Path) -> Result<Self> {
+        Self::load(dir, false)
+    }
+
+    fn load(dir: &Path, keeper: bool) -> Result<Self> {
         let journal = Self {
             dir: dir.to_owned(),
             endpoints: Arc::default(),
             turns: Arc::default(),
             networks: Arc::default(),
+            keeper,
+            bad: Arc::default(),
         };
-        for path in entries(&dir.join(ENDPOINTS))? {
-            let Some(bytes) = read(&path)?.filter(|_| path.extension().is_some_and(|e| e == "json")) else {
-                continue;
-            };
-            // Without it a living container would be taken for gone, and its
-            // address given to another.
-            let endpoint: Endpoint = model::parse(&bytes).with_context(|| {
-                format!("{}: remove it if that container is gone, else restore it", path.display())
-            })?;
+        journal.look_at_bad::<Endpoint>(ENDPOINTS)?;
+        journal.look_at_bad::<Member>(NETWORKS)?;
+        journal.look_at_bad::<DockerNetwork>(DOCKER)?;
+        for endpoint in journal.all::<Endpoint>(ENDPOINTS)? {
             journal.held().insert(endpoint.id.clone(), endpoint);
         }
         Ok(journal)
+    }
+
+    /// What was set aside and is still there.
+    pub fn problems(&self) -> Vec<Problem> {
+        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = bad.iter().filter(|(path, _)| path.exists());
+        let told = |(path, reason): (&PathBuf, &String)| {
+            let path = path.display();
+            Problem::new(
+                format!("an entry of the journal was set aside in {path}: {reason}"),
+                format!("attach its container anew if it lives, then: rm {path}"),
+            )
+        };
+        there.map(told).collect()
+    }
+
+    /// Sets a file aside: nothing is done on its word.
+    fn set_aside(&self, path: &Path, reason: String) -> Result<()> {
+        if !self.keeper {
+            self.note_bad(path.to_owned(), reason);
+            return Ok(());
+        }
+        let aside = path.with_extension(BAD);
+        warn!("{} is set aside as {}: {reason}", path.display(), aside.display());
+        fs::rename(path, &aside).with_context(|| format!("{}", path.display()))?;
+        self.note_bad(aside, reason);
+        Ok(())
+    }
+
+    fn note_bad(&self, path: PathBuf, reason: String) {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner).insert(path, reason);
+    }
+
+    /// Finds what an earlier agent set aside.
+    fn look_at_bad<T: DeserializeOwned + Entry>(&self, folder: &str) -> Result<()> {
+        for path in entries(&self.dir.join(folder))? {
+            if path.extension().is_some_and(|extension| extension == BAD) {
+                let fault = read(&path)?.and_then(|bytes| match parse::<T>(&path, &bytes) {
+                    Ok(Parsed::Good(_)) | Err(_) => None,
+                    Ok(Parsed::Bad(reason)) => Some(reason),
+                });
+                self.note_bad(path, fault.unwrap_or_else(|| "see the agent's log of that time".into()));
+            }
+        }
+        Ok(())
     }
 
     fn turn(&self, id: &str) -> MutexGuard<'_, ()> {
@@ -234,7 +301,10 @@ impl Journal {
         for folder in [ENDPOINTS, NETWORKS, DOCKER] {
             let folder = dir.join(folder);
             for path in entries(&folder)? {
-                if path.extension().is_some_and(|extension| extension == "json" || extension == "new") {
+                if path
+                    .extension()
+                    .is_some_and(|extension| extension == "json" || extension == "new" || extension == BAD)
+                {
                     remove(&path)?;
                 }
             }
@@ -246,7 +316,8 @@ impl Journal {
         Ok(())
     }
 
-    fn all<T: DeserializeOwned>(&self, folder: &str) -> Result<Vec<T>> {
+    /// Every entry of a folder that is what it should be; others are set aside.
+    fn all<T: DeserializeOwned + Entry>(&self, folder: &str) -> Result<Vec<T>> {
         let mut all = Vec::new();
         for path in entries(&self.dir.join(folder))? {
             if path.extension().is_none_or(|extension| extension != "json") {
@@ -254,9 +325,9 @@ impl Journal {
             }
             // One that was removed meanwhile is not there.
             let Some(bytes) = read(&path)? else { continue };
-            match model::parse(&bytes) {
-                Ok(value) => all.push(value),
-                Err(error) => warn!("{}: {error}", path.display()),
+            match parse(&path, &bytes)? {
+                Parsed::Good(value) => all.push(value),
+                Parsed::Bad(reason) => self.set_aside(&path, reason)?,
             }
         }
         Ok(all)
@@ -265,6 +336,27 @@ impl Journal {
     fn entry(&self, folder: &str, name: &str) -> PathBuf {
         self.dir.join(folder).join(format!("{name}.json"))
     }
+}
+
+/// What a file turned out to be.
+enum Parsed<T> {
+    Good(T),
+    Bad(String),
+}
+
+/// Reads an entry. One of another generation of agents fails: it is good, and this
+/// agent cannot do without it.
+fn parse<T: DeserializeOwned + Entry>(path: &Path, bytes: &[u8]) -> Result<Parsed<T>> {
+    let value: T = match model::parse(bytes) {
+        Ok(value) => value,
+        Err(error @ ValueError::Version(_)) => bail!(Problem::new(
+            format!("{} {error}", path.display()),
+            "start the agent that wrote it, or a newer one"
+        )),
+        Err(error) => return Ok(Parsed::Bad(format!("it {error}"))),
+    };
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(value.fault(&stem).map_or(Parsed::Good(value), Parsed::Bad))
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -306,10 +398,6 @@ mod tests {
         let values = BTreeMap::from([("/margay/v1/nodes/h1".to_owned(), br#"{"v":1}"#.to_vec())]);
         journal.put_last_good(&values).expect("a disk");
         assert_eq!(journal.last_good().expect("there"), values);
-        fs::write(dir.path().join("endpoints/x.json"), "{").expect("a disk");
-        let error =
-            format!("{:#}", Journal::open(dir.path()).expect_err("an endpoint that is not to be lost"));
-        assert!(error.contains("endpoints/x.json") && error.contains("remove it if"), "{error}");
         fs::write(dir.path().join(CLUSTER), "{").expect("a disk");
         let error = format!("{:#}", journal.known().expect_err("broken"));
         assert!(error.contains("cluster.json") && error.contains("remove it"), "{error}");
@@ -317,5 +405,42 @@ mod tests {
         Journal::erase(dir.path()).expect("a disk");
         let left: Vec<_> = entries(dir.path()).expect("there");
         assert_eq!(left, [dir.path().join("not-ours")]);
+    }
+
+    #[test]
+    fn a_bad_entry_is_set_aside_and_told_and_the_others_load() {
+        let dir = tempfile::tempdir().expect("a folder");
+        drop(Journal::open(dir.path()).expect("a journal"));
+        let endpoint = |id: &str, host: &str| {
+            format!(
+                r#"{{"v":1,"id":"{id}","network":1,"network_name":"blue","addresses":["10.1.0.2"],
+                "mac":"02:00:00:00:00:01","netns":"/n","sandbox":1,"ifname":"eth0","host_interface":"{host}",
+                "mtu":1500}}"#
+            )
+        };
+        let at = |name: &str| dir.path().join(ENDPOINTS).join(name);
+        for (id, host) in [("00000000000000aa", "mgy000000000000"), ("00000000000000bb", "eth0")] {
+            fs::write(at(&format!("{id}.json")), endpoint(id, host)).expect("a disk");
+        }
+        fs::write(at("x.json"), "{").expect("a disk");
+        fs::write(dir.path().join(DOCKER).join("y.json"), "[]").expect("a disk");
+        for _ in 0..2 {
+            let journal = Journal::open(dir.path()).expect("the others load");
+            let ids: Vec<String> = journal.endpoints().into_keys().collect();
+            assert_eq!(ids, ["00000000000000aa"]);
+            assert!(journal.docker_networks().expect("a folder").is_empty());
+            let told = journal.problems();
+            assert_eq!(told.len(), 3, "{told:?}");
+            let foreign =
+                told.iter().find(|told| told.problem.contains("00000000000000bb.bad")).expect("told");
+            assert!(foreign.problem.contains("interface") && foreign.mend.contains("rm "), "{foreign:?}");
+        }
+        fs::remove_file(at("x.bad")).expect("it is set aside");
+        assert_eq!(Journal::open(dir.path()).expect("a journal").problems().len(), 2);
+        fs::write(at("z.json"), r#"{"v":9}"#).expect("a disk");
+        let told = Journal::open(dir.path()).expect_err("a newer agent's is not set aside").to_string();
+        assert!(told.contains("z.json") && told.contains("newer"), "{told}");
+        Journal::erase(dir.path()).expect("a disk");
+        assert!(!at("00000000000000bb.bad").exists());
     }
 }

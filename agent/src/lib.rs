@@ -1,6 +1,8 @@
 //! The user half of Margay: one agent per host, and the commands that talk to
 //! it. ARCHITECTURE.md draws the map; `cargo xtask lint` holds its edges.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::sync::LazyLock;
 
 pub mod agent;
@@ -26,6 +28,7 @@ pub mod report;
 pub mod sockets;
 pub mod store;
 pub mod tables;
+pub mod words;
 pub mod workload;
 
 /// The version, with the commit that it was built from and the layout of the

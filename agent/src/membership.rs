@@ -280,7 +280,7 @@ impl Membership {
         let (claimed, existing) = claimed.await?;
         for network in claimed {
             if self.workloads.ipam.give_back(network, self.block_idle).await? {
-                info!("gave an empty block of network {network} back");
+                info!("returned an empty block of network {network}");
             }
         }
         let used: BTreeSet<u32> =

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::words::plain;
+
 /// Something that is wrong.
 ///
 /// It is an error, so that it passes through `anyhow` on its way to whoever tells
@@ -27,7 +29,7 @@ impl Problem {
     /// What an error tells, with the mend of the problem that caused it; `mend`
     /// where no problem did.
     pub fn of(error: &anyhow::Error, mend: &str) -> Self {
-        let mut told = Vec::new();
+        let mut told: Vec<String> = Vec::new();
         for cause in error.chain() {
             if let Some(found) = cause.downcast_ref::<Self>() {
                 told.push(found.problem.clone());
@@ -35,7 +37,7 @@ impl Problem {
             }
             told.push(cause.to_string());
         }
-        Self::new(told.join(": "), mend)
+        Self::new(plain(&told.join(": ")), mend)
     }
 
     /// The same with what it hinders in front.

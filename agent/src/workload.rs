@@ -40,18 +40,23 @@ use crate::{
     model::{
         Unknown,
         block::Holder,
-        endpoint::{Device, Endpoint},
+        endpoint::{Device, Endpoint, check_ifname},
         network::Network,
+        pick::{Face, pick},
     },
     network::Networks,
     problem::Problem,
     tables::host_interface,
+    words,
 };
 
 pub use staged::Create;
 
 /// How long an attach waits for the node to join.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest name of an endpoint, characters.
+const NAME_MAX: usize = 128;
 
 /// How often a namespace that nobody has any more is looked for, and how many
 /// times.
@@ -143,7 +148,10 @@ impl Workloads {
     /// Attaches a container to a network, or finds it attached.
     pub async fn attach(&self, request: Attach) -> Result<Endpoint> {
         check_ifname(&request.ifname)?;
-        let netns = Netns::open(&request.netns)?;
+        if let Some(name) = &request.name {
+            words::check("endpoint name", name, NAME_MAX)?;
+        }
+        let netns = Netns::open(&request.netns).await?;
         let turn = self.turn(netns.inode, &request.ifname).await;
         let _turn = turn.lock().await;
         self.joined().await?;
@@ -202,7 +210,7 @@ impl Workloads {
             }
             Err(error) => {
                 if let Err(undo) = self.take_down(&endpoint).await {
-                    warn!("endpoint {} is undone in part: {undo:#}", endpoint.id);
+                    warn!(endpoint = endpoint.id, "roll-back incomplete: {undo:#}");
                 }
                 Err(error)
             }
@@ -211,7 +219,7 @@ impl Workloads {
 
     /// Detaches a container; `None` if it was not attached.
     pub async fn detach(&self, which: &Which) -> Result<Option<Endpoint>> {
-        let Some(endpoint) = self.find(which)? else { return Ok(None) };
+        let Some(endpoint) = self.find(which).await? else { return Ok(None) };
         let turn = self.turn_of(&endpoint).await;
         let _turn = turn.lock().await;
         self.take_down(&endpoint).await?;
@@ -301,26 +309,20 @@ impl Workloads {
     }
 
     /// The endpoint that is meant.
-    pub fn find(&self, which: &Which) -> Result<Option<Endpoint>> {
+    pub async fn find(&self, which: &Which) -> Result<Option<Endpoint>> {
         let endpoints = self.journal.endpoints();
         match which {
             Which::Id(id) => {
-                if let Some(found) = endpoints.get(id) {
-                    return Ok(Some(found.clone()));
-                }
-                let mut named = endpoints.into_values().filter(|e| e.name.as_ref() == Some(id));
-                match (named.next(), named.next()) {
-                    (Some(a), Some(b)) => bail!(
-                        "several endpoints are named {id}, on networks {} and {}; use the id",
-                        a.network_name,
-                        b.network_name
-                    ),
-                    (found, _) => Ok(found),
-                }
+                let found = pick("endpoint", endpoints.values(), id, |e| Face {
+                    id: &e.id,
+                    name: e.name.as_deref(),
+                    of: &e.network_name,
+                });
+                Ok(found?.cloned())
             }
             Which::Interface(path, ifname) => {
                 // A namespace that is gone is known by its path alone.
-                let inode = Netns::open(path).ok().map(|netns| netns.inode);
+                let inode = Netns::open(path).await.ok().map(|netns| netns.inode);
                 let here = |e: &Endpoint| match inode {
                     Some(inode) => e.sandbox == inode,
                     None => e.netns == *path,
@@ -404,7 +406,7 @@ impl Workloads {
         let named = |e: &&Endpoint| e.network == network.id && e.name.as_deref() == Some(name);
         let Some(other) = endpoints.values().find(named) else { return Ok(()) };
         // The kernel takes a moment to end a namespace that nobody has any more.
-        let left = Netns::open(&other.netns).map_or(true, |netns| netns.inode != other.sandbox);
+        let left = Netns::open(&other.netns).await.map_or(true, |netns| netns.inode != other.sandbox);
         let looks = if left { LOOKS } else { 1 };
         for _ in 0..looks {
             if link::index(&self.netlink, &other.host_interface).await?.is_none() {
@@ -477,16 +479,6 @@ fn same(found: Endpoint, request: &Attach) -> Result<Endpoint> {
     )
 }
 
-/// What the kernel takes for the name of an interface.
-fn check_ifname(name: &str) -> Result<()> {
-    let fits = (1..=15).contains(&name.len()) && name != "." && name != "..";
-    let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
-    if fits && plain {
-        return Ok(());
-    }
-    bail!("interface name {name:?}: use 1 to 15 visible characters without '/', ':' and '%'")
-}
-
 /// A MAC made of the endpoint's first address, so that it is the same again
 /// for the same address. Locally administered, unicast.
 fn mac_for(addresses: &[IpAddr]) -> Mac {
@@ -520,16 +512,6 @@ pub fn new_id() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn interface_names_are_the_kernels() {
-        for good in ["eth0", "a", "net-1.100"] {
-            assert!(check_ifname(good).is_ok(), "{good}");
-        }
-        for bad in ["", "a/b", "a:b", "a b", "sixteen-letters-", "..", "eth%d"] {
-            assert!(check_ifname(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn macs_are_unicast_and_follow_the_address() {

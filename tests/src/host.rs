@@ -179,8 +179,8 @@ impl Host {
             let ended = self.agent.as_mut().and_then(Process::ended);
             assert!(ended.is_none(), "{}'s agent ended: {}", self.name, self.log());
             // What is wrong with it is another matter.
-            let said = self.margay(&["status"]);
-            if said.out.starts_with("node") { Ok(()) } else { Err(said) }
+            let said = self.margay(&["pool", "ls"]);
+            if said.ok() { Ok(()) } else { Err(said) }
         });
     }
 

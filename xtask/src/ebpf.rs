@@ -98,6 +98,8 @@ pub fn command(tools: &Toolchain, verb: &str, workspace: &Path, target_dir: &Pat
         .env("RUSTC", &tools.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("PATH", env::join_paths(dirs).unwrap_or(path))
+        // The agent's profile strips, and the programs need their BTF.
+        .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     for inherited in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"] {
         command.env_remove(inherited);

@@ -23,18 +23,19 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 27] = [
-    ("files", &[]),
-    ("problem", &[]),
+const EDGES: [(&str, &[&str]); 28] = [
+    ("files", &["problem"]),
+    ("problem", &["words"]),
+    ("words", &[]),
     ("tables", &[]),
-    ("model", &[]),
+    ("model", &["problem", "words"]),
     ("desired", &["model", "tables"]),
     ("reconcile", &["problem", "tables"]),
     ("store", &["model"]),
     ("ipam", &["model", "store"]),
-    ("kernel", &["files", "model", "problem", "reconcile", "tables", "desired"]),
-    ("journal", &["files", "model"]),
-    ("network", &["model", "store"]),
+    ("kernel", &["files", "model", "problem", "reconcile", "tables", "desired", "words"]),
+    ("journal", &["files", "model", "problem", "tables", "words"]),
+    ("network", &["model", "store", "words"]),
     ("metrics", &["control", "kernel", "version"]),
     ("next_hops", &["control", "desired", "kernel"]),
     ("node", &["control", "model", "store"]),
@@ -42,14 +43,20 @@ const EDGES: [(&str, &[&str]); 27] = [
     ("control", &["desired", "kernel", "model", "problem", "reconcile", "store", "tables"]),
     (
         "workload",
-        &["control", "desired", "ipam", "journal", "kernel", "model", "network", "problem", "tables"],
+        &[
+            "control", "desired", "ipam", "journal", "kernel", "model", "network", "problem", "tables",
+            "words",
+        ],
     ),
     ("report", &["problem"]),
     ("drops", &["control", "kernel", "model"]),
     ("sockets", &[]),
     (
         "docker",
-        &["control", "journal", "metrics", "model", "network", "problem", "report", "store", "workload"],
+        &[
+            "control", "journal", "metrics", "model", "network", "problem", "report", "store", "words",
+            "workload",
+        ],
     ),
     (
         "api",
@@ -67,6 +74,7 @@ const EDGES: [(&str, &[&str]); 27] = [
             "store",
             "tables",
             "version",
+            "words",
             "workload",
         ],
     ),
@@ -80,6 +88,7 @@ const EDGES: [(&str, &[&str]); 27] = [
             "desired",
             "docker",
             "drops",
+            "files",
             "ipam",
             "journal",
             "kernel",
@@ -91,11 +100,12 @@ const EDGES: [(&str, &[&str]); 27] = [
             "report",
             "sockets",
             "store",
+            "tables",
             "version",
             "workload",
         ],
     ),
-    ("bin", &["cleanup", "cli", "commands", "output", "store"]),
+    ("bin", &["cleanup", "cli", "commands", "complete", "endpoint", "log", "output", "store"]),
     ("lib", &[]),
     ("build", &[]),
 ];
@@ -119,7 +129,7 @@ const OWNED: [(&str, &[&str]); 14] = [
 ];
 
 /// Modules that are pure: no runtime, no files, no sockets, no clock.
-const PURE: [&str; 5] = ["tables", "model", "problem", "desired", "reconcile"];
+const PURE: [&str; 6] = ["tables", "model", "problem", "words", "desired", "reconcile"];
 const IMPURE: [&str; 9] = [
     "tokio",
     "aya",

@@ -121,7 +121,7 @@ async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFac
     if config.big_tcp {
         match uplink.raise(netlink, &facts.uplink.name).await {
             Ok(raised) => size = raised,
-            Err(error) => warn!("there is no BIG TCP: {error:#}"),
+            Err(error) => warn!("BIG TCP stays off: {error:#}"),
         }
     }
     if config.big_tcp || was_raised {
@@ -130,7 +130,7 @@ async fn size_super_packets(config: &Config, netlink: &Netlink, facts: &LocalFac
     if size == USUAL
         && let Err(error) = uplink.restore(netlink).await
     {
-        warn!("BIG TCP is not undone: {error:#}");
+        warn!("cannot reset BIG TCP on the uplink: {error:#}");
     }
     (size != USUAL).then_some(size)
 }

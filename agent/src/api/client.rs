@@ -1,15 +1,19 @@
 //! The commands' way to the agent.
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, body::Bytes, client::conn::http1, header::CONTENT_TYPE};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header::CONTENT_TYPE};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 
 use super::wire::Failure;
+use crate::problem::Problem;
+
+/// How long an answer may take: longer than the agent gives itself.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A request without a body.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
@@ -42,14 +46,51 @@ async fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str,
     serde_json::from_slice(&body).context("the agent's answer does not parse")
 }
 
+/// No agent runs, as far as its socket tells.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct NoAgent(Problem);
+
 /// The body of the answer, or the agent's refusal.
 async fn answer(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
-    let stream = UnixStream::connect(socket).await.with_context(|| {
-        format!(
-            "no agent answers on {}; start it with `margay agent`, or name its socket with --socket",
-            socket.display()
+    let stream = UnixStream::connect(socket).await.map_err(|error| unconnected(socket, error))?;
+    let asked = timeout(PATIENCE, exchange(stream, method, path, body)).await;
+    let (status, body) = asked.map_err(|_| {
+        let what = format!("the agent does not answer within {} s", PATIENCE.as_secs());
+        Problem::new(what, "see its log; whatever it does, restarting it loses no packet")
+    })??;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let failure: Failure = serde_json::from_slice(&body)
+        .map_err(|_| anyhow!("the agent answered {status}: {}", String::from_utf8_lossy(&body)))?;
+    bail!(failure.error)
+}
+
+/// Why there is no connection.
+fn unconnected(socket: &Path, error: std::io::Error) -> anyhow::Error {
+    let socket = socket.display();
+    match error.kind() {
+        ErrorKind::PermissionDenied => Problem::new(
+            format!("permission denied on the agent's socket {socket}"),
+            "use sudo, or join the group that the agent was given with --socket-group",
         )
-    })?;
+        .into(),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => NoAgent(Problem::new(
+            format!("no agent answers on {socket}"),
+            "start it with `margay agent`, or name its socket with --socket",
+        ))
+        .into(),
+        _ => anyhow::Error::from(error).context(format!("the agent's socket {socket}")),
+    }
+}
+
+async fn exchange(
+    stream: UnixStream,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes)> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::builder()
@@ -60,11 +101,5 @@ async fn answer(socket: &Path, method: Method, path: &str, body: Bytes) -> Resul
         .body(Full::new(body))?;
     let answer = sender.send_request(request).await.context("the agent broke off")?;
     let status = answer.status();
-    let body = answer.into_body().collect().await.context("the agent broke off")?.to_bytes();
-    if status.is_success() {
-        return Ok(body);
-    }
-    let failure: Failure = serde_json::from_slice(&body)
-        .map_err(|_| anyhow!("the agent answered {status}: {}", String::from_utf8_lossy(&body)))?;
-    bail!(failure.error)
+    Ok((status, answer.into_body().collect().await.context("the agent broke off")?.to_bytes()))
 }

@@ -1,15 +1,19 @@
 //! The agent's side of the socket.
 
 mod problems;
-mod views;
+pub(crate) mod views;
+mod way;
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path as FsPath, sync::Arc};
+use std::{
+    fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path as FsPath, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -20,6 +24,7 @@ use nix::{
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Mutex, Notify, watch},
+    time::timeout,
 };
 
 use super::wire;
@@ -28,11 +33,13 @@ use crate::{
     kernel::{attach::TcMode, counters, datapath::Datapath, host, pins::Pins},
     membership::Membership,
     metrics,
-    model::endpoint::mac_text,
+    model::{endpoint::mac_text, key::ROOT},
     node,
+    problem::Problem,
     report::Report,
     store::{Store, transfer},
     tables::Tables,
+    words,
     workload::{Attach, Which, Workloads},
 };
 
@@ -62,6 +69,9 @@ pub struct Agent {
     pub mode: TcMode,
 }
 
+/// How long a request may take: the waits of an attach are shorter.
+const DEADLINE: Duration = Duration::from_secs(60);
+
 type Shared = State<Arc<Agent>>;
 type Answer<T> = Result<Json<T>, Refused>;
 
@@ -70,7 +80,7 @@ struct Refused(anyhow::Error);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let failure = wire::Failure { error: format!("{:#}", self.0) };
+        let failure = wire::Failure { error: words::of(&self.0) };
         (StatusCode::CONFLICT, Json(failure)).into_response()
     }
 }
@@ -143,19 +153,38 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
         .route("/v1/status", get(status))
         .route("/v1/counters", get(read_counters))
         .route("/metrics", get(read_metrics))
-        .route("/v1/routes", get(routes))
+        .route("/v1/routes", get(routes).post(find_way))
         .route("/v1/nodes", get(nodes).delete(remove_node))
         .route("/v1/pools", get(pools).post(add_pool).delete(remove_pool))
         .route("/v1/guard", get(blocked).post(block).delete(unblock))
         .route("/v1/store", get(export))
+        .route("/v1/store/state", get(store_state))
         .route("/v1/store/adopt", post(adopt))
         .route("/v1/log", post(log))
         .route("/v1/stop", post(stop))
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{name}", delete(remove_network))
+        .route("/v1/holders", get(holders))
         .route("/v1/endpoints", get(endpoints).post(attach).delete(detach))
+        .layer(from_fn_with_state(DEADLINE, in_time))
         .with_state(agent);
     Ok(axum::serve(listener, router).await?)
+}
+
+/// Answers within a time, whatever a request waits for. What an attach or detach
+/// has begun goes on in a task of its own.
+async fn in_time(State(deadline): State<Duration>, request: Request, next: Next) -> Response {
+    match timeout(deadline, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refused(
+            Problem::new(
+                format!("the agent did not come to an end with it within {} s", deadline.as_secs()),
+                "see `margay status`, and its log",
+            )
+            .into(),
+        )
+        .into_response(),
+    }
 }
 
 async fn status(State(agent): Shared) -> Answer<wire::Status> {
@@ -163,6 +192,7 @@ async fn status(State(agent): Shared) -> Answer<wire::Status> {
     let (mode, maps, at) = (agent.mode, agent.pins.maps(), agent.store_at.clone());
     let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &maps, &at));
     let mut status = status.await??;
+    status.problems.extend(agent.workloads.journal.problems());
     status.problems.extend(agent.report.troubles());
     Ok(Json(status))
 }
@@ -173,7 +203,8 @@ async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
 
 async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
     let maps = agent.pins.maps();
-    let (more, calls) = (agent.report.troubles().len(), agent.calls.clone());
+    let (more, calls) =
+        (agent.report.troubles().len() + agent.workloads.journal.problems().len(), agent.calls.clone());
     let look = move |state: &control::State| {
         let none = Tables::default();
         let usage = host::usage(&maps, state.actual.as_ref().unwrap_or(&none))?;
@@ -188,6 +219,26 @@ async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
 
 async fn routes(State(agent): Shared) -> Answer<Vec<wire::Route>> {
     Ok(Json(agent.workloads.control.look(views::routes).await?))
+}
+
+async fn find_way(State(agent): Shared, Json(request): Json<wire::WayRequest>) -> Answer<wire::Way> {
+    let from = match &request.from {
+        Some(id) => Some(way::sender(agent.workloads.find(&Which::Id(id.clone())).await?, id)?),
+        None => None,
+    };
+    let look = move |state: &control::State| way::way(state, request.to, from.as_ref());
+    Ok(Json(agent.workloads.control.look(look).await??))
+}
+
+/// No agent watches who has which address, so the store is asked.
+async fn holders(State(agent): Shared) -> Answer<Vec<wire::Holder>> {
+    let listing = agent.store.list(&[format!("{ROOT}ipam/")]).await?;
+    Ok(Json(agent.workloads.control.look(move |state| views::holders(state, &listing)).await?))
+}
+
+async fn store_state(State(agent): Shared) -> Answer<wire::Store> {
+    let at = agent.store_at.clone();
+    Ok(Json(agent.workloads.control.look(move |state| views::store(state, &at)).await?))
 }
 
 async fn nodes(State(agent): Shared) -> Answer<Vec<wire::Node>> {
@@ -323,7 +374,7 @@ async fn detach(
     };
     // Of a network that Docker has no more, only an operator can remove it.
     let book = agent.workloads.journal.docker_networks()?;
-    if let Some(endpoint) = agent.workloads.find(&which)?
+    if let Some(endpoint) = agent.workloads.find(&which).await?
         && endpoint.docker.as_ref().is_some_and(|docker| book.contains_key(&docker.network))
     {
         let container = endpoint.name.as_ref().unwrap_or(&endpoint.id);
@@ -335,4 +386,23 @@ async fn detach(
     }
     let detached = tokio::spawn(async move { agent.workloads.detach(&which).await });
     Ok(Json(detached.await??.map(views::endpoint)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::client;
+
+    #[tokio::test]
+    async fn a_request_that_comes_to_no_end_is_answered() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let layer = from_fn_with_state(Duration::from_millis(10), in_time);
+        let router = Router::new().route("/stuck", get(std::future::pending::<()>)).layer(layer);
+        let served = tokio::spawn(async move { axum::serve(listener, router).await });
+        let told = client::get::<()>(&socket, "/stuck").await.expect_err("refused").to_string();
+        assert!(told.contains("did not come to an end") && told.contains("margay status"), "{told}");
+        served.abort();
+    }
 }

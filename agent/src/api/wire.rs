@@ -177,6 +177,57 @@ pub struct Endpoint {
     pub lost: Option<String>,
 }
 
+/// Who has addresses, anywhere in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The addresses, on one network.
+    pub addresses: Vec<IpAddr>,
+    /// The endpoint's id.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// The network's name.
+    pub network: String,
+    /// The node that the endpoint is on.
+    pub node: String,
+}
+
+/// A question for the way of a packet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WayRequest {
+    /// Where to.
+    pub to: IpAddr,
+    /// The id or name of the endpoint that sends it; without one, the host does.
+    pub from: Option<String>,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Where to.
+    pub to: IpAddr,
+    /// The id of the endpoint that sends it; null for the host.
+    pub from: Option<String>,
+    /// What becomes of it: a verdict or the reason of a drop, as counters have them.
+    pub verdict: String,
+    /// Whether it is dropped.
+    pub dropped: bool,
+    /// Why, in a sentence.
+    pub why: String,
+    /// The network that the address is of.
+    pub network: Option<String>,
+    /// The node that it goes to.
+    pub node: Option<String>,
+    /// The block or other prefix that decides.
+    pub prefix: Option<IpNet>,
+    /// The next hop on the underlay.
+    pub next_hop: Option<IpAddr>,
+    /// The interface that it leaves by.
+    pub interface: Option<String>,
+    /// The endpoint on this node that it is delivered to.
+    pub endpoint: Option<String>,
+}
+
 /// What the datapath knows of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {

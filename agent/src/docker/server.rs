@@ -17,6 +17,7 @@ use tokio::{net::UnixListener, time::timeout};
 use tracing::{debug, warn};
 
 use super::{Docker, driver, ipam, wire};
+use crate::words;
 
 /// How long a call may take. dockerd itself waits for ever, and holds a lock
 /// of the network meanwhile.
@@ -74,8 +75,8 @@ async fn handle(State(docker): State<Arc<Docker>>, uri: Uri, body: Bytes) -> Res
     let (status, value) = match result {
         Ok(value) => (StatusCode::OK, value),
         Err(error) => {
-            warn!("docker: {call}: {error:#}");
-            let text = format!("{error:#}");
+            let text = words::of(&error);
+            warn!("docker: {call}: {text}");
             // The network driver's errors are read from one field, the IPAM
             // driver's from the other.
             (status_of(&error), json!({"Err": text, "Error": text}))

@@ -56,6 +56,15 @@ pub fn hook(program: Program) -> Option<TcAttachType> {
     }
 }
 
+/// Which program is at a hook of an interface of ours.
+pub fn program_at(hook: TcAttachType, interface: &str, uplink: &str) -> Program {
+    match hook {
+        TcAttachType::Egress => Program::FromHost,
+        _ if interface == uplink => Program::FromNetwork,
+        _ => Program::FromWorkload,
+    }
+}
+
 /// The kernel's ids of the programs that ours attached to an interface, and at
 /// which hook.
 pub async fn attached(

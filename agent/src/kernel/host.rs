@@ -3,8 +3,6 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
-use aya::programs::TcAttachType;
-use margay_common::verdict::Program;
 use rtnetlink::Handle;
 use tokio::sync::Mutex;
 
@@ -59,11 +57,7 @@ impl Host {
     async fn attachment(&self, interface: &str, datapath: &Datapath) -> Result<Option<Attachment>> {
         let found = attach::attached(self.mode, &self.pins, &self.netlink, interface).await?;
         let Some((hook, id)) = found else { return Ok(None) };
-        let program = match hook {
-            TcAttachType::Egress => Program::FromHost,
-            _ if interface == self.uplink => Program::FromNetwork,
-            _ => Program::FromWorkload,
-        };
+        let program = attach::program_at(hook, interface, &self.uplink);
         let current = datapath.program_id(program)? == id;
         Ok(Some(Attachment { program, current }))
     }

@@ -3,8 +3,12 @@
 use std::{
     fs::File,
     io::ErrorKind,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,9 +16,10 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::statfs::fstatfs,
 };
-use tokio::runtime;
+use tokio::{runtime, sync::Semaphore, time::timeout};
 
 use super::{Netlink, sysctl};
+use crate::{problem::Problem, words};
 
 /// An open network namespace of somebody else.
 #[derive(Debug)]
@@ -28,26 +33,39 @@ pub struct Netns {
 
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
+/// `NS_GET_NSTYPE` of linux/nsfs.h, `_IO(0xb7, 3)`: what kind of namespace a file
+/// is. Since Linux 4.11.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+/// How long a file system may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How many namespaces are opened at a time. Threads that a file system keeps for
+/// ever are no more than these.
+static OPENING: Semaphore = Semaphore::const_new(16);
 
 impl Netns {
-    /// Opens a namespace, which must be another than the agent's own.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| {
-            let hint = match error.kind() {
-                ErrorKind::PermissionDenied => {
-                    "the agent lacks CAP_SYS_PTRACE, needed for other users' processes"
-                }
-                _ => "is the container gone?",
-            };
-            anyhow::Error::from(error).context(format!("network namespace {}: {hint}", path.display()))
-        })?;
-        let kind = fstatfs(&file)?.filesystem_type().0 as i64;
-        if kind != NSFS_MAGIC {
-            bail!("{} is no network namespace", path.display());
+    /// Opens a namespace, which must be another than the agent's own. Whatever the
+    /// path leads to, this comes to an end: nothing but a network namespace is
+    /// opened, and a file system that does not answer is left to a thread.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        if path.to_str().is_none_or(|path| path.contains(words::acts)) {
+            bail!("network namespace {shown}: the path is no text without control characters");
         }
-        let inode = inode(&file)?;
+        let busy = || {
+            Problem::new(
+                format!("network namespace {shown}: the file system does not answer"),
+                "see what is mounted there; the agent is well",
+            )
+        };
+        let Ok(Ok(place)) = timeout(PATIENCE, OPENING.acquire()).await else { bail!(busy()) };
+        let named = path.to_owned();
+        let opening = aside(move || {
+            let _place = place;
+            open(&named)
+        });
+        let (file, inode) = timeout(PATIENCE, opening).await.map_err(|_| busy())??;
         if inode == inode_of_own()? {
-            bail!("{} is the host's own network namespace, which cannot be attached", path.display());
+            bail!("{shown} is the host's own network namespace, which cannot be attached");
         }
         Ok(Self { path: path.to_owned(), inode, file })
     }
@@ -88,6 +106,36 @@ impl Netns {
         })
         .await
     }
+}
+
+/// Opens what is a network namespace and nothing else, without a wait for whoever
+/// is behind a FIFO or a device. Gives its inode number, too.
+fn open(path: &Path) -> Result<(File, u32)> {
+    let look = |flags: i32, path: &Path| File::options().read(true).custom_flags(flags).open(path);
+    let found = look(libc::O_PATH, path).map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "the agent lacks CAP_SYS_PTRACE, needed for other users' processes"
+            }
+            _ => "is the container gone?",
+        };
+        anyhow::Error::from(error).context(format!("network namespace {}: {hint}", path.display()))
+    })?;
+    let shown = path.display();
+    if fstatfs(&found)?.filesystem_type().0 as i64 != NSFS_MAGIC {
+        bail!("{shown} is no network namespace");
+    }
+    // The very file that was looked at, whatever the path leads to by now.
+    let again = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    let file = look(libc::O_NONBLOCK, &again).with_context(|| format!("network namespace {shown}"))?;
+    // SAFETY: the descriptor is open for the length of the call, which takes no
+    // argument and writes to no memory of ours.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    if kind != libc::CLONE_NEWNET {
+        bail!("{shown} is a namespace of another kind, not of the network (/proc/PID/ns/net)");
+    }
+    let inode = inode(&file)?;
+    Ok((file, inode))
 }
 
 /// Netlink in a new namespace, which ends with it.

@@ -101,7 +101,7 @@ pub fn reachable(uplink: &Link) -> u32 {
 pub async fn fit(netlink: &Handle, endpoints: impl Iterator<Item = &Endpoint> + Send, size: u32) {
     for endpoint in endpoints {
         let inside = async {
-            let netns = Netns::open(&endpoint.netns)?;
+            let netns = Netns::open(&endpoint.netns).await?;
             let inside = netns.netlink().await?;
             set(&inside, &endpoint.ifname, size).await?;
             set(netlink, &endpoint.host_interface, size).await

@@ -7,9 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::files;
+use crate::{files, problem::Problem};
 
 /// Sets a switch of an interface of ours. A family that the kernel lacks has
 /// no switches and needs none.
@@ -42,7 +42,18 @@ impl Originals {
     /// What the switches were, by path.
     pub fn read(&self) -> Result<BTreeMap<String, String>> {
         match fs::read(&self.file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| self.file.display().to_string()),
+            Ok(bytes) => {
+                let named = || self.file.display().to_string();
+                let all: BTreeMap<String, String> = serde_json::from_slice(&bytes).with_context(named)?;
+                // Whatever it names is written to.
+                match all.keys().find(|path| !is_switch(path)) {
+                    Some(path) => bail!(Problem::new(
+                        format!("{} names {path}, which is no switch of the network", named()),
+                        "remove the file, and set the host's switches as they should be",
+                    )),
+                    None => Ok(all),
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(error).with_context(|| self.file.display().to_string()),
         }
@@ -78,5 +89,33 @@ impl Originals {
             return super::pins::unlink(&self.file);
         }
         files::replace(&self.file, &serde_json::to_vec(all)?)
+    }
+}
+
+/// Whether a path leads to a switch of the network and nowhere else.
+fn is_switch(path: &str) -> bool {
+    path.strip_prefix("net/").is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_names_what_is_no_switch_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let originals = Originals::of(dir.path());
+        let target = dir.path().join("target");
+        for path in
+            [target.to_str().expect("text"), "../../etc/x", "net/../../../etc/x", "kernel/core_pattern"]
+        {
+            let text = serde_json::json!({ path: "1" }).to_string();
+            fs::write(dir.path().join("host.json"), text).expect("a disk");
+            let told = originals.restore(path).expect_err(path).to_string();
+            assert!(told.contains("host.json") && told.contains("remove the file"), "{told}");
+        }
+        assert!(!target.exists(), "nothing is written");
+        fs::write(dir.path().join("host.json"), r#"{"net/ipv4/ip_forward":"0"}"#).expect("a disk");
+        assert_eq!(originals.read().expect("a switch").len(), 1);
     }
 }

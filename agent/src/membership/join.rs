@@ -271,7 +271,9 @@ fn holder_of(
         let AddressHolder { node: name } = holder;
         bail!(Problem::new(
             format!("address {addr} belongs to node {name} since {}, and that node lives", time(node.since)),
-            format!("give this host an address of its own, or, if that node is to go: margay node rm {name} --yes")
+            format!(
+                "give this host an address of its own, or, if that node is to go: margay node rm {name} --yes"
+            )
         ));
     }
     Ok(Some(holder.node))

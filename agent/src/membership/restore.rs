@@ -27,7 +27,7 @@ impl Membership {
         let Some(known) = &look.known else { return Ok(()) };
         match self.workloads.networks.block_again(&known.blocked).await.map_err(trouble) {
             // The nodes are put back all the same.
-            Err(Trouble::Refused(error)) => warn!("what the guard blocked is not put back: {error:#}"),
+            Err(Trouble::Refused(error)) => warn!("cannot restore the block list: {error:#}"),
             result => result?,
         }
         Ok(())

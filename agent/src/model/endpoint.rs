@@ -71,6 +71,21 @@ pub struct DockerEndpoint {
     pub since: u64,
 }
 
+/// What the kernel takes for the name of an interface.
+pub fn check_ifname(name: &str) -> Result<(), BadIfname> {
+    let fits = (1..=15).contains(&name.len()) && name != "." && name != "..";
+    let plain = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
+    if fits && plain {
+        return Ok(());
+    }
+    Err(BadIfname(name.into()))
+}
+
+/// A name that no interface can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interface name {0:?}: use 1 to 15 visible characters without '/', ':' and '%'")]
+pub struct BadIfname(String);
+
 /// A MAC as `02:00:...`.
 pub mod mac_text {
     use margay_common::net::Mac;
@@ -104,7 +119,10 @@ pub mod mac_text {
 
 #[cfg(test)]
 mod tests {
-    use super::mac_text::{format, parse};
+    use super::{
+        check_ifname,
+        mac_text::{format, parse},
+    };
 
     #[test]
     fn macs_are_read_as_they_are_written() {
@@ -112,6 +130,16 @@ mod tests {
         assert_eq!(format(&mac), "02:00:5e:10:00:ff");
         for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:00", "2:0:5e:10:0:ff", "gg:00:00:00:00:00"] {
             assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn interface_names_are_the_kernels() {
+        for good in ["eth0", "a", "net-1.100"] {
+            assert!(check_ifname(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a/b", "a:b", "a b", "sixteen-letters-", "..", "eth%d"] {
+            assert!(check_ifname(bad).is_err(), "{bad}");
         }
     }
 }

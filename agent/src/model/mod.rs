@@ -9,6 +9,7 @@ pub mod key;
 pub mod membership;
 pub mod network;
 pub mod node;
+pub mod pick;
 pub mod pool;
 pub mod snapshot;
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Unknown, snapshot::single};
+use crate::words::{self, Unseemly};
 
 /// Addresses in a block unless the subnet is small.
 const DEFAULT_BLOCK: u32 = 64;
@@ -28,6 +29,8 @@ pub const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
 const MIN_MTU_V6: u32 = 1280;
 /// The least MTU that IPv4 works with (RFC 791 section 3.2).
 const MIN_MTU_V4: u32 = 576;
+/// The longest name of an auxiliary address, characters.
+const AUX_NAME_MAX: usize = 255;
 /// The greatest MTU of a veth.
 const MAX_MTU: u32 = 65_535;
 
@@ -174,6 +177,8 @@ pub enum NetworkError {
     BlockSize { size: u32, subnet: IpNet, max: u32 },
     #[error("MTU {0}: use {1} to {MAX_MTU}")]
     Mtu(u32, u32),
+    #[error(transparent)]
+    Text(#[from] Unseemly),
     #[error("a network is internal or routable, not both")]
     InternalRoutable,
     #[error("network id {0}: ids go from 1 to {NETWORK_MAX}")]
@@ -192,6 +197,9 @@ impl NetworkRequest {
     /// Checks the request and fills in what it leaves open.
     pub fn into_network(self, id: u32) -> Result<Network, NetworkError> {
         check_name(&self.name)?;
+        for (name, _) in &self.aux {
+            words::check("the name of auxiliary address", name, AUX_NAME_MAX)?;
+        }
         let subnets = self.subnets()?;
         let Self { name, mtu, internal, routable, unnamed, pooled, docker, .. } = self;
         let unknown = Unknown::new();

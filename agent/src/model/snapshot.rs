@@ -362,6 +362,16 @@ mod tests {
     }
 
     #[test]
+    fn names_that_act_on_a_terminal_are_not_believed() {
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(&put("networks/1", &BLUE.replace("blue", r"a\u001b[2Jb")));
+        snapshot.apply(&put("nodes/h\u{1b}1", r#"{"v":1,"name":"h\u001b1","addresses":[]}"#));
+        snapshot.apply(&put("nodes/h2", r#"{"v":1,"name":"h\u001b2","addresses":[]}"#));
+        assert!(snapshot.networks.is_empty() && snapshot.nodes.is_empty());
+        assert_eq!(snapshot.unreadable.len(), 3);
+    }
+
+    #[test]
     fn a_listing_and_its_events_say_the_same() {
         let events = [
             put("nodes/h1", r#"{"v":1,"name":"h1","addresses":["192.0.2.1"]}"#),

@@ -14,10 +14,13 @@ use crate::{
         snapshot::Snapshot,
     },
     store::Op,
+    words,
 };
 
 /// Prefixes that one transaction takes; etcd's own limit is 128 operations.
 const AT_ONCE: usize = 100;
+/// The longest comment, characters.
+const COMMENT_MAX: usize = 256;
 /// What neighbours, routers and next hops speak from.
 const LINK_LOCAL: &str = "fe80::/10";
 
@@ -25,6 +28,9 @@ impl Networks {
     /// Blocks a prefix since `now`, seconds since 1970; the same again is fine.
     /// Gives the revision of it.
     pub async fn block(&self, cidr: IpNet, comment: Option<String>, now: u64) -> Result<i64> {
+        if let Some(comment) = &comment {
+            words::check("comment", comment, COMMENT_MAX)?;
+        }
         let store = self.store.addresses().await;
         self.amend(|snapshot| {
             if snapshot.blocked.get(&cidr).is_some_and(|found| found.comment == comment) {

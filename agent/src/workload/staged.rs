@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use margay_common::net::Mac;
 use tracing::{debug, info, warn};
 
-use super::{Workloads, list, mac_for, new_id};
+use super::{NAME_MAX, Workloads, list, mac_for, new_id};
 use crate::{
     control::State,
     ipam,
@@ -26,6 +26,7 @@ use crate::{
         network::{Network, Subnet},
     },
     tables::host_interface,
+    words,
 };
 
 /// What the side of an interface is called that goes into the container, before it
@@ -258,7 +259,7 @@ impl Workloads {
         let turn = self.turn(0, docker).await;
         let _turn = turn.lock().await;
         let Some(found) = self.by_docker(docker) else { return Ok(()) };
-        if found.name.as_deref() == Some(name) {
+        if found.name.as_deref() == Some(name) || words::check("container", name, NAME_MAX).is_err() {
             return Ok(());
         }
         let endpoint = Endpoint { name: Some(name.into()), ..found };

@@ -13,3 +13,4 @@ mod secured;
 mod stash;
 mod store;
 mod strange;
+mod text;

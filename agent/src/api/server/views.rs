@@ -1,6 +1,6 @@
 //! The state of the control loop as the wire tells it.
 
-use std::{net::IpAddr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -12,14 +12,19 @@ use crate::{
     control::State,
     kernel::{attach::TcMode, host},
     model::{
+        self,
+        block::Allocations,
         blocked::Blocked,
         endpoint::{Device, Endpoint, mac_text},
+        key::Key,
         network::{max_len, net},
+        snapshot::Event,
     },
     network::pool::usage,
+    store::Listing,
 };
 
-pub(super) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
+pub(crate) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
     wire::Endpoint {
         mac: mac_text::format(&endpoint.mac),
         id: endpoint.id,
@@ -35,7 +40,7 @@ pub(super) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
 }
 
 /// Endpoints, by the names that their networks have now.
-pub(super) fn endpoints(
+pub(crate) fn endpoints(
     state: &State,
     endpoints: std::collections::BTreeMap<String, Endpoint>,
 ) -> Vec<wire::Endpoint> {
@@ -46,7 +51,7 @@ pub(super) fn endpoints(
     named.map(endpoint).collect()
 }
 
-pub(super) fn networks(state: &State) -> Vec<wire::Network> {
+pub(crate) fn networks(state: &State) -> Vec<wire::Network> {
     let networks = state.snapshot.networks.values();
     networks
         .map(|network| wire::Network {
@@ -77,7 +82,7 @@ pub(super) fn networks(state: &State) -> Vec<wire::Network> {
         .collect()
 }
 
-pub(super) fn nodes(state: &State) -> Vec<wire::Node> {
+pub(crate) fn nodes(state: &State) -> Vec<wire::Node> {
     let nodes = state.snapshot.nodes.values();
     nodes
         .map(|node| {
@@ -97,7 +102,7 @@ pub(super) fn nodes(state: &State) -> Vec<wire::Node> {
 }
 
 /// What the datapath holds, as the kernel last said it.
-pub(super) fn routes(state: &State) -> Vec<wire::Route> {
+pub(crate) fn routes(state: &State) -> Vec<wire::Route> {
     let none = crate::tables::Tables::default();
     let actual = state.actual.as_ref().unwrap_or(&none);
     let name = |id: u32| state.snapshot.networks.get(&id).map(|network| network.name.clone());
@@ -156,7 +161,7 @@ pub(super) fn routes(state: &State) -> Vec<wire::Route> {
 }
 
 /// A prefix in the length of its own family.
-fn prefix(len: u32, addr: Addr) -> ipnet::IpNet {
+pub(crate) fn prefix(len: u32, addr: Addr) -> ipnet::IpNet {
     let len = if addr.is_v4() { len.saturating_sub(96) } else { len };
     net(addr.into(), len as u8)
 }
@@ -174,7 +179,7 @@ fn world(actual: &crate::tables::Tables) -> wire::World {
     }
 }
 
-pub(super) fn blocked(state: &State) -> Vec<wire::Blocked> {
+pub(crate) fn blocked(state: &State) -> Vec<wire::Blocked> {
     let blocked = state.snapshot.blocked.iter();
     let view = |(cidr, found): (&IpNet, &Blocked)| wire::Blocked {
         cidr: *cidr,
@@ -184,7 +189,7 @@ pub(super) fn blocked(state: &State) -> Vec<wire::Blocked> {
     blocked.map(view).collect()
 }
 
-pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
+pub(crate) fn pools(state: &State) -> Vec<wire::Pool> {
     let pools = usage(&state.snapshot).into_iter();
     pools
         .map(|found| wire::Pool {
@@ -195,7 +200,47 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
         .collect()
 }
 
-pub(super) fn status(
+/// How the store stands.
+pub(crate) fn store(state: &State, at: &str) -> wire::Store {
+    wire::Store {
+        at: at.into(),
+        in_sync: state.in_sync() && state.store.away.is_none(),
+        revision: state.revision,
+        events: state.events,
+        away: state.store.away.as_ref().map(|(reason, _)| reason.clone()),
+        away_since: state.store.away.as_ref().map(|(_, since)| *since),
+        unreadable: state.snapshot.unreadable.clone(),
+    }
+}
+
+/// Who has which address by the allocations of a listing, by the names that
+/// networks have now.
+pub(crate) fn holders(state: &State, listing: &Listing) -> Vec<wire::Holder> {
+    let mut all: BTreeMap<(u32, String), wire::Holder> = BTreeMap::new();
+    for entry in &listing.entries {
+        let Event::Put { key, value, .. } = entry else { continue };
+        let Some(key @ Key::Ipam(id, _)) = Key::parse(key) else { continue };
+        // One that cannot be read is told by status.
+        let Ok(Allocations { node: owner, addresses, .. }) = model::decode(&key, value) else { continue };
+        for (addr, holder) in addresses {
+            let named = state.snapshot.networks.get(&id).map(|network| network.name.clone());
+            let entry = all.entry((id, holder.endpoint.clone())).or_insert_with(|| wire::Holder {
+                addresses: Vec::new(),
+                id: holder.endpoint,
+                name: holder.name,
+                network: named.unwrap_or_else(|| format!("number {id}")),
+                node: holder.node.unwrap_or_else(|| owner.clone()),
+            });
+            entry.addresses.push(addr);
+        }
+    }
+    let mut all: Vec<wire::Holder> = all.into_values().collect();
+    all.iter_mut().for_each(|holder| holder.addresses.sort());
+    all.sort_by(|a, b| (&a.network, &a.addresses).cmp(&(&b.network, &b.addresses)));
+    all
+}
+
+pub(crate) fn status(
     state: &State,
     (mode, device): (TcMode, Device),
     maps: &Path,
@@ -222,15 +267,7 @@ pub(super) fn status(
         tc_mode: format!("{mode:?}").to_lowercase(),
         container_device: format!("{device:?}").to_lowercase(),
         xdp: state.xdp(),
-        store: wire::Store {
-            at: store_at.into(),
-            in_sync: state.in_sync() && state.store.away.is_none(),
-            revision: state.revision,
-            events: state.events,
-            away: state.store.away.as_ref().map(|(reason, _)| reason.clone()),
-            away_since: state.store.away.as_ref().map(|(_, since)| *since),
-            unreadable: state.snapshot.unreadable.clone(),
-        },
+        store: store(state, store_at),
         endpoints: state.facts.endpoints.len(),
         attachments: attachments.collect(),
         maps: maps.map(|(name, used, capacity)| wire::Map { name: name.into(), used, capacity }).collect(),

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use hyper::Method;
-use margay::{api::client, config::SOCKET, journal::Journal, kernel, store::embedded};
+use margay::{agent::left, api::client, config::SOCKET, journal::Journal, kernel, store::embedded};
 
 use crate::{cli::Cleanup, output};
 
@@ -39,6 +39,7 @@ pub async fn run(options: &Cleanup) -> Result<()> {
     }
     for dir in [&options.state_dir, &options.run_dir] {
         remove_file(&socket)?;
+        left::forget(&options.run_dir);
         // Others' files keep the folder.
         if fs::remove_dir(dir).is_ok() {
             output::line(&format!("removed {}", dir.display()))?;

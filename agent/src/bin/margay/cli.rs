@@ -3,9 +3,12 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::ArgValueCompleter;
 use ipnet::IpNet;
 use margay::config::{BPFFS_DIR, RUN_DIR, STATE_DIR, Settings, StoreSettings};
+
+use crate::complete;
 
 /// A container network in which every host is a router.
 #[derive(Parser)]
@@ -67,11 +70,11 @@ pub enum Command {
         #[command(subcommand)]
         command: EndpointCommand,
     },
-    /// What the datapath holds
+    /// What the datapath holds, and where a packet goes
     Route {
         /// What to do with it.
         #[command(subcommand)]
-        command: ListCommand,
+        command: RouteCommand,
     },
     /// Nodes of the cluster
     Node {
@@ -79,25 +82,25 @@ pub enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
-    /// Where networks take their subnets from
+    /// Pools that networks take their subnets from
     Pool {
         /// What to do with them.
         #[command(subcommand)]
         command: PoolCommand,
     },
-    /// Prefixes whose packets enter no node
+    /// Block prefixes at every node
     Guard {
         /// What to do with them.
         #[command(subcommand)]
         command: GuardCommand,
     },
-    /// Where the cluster's state lives
+    /// The store that holds the cluster's state
     Store {
         /// What to do with it.
         #[command(subcommand)]
         command: StoreCommand,
     },
-    /// How the agent stands; exits 1 when something is wrong
+    /// Agent, store, programs, maps and problems; exits 1 when there is a problem
     Status {
         /// How to print
         #[command(flatten)]
@@ -111,7 +114,7 @@ pub enum Command {
         /// How to print
         #[command(flatten)]
         format: Format,
-        /// Also those that are zero
+        /// Include counters that are zero
         #[arg(long)]
         all: bool,
     },
@@ -123,7 +126,7 @@ pub enum Command {
     },
     /// Print the metrics
     Metrics,
-    /// Take everything of Margay's off this host
+    /// Remove everything of Margay's from this host
     Cleanup(Cleanup),
     /// Print completions for a shell
     Completions {
@@ -132,23 +135,39 @@ pub enum Command {
     },
 }
 
-/// A command that only lists.
+/// `margay route`.
 #[derive(Subcommand)]
-pub enum ListCommand {
-    /// List them
+pub enum RouteCommand {
+    /// List what the datapath holds
+    #[command(alias = "list")]
     Ls(Format),
+    /// Tell where a packet to an address goes from here, and why
+    Get {
+        /// Where to
+        #[arg(value_name = "ADDR")]
+        to: IpAddr,
+        /// The endpoint that sends it, by id or name [default: this host]
+        #[arg(long, value_name = "ENDPOINT", add = ArgValueCompleter::new(complete::endpoints))]
+        from: Option<String>,
+        /// How to print
+        #[command(flatten)]
+        format: Format,
+    },
 }
 
 /// `margay node`.
 #[derive(Subcommand)]
 pub enum NodeCommand {
     /// List nodes
+    #[command(alias = "list")]
     Ls(Format),
-    /// Free what a host that is gone for good held
+    /// Remove a node that is gone for good and free what it held
+    #[command(alias = "remove")]
     Rm {
         /// Its name
+        #[arg(add = ArgValueCompleter::new(complete::nodes))]
         name: String,
-        /// Also if it looks alive
+        /// Remove it even if its lease is alive
         #[arg(long)]
         yes: bool,
     },
@@ -179,17 +198,19 @@ pub enum Switch {
 pub enum PoolCommand {
     /// Add a pool
     Add {
-        /// All of it
+        /// The pool's CIDR
         cidr: IpNet,
         /// Length of the prefix of each network's subnet [default: 20 for IPv4, 64 for IPv6]
         #[arg(long, value_name = "N")]
         network_size: Option<u8>,
     },
     /// List pools
+    #[command(alias = "list")]
     Ls(Format),
     /// Remove a pool; networks keep their subnets
+    #[command(alias = "remove")]
     Rm {
-        /// All of it
+        /// The pool's CIDR
         cidr: IpNet,
     },
 }
@@ -197,18 +218,20 @@ pub enum PoolCommand {
 /// `margay guard`.
 #[derive(Subcommand)]
 pub enum GuardCommand {
-    /// Let no packet from a prefix enter any node, whatever it is for
+    /// Drop every packet from a prefix at every node
     Add {
         /// The prefix, or one address
         #[arg(value_parser = prefix)]
         cidr: IpNet,
-        /// Why, for those who list it
+        /// Why it is blocked, shown by guard ls
         #[arg(long, value_name = "TEXT")]
         comment: Option<String>,
     },
     /// List what is blocked
+    #[command(alias = "list")]
     Ls(Format),
-    /// Block a prefix no longer
+    /// Unblock a prefix
+    #[command(alias = "remove")]
     Rm {
         /// The prefix, or one address
         #[arg(value_parser = prefix)]
@@ -225,13 +248,13 @@ fn prefix(text: &str) -> Result<IpNet, String> {
 /// `margay store`.
 #[derive(Subcommand)]
 pub enum StoreCommand {
-    /// Declare the store, as it is, to be the cluster's: nothing lost is awaited any longer
+    /// Accept the store as it is: nodes and data that it lost are no longer awaited
     Adopt,
     /// Print everything that the store holds, as JSON
     Export {
-        /// Write it there instead
+        /// Write to this file [default: standard output]
         file: Option<PathBuf>,
-        /// A store that no agent has open; without one the agent's own is read
+        /// Read this store, which no agent may have open [default: the agent's]
         #[command(flatten)]
         store: StoreSettings,
     },
@@ -251,15 +274,19 @@ pub enum NetworkCommand {
     /// Create a network
     Create(Box<Create>),
     /// List networks
+    #[command(alias = "list")]
     Ls(Format),
     /// Show a network as JSON
     Inspect {
         /// Its name
+        #[arg(add = ArgValueCompleter::new(complete::networks))]
         name: String,
     },
     /// Remove a network without endpoints
+    #[command(alias = "remove")]
     Rm {
         /// Its name
+        #[arg(add = ArgValueCompleter::new(complete::networks))]
         name: String,
     },
 }
@@ -278,19 +305,19 @@ pub struct Create {
     /// Its gateway, for a subnet of the same family [default: the first address]
     #[arg(long, value_name = "ADDR")]
     pub gateway: Vec<IpAddr>,
-    /// Where addresses come from that nobody asked for, within a subnet [default: all of it]
+    /// Range for automatic allocation, within a subnet [default: the subnet]
     #[arg(long, value_name = "CIDR")]
     pub ip_range: Vec<IpNet>,
-    /// An address that something else has, and a name for it
+    /// An address in use by something else, never given to a container, and a name for it
     #[arg(long, value_name = "NAME=ADDR", value_parser = aux_address)]
     pub aux_address: Vec<(String, IpAddr)>,
     /// The containers' MTU [default: the uplink's]
     #[arg(long, value_name = "N")]
     pub mtu: Option<u32>,
-    /// Nothing leaves the network except to the cluster's nodes
+    /// Keep the network's traffic inside: containers reach each other and the nodes only
     #[arg(long)]
     pub internal: bool,
-    /// Any router may send to the network
+    /// Let routers outside of the cluster send to the network, without masquerading
     #[arg(long)]
     pub routable: bool,
     /// Addresses in a block, a power of two [default: 64, fewer in small subnets]
@@ -307,26 +334,27 @@ fn aux_address(text: &str) -> Result<(String, IpAddr), String> {
 #[derive(Subcommand)]
 pub enum EndpointCommand {
     /// Attach a container to a network
+    #[command(group = ArgGroup::new("target").required(true).args(["netns", "pid"]))]
     Attach {
         /// The network's name
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::networks))]
         network: String,
         /// The container's network namespace
-        #[arg(long, value_name = "PATH", required_unless_present = "pid", conflicts_with = "pid")]
+        #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
         netns: Option<PathBuf>,
-        /// A process in the container
+        /// PID of a process in the container
         #[arg(long, value_name = "PID")]
         pid: Option<u32>,
-        /// A name for people
+        /// A name for the endpoint
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
-        /// An address wanted; once for each family
+        /// The address to use; once for each family [default: a free one]
         #[arg(long, value_name = "ADDR")]
         ip: Vec<IpAddr>,
-        /// The MAC wanted
+        /// The MAC to use [default: derived from the address]
         #[arg(long, value_name = "MAC")]
         mac: Option<String>,
-        /// The interface inside
+        /// Name of the interface in the container
         #[arg(long, value_name = "NAME", default_value = "eth0")]
         ifname: String,
         /// How to print
@@ -335,21 +363,34 @@ pub enum EndpointCommand {
     },
     /// Detach a container
     Detach {
-        /// The endpoint's id or name
-        #[arg(required_unless_present = "netns", conflicts_with = "netns")]
+        /// The endpoint's id, as much of it as is unique, or its name
+        #[arg(
+            required_unless_present = "netns",
+            conflicts_with = "netns",
+            add = ArgValueCompleter::new(complete::endpoints)
+        )]
         id: Option<String>,
         /// The container's network namespace
         #[arg(long, value_name = "PATH")]
         netns: Option<PathBuf>,
-        /// The interface inside
+        /// Name of the interface in the container
         #[arg(long, value_name = "NAME", default_value = "eth0", requires = "netns")]
         ifname: String,
     },
     /// List endpoints of this host
-    Ls(Format),
+    #[command(alias = "list")]
+    Ls {
+        /// Of all hosts, by who has which address in the store
+        #[arg(long)]
+        all: bool,
+        /// How to print
+        #[command(flatten)]
+        format: Format,
+    },
     /// Show an endpoint as JSON
     Inspect {
-        /// Its id or name
+        /// Its id, as much of it as is unique, or its name
+        #[arg(add = ArgValueCompleter::new(complete::endpoints))]
         id: String,
     },
 }

@@ -1,27 +1,24 @@
 //! What each command does.
 
-use std::{
-    io::IsTerminal,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use clap::CommandFactory;
 use hyper::Method;
 use margay::{
-    agent,
+    agent::{self, left::Left},
     api::{client, wire},
-    config::LogFormat,
+    words,
 };
-use tracing_subscriber::EnvFilter;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{
     cleanup,
     cli::{
-        Cli, Command, EndpointCommand, GuardCommand, ListCommand, LogCommand, NetworkCommand, NodeCommand,
-        Output, PoolCommand, Switch,
+        Cli, Command, GuardCommand, LogCommand, NetworkCommand, NodeCommand, Output, PoolCommand,
+        RouteCommand, Switch,
     },
-    output, store,
+    complete, endpoint, log, output, store,
 };
 
 /// Runs a command.
@@ -30,23 +27,21 @@ pub async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Agent { settings, config } => {
             let settings = settings.or_file(config.as_deref())?;
-            log(settings.log.unwrap_or_default());
+            log::set_up(settings.log.unwrap_or_default());
             agent::run(settings.check()?).await
         }
-        Command::Metrics => output::line(client::text(socket, "/metrics").await?.trim_end()),
+        Command::Metrics => output::lines(&client::text(socket, "/metrics").await?),
         Command::Network { command } => network(socket, command).await,
-        Command::Endpoint { command } => endpoint(socket, command).await,
-        Command::Route { command: ListCommand::Ls(format) } => {
-            output::routes(&client::get::<Vec<wire::Route>>(socket, "/v1/routes").await?, format)
-        }
+        Command::Endpoint { command } => endpoint::run(socket, command).await,
+        Command::Route { command } => route(socket, command).await,
         Command::Node { command } => node(socket, command).await,
         Command::Pool { command } => pool(socket, command).await,
         Command::Guard { command } => guard(socket, command).await,
         Command::Store { command } => store::run(socket, command).await,
         Command::Status { format, quiet } => {
-            let status: wire::Status = client::get(socket, "/v1/status").await?;
+            let (status, source) = get_or_left(socket, "/v1/status", Left::status).await?;
             if !quiet {
-                output::status(&status, format)?;
+                output::status(&status, format, &source)?;
             }
             if !status.problems.is_empty() {
                 return Err(Wrong.into());
@@ -54,37 +49,18 @@ pub async fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Counters { format, all } => {
-            let mut counters: Vec<wire::Counter> = client::get(socket, "/v1/counters").await?;
+            let (mut counters, source) = get_or_left(socket, "/v1/counters", Left::counters).await?;
             if !all && format.output == Output::Table {
                 counters.retain(|counter| counter.packets > 0);
             }
-            output::counters(&counters, format)
+            output::counters(&counters, format, &source)
         }
         Command::Log { command: LogCommand::Datapath { switch } } => {
             let request = wire::LogRequest { drops: switch == Switch::On };
             client::send(socket, Method::POST, "/v1/log", &request).await
         }
         Command::Cleanup(options) => cleanup::run(&options).await,
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "margay", &mut std::io::stdout());
-            Ok(())
-        }
-    }
-}
-
-/// Sets up the log: to standard error, as much as MARGAY_LOG says.
-fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("MARGAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => {
-            log.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
-        }
+        Command::Completions { shell } => complete::print(shell),
     }
 }
 
@@ -93,10 +69,60 @@ fn log(format: LogFormat) {
 #[error("something is wrong")]
 pub struct Wrong;
 
+/// What the agent says; where none runs, what it left says instead, and that it does.
+pub async fn get_or_left<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    left: impl FnOnce(&Left) -> Result<T>,
+) -> Result<(T, Vec<(&'static str, Value)>)> {
+    let error = match client::get(socket, path).await {
+        Ok(found) => return Ok((found, vec![("source", "agent".into())])),
+        Err(error) if error.is::<client::NoAgent>() => error,
+        Err(error) => return Err(error),
+    };
+    match Left::of(socket).await {
+        Ok(found) => {
+            let found = left(&found)?;
+            output::notice(
+                "no agent runs: this is read from its journal and the pinned maps, by which packets go on",
+            );
+            Ok((found, vec![("source", "host".into())]))
+        }
+        // Nothing was left, or it may not be read.
+        Err(why) => Err(error.context(format!("what it left cannot be read ({})", words::of(&why)))),
+    }
+}
+
+/// Since when what the agent knows of the cluster may be old, also told on standard
+/// error.
+async fn staleness(socket: &Path) -> Result<Vec<(&'static str, Value)>> {
+    let store: wire::Store = client::get(socket, "/v1/store/state").await?;
+    if let (Some(since), why) = (store.away_since, store.away.unwrap_or_default()) {
+        let since = output::ago(since);
+        output::notice(&format!("the store is away for {since} ({why}): this is what was known then"));
+    }
+    Ok(vec![("stale_since", store.away_since.into())])
+}
+
+async fn route(socket: &Path, command: RouteCommand) -> Result<()> {
+    match command {
+        RouteCommand::Ls(format) => {
+            let (routes, source) = get_or_left(socket, "/v1/routes", |left| Ok(left.routes())).await?;
+            output::routes(&routes, format, &source)
+        }
+        RouteCommand::Get { to, from, format } => {
+            let request = wire::WayRequest { to, from };
+            let way: wire::Way = client::send(socket, Method::POST, "/v1/routes", &request).await?;
+            output::way(&way, format)
+        }
+    }
+}
+
 async fn node(socket: &Path, command: NodeCommand) -> Result<()> {
     match command {
         NodeCommand::Ls(format) => {
-            output::nodes(&client::get::<Vec<wire::Node>>(socket, "/v1/nodes").await?, format)
+            let nodes: Vec<wire::Node> = client::get(socket, "/v1/nodes").await?;
+            output::nodes(&nodes, format, &staleness(socket).await?)
         }
         NodeCommand::Rm { name, yes } => {
             let request = wire::NodeRemoval { name, yes };
@@ -151,7 +177,9 @@ async fn network(socket: &Path, command: NetworkCommand) -> Result<()> {
             let made: wire::Network = client::send(socket, Method::POST, "/v1/networks", &request).await?;
             output::line(&made.name)
         }
-        NetworkCommand::Ls(format) => output::networks(&networks(socket).await?, format),
+        NetworkCommand::Ls(format) => {
+            output::networks(&networks(socket).await?, format, &staleness(socket).await?)
+        }
         NetworkCommand::Inspect { name } => {
             let found = networks(socket).await?.into_iter().find(|network| network.name == name);
             output::json(&found.ok_or_else(|| anyhow!("there is no network {name}"))?)
@@ -171,38 +199,4 @@ async fn networks(socket: &Path) -> Result<Vec<wire::Network>> {
 fn escaped(name: &str) -> Result<&str> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if plain && !name.is_empty() { Ok(name) } else { bail!("there is no network {name:?}") }
-}
-
-async fn endpoint(socket: &Path, command: EndpointCommand) -> Result<()> {
-    match command {
-        EndpointCommand::Attach { network, netns, pid, name, ip, mac, ifname, format } => {
-            let netns = netns.unwrap_or_else(|| match pid {
-                Some(pid) => format!("/proc/{pid}/ns/net").into(),
-                None => PathBuf::new(),
-            });
-            let netns = std::path::absolute(netns)?;
-            let request = wire::AttachRequest { network, netns, ifname, name, addresses: ip, mac };
-            let made: wire::Endpoint = client::send(socket, Method::POST, "/v1/endpoints", &request).await?;
-            output::endpoints(&[made], format)
-        }
-        EndpointCommand::Detach { id, netns, ifname } => {
-            let netns = netns.map(std::path::absolute).transpose()?;
-            let ifname = netns.is_some().then_some(ifname);
-            let request = wire::DetachRequest { id, netns, ifname };
-            // Nothing to detach is what was asked for.
-            let _: Option<wire::Endpoint> =
-                client::send(socket, Method::DELETE, "/v1/endpoints", &request).await?;
-            Ok(())
-        }
-        EndpointCommand::Ls(format) => output::endpoints(&endpoints(socket).await?, format),
-        EndpointCommand::Inspect { id } => {
-            let wanted = |e: &wire::Endpoint| e.id == id || e.name.as_ref() == Some(&id);
-            let found = endpoints(socket).await?.into_iter().find(wanted);
-            output::json(&found.ok_or_else(|| anyhow!("this node has no endpoint {id}"))?)
-        }
-    }
-}
-
-async fn endpoints(socket: &Path) -> Result<Vec<wire::Endpoint>> {
-    client::get(socket, "/v1/endpoints").await
 }

@@ -1,33 +1,62 @@
-//! What the commands print. A closed pipe is no error.
+//! What the commands print, and the only place that prints: whatever others wrote
+//! is escaped here. A closed pipe is no error.
 
 use std::{
     fmt::Display,
     io::{ErrorKind, Write},
+    net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
-use margay::api::wire::{self, Kind};
+use margay::{
+    api::wire::{self, Kind},
+    words::{self, plain, plain_json},
+};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::cli::{Format, Output};
 
+/// Fields that a listing has besides, in each of its objects.
+pub type Extra<'a> = &'a [(&'static str, Value)];
+
 /// Prints one line.
 pub fn line(text: &str) -> Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
+    print(&plain(text))
+}
+
+/// Prints several lines.
+pub fn lines(text: &str) -> Result<()> {
+    text.lines().try_for_each(line)
+}
+
+/// Prints a value as JSON.
+pub fn json(value: &impl Serialize) -> Result<()> {
+    print(&plain_json(&serde_json::to_string_pretty(value)?))
+}
+
+fn print(safe: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{safe}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-/// Prints a value as JSON.
-pub fn json(value: &impl Serialize) -> Result<()> {
-    line(&serde_json::to_string_pretty(value)?)
+/// Says something besides what was asked for, on standard error.
+pub fn notice(text: &str) {
+    // Who reads it has gone, or never was.
+    drop(writeln!(std::io::stderr(), "margay: {}", plain(text)));
+}
+
+/// Says why a command failed.
+pub fn failure(error: &anyhow::Error) {
+    notice(&words::of(error));
 }
 
 /// Prints networks.
-pub fn networks(networks: &[wire::Network], format: Format) -> Result<()> {
+pub fn networks(networks: &[wire::Network], format: Format, extra: Extra<'_>) -> Result<()> {
     let row = |n: &wire::Network| {
         let subnets = n.subnets.iter().map(|s| s.cidr);
         let gateways = n.subnets.iter().map(|s| s.gateway);
@@ -48,24 +77,25 @@ pub fn networks(networks: &[wire::Network], format: Format) -> Result<()> {
         format,
         ["NETWORK", "SUBNETS", "GATEWAYS", "MTU", "OPTIONS", "BLOCKS", "ENDPOINTS HERE"],
         row,
+        extra,
     )
 }
 
 /// Prints pools.
 pub fn pools(pools: &[wire::Pool], format: Format) -> Result<()> {
     let row = |p: &wire::Pool| [p.cidr.to_string(), format!("/{}", p.network_size), dash(list(&p.networks))];
-    table(pools, format, ["POOL", "NETWORK SIZE", "NETWORKS"], row)
+    table(pools, format, ["POOL", "NETWORK SIZE", "NETWORKS"], row, &[])
 }
 
 /// Prints what the guard blocks.
 pub fn blocked(blocked: &[wire::Blocked], format: Format) -> Result<()> {
     let row =
         |b: &wire::Blocked| [b.cidr.to_string(), ago(b.since), dash(b.comment.clone().unwrap_or_default())];
-    table(blocked, format, ["PREFIX", "SINCE", "COMMENT"], row)
+    table(blocked, format, ["PREFIX", "SINCE", "COMMENT"], row, &[])
 }
 
 /// Prints endpoints.
-pub fn endpoints(endpoints: &[wire::Endpoint], format: Format) -> Result<()> {
+pub fn endpoints(endpoints: &[wire::Endpoint], format: Format, extra: Extra<'_>) -> Result<()> {
     let row = |e: &wire::Endpoint| {
         [
             e.id.clone(),
@@ -82,11 +112,12 @@ pub fn endpoints(endpoints: &[wire::Endpoint], format: Format) -> Result<()> {
         format,
         ["ENDPOINT", "NAME", "NETWORK", "ADDRESSES", "MAC", "INTERFACE", "NAMESPACE"],
         row,
+        extra,
     )
 }
 
 /// Prints what the datapath holds.
-pub fn routes(routes: &[wire::Route], format: Format) -> Result<()> {
+pub fn routes(routes: &[wire::Route], format: Format, extra: Extra<'_>) -> Result<()> {
     let row = |r: &wire::Route| {
         [
             r.prefix.to_string(),
@@ -97,11 +128,48 @@ pub fn routes(routes: &[wire::Route], format: Format) -> Result<()> {
             dash(r.interface.clone().unwrap_or_default()),
         ]
     };
-    table(routes, format, ["PREFIX", "KIND", "NETWORK", "NODE", "NEXT HOP", "INTERFACE"], row)
+    table(routes, format, ["PREFIX", "KIND", "NETWORK", "NODE", "NEXT HOP", "INTERFACE"], row, extra)
+}
+
+/// Prints who has addresses in the cluster.
+pub fn holders(holders: &[wire::Holder], format: Format) -> Result<()> {
+    let row = |h: &wire::Holder| {
+        [
+            list(&h.addresses),
+            dash(h.name.clone().unwrap_or_default()),
+            h.node.clone(),
+            h.network.clone(),
+            h.id.clone(),
+        ]
+    };
+    table(holders, format, ["ADDRESSES", "NAME", "NODE", "NETWORK", "ENDPOINT"], row, &[])
+}
+
+/// Prints where a packet goes.
+pub fn way(way: &wire::Way, format: Format) -> Result<()> {
+    if format.output == Output::Json {
+        return json(way);
+    }
+    let from = way.from.as_ref().map_or("this host", String::as_str);
+    let verb = if way.dropped { "dropped: " } else { "" };
+    line(&format!("to         {} from {from}", way.to))?;
+    line(&format!("verdict    {verb}{}", way.verdict))?;
+    line(&format!("why        {}", way.why))?;
+    let text = |value: &Option<IpAddr>| value.map(|addr| addr.to_string());
+    let found = [
+        ("network", way.network.clone()),
+        ("node", way.node.clone()),
+        ("prefix", way.prefix.map(|prefix| prefix.to_string())),
+        ("next hop", text(&way.next_hop)),
+        ("interface", way.interface.clone()),
+        ("endpoint", way.endpoint.clone()),
+    ];
+    let there = found.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    there.into_iter().try_for_each(|(name, value)| line(&format!("{name:<10} {value}")))
 }
 
 /// Prints nodes.
-pub fn nodes(nodes: &[wire::Node], format: Format) -> Result<()> {
+pub fn nodes(nodes: &[wire::Node], format: Format, extra: Extra<'_>) -> Result<()> {
     let row = |n: &wire::Node| {
         let health = if n.healthy { "healthy" } else { "unhealthy" };
         let reachable = match n.reachable {
@@ -118,11 +186,11 @@ pub fn nodes(nodes: &[wire::Node], format: Format) -> Result<()> {
             n.blocks.to_string(),
         ]
     };
-    table(nodes, format, ["NODE", "ADDRESSES", "HEALTH", "REACHABLE", "BLOCKS"], row)
+    table(nodes, format, ["NODE", "ADDRESSES", "HEALTH", "REACHABLE", "BLOCKS"], row, extra)
 }
 
 /// Prints counters.
-pub fn counters(counters: &[wire::Counter], format: Format) -> Result<()> {
+pub fn counters(counters: &[wire::Counter], format: Format, extra: Extra<'_>) -> Result<()> {
     let row = |c: &wire::Counter| {
         let kind = match c.kind {
             Kind::Forwarded => "forwarded",
@@ -138,13 +206,13 @@ pub fn counters(counters: &[wire::Counter], format: Format) -> Result<()> {
             c.text.clone(),
         ]
     };
-    table(counters, format, ["PROGRAM", "KIND", "REASON", "PACKETS", "BYTES", "MEANING"], row)
+    table(counters, format, ["PROGRAM", "KIND", "REASON", "PACKETS", "BYTES", "MEANING"], row, extra)
 }
 
 /// Prints how the agent stands.
-pub fn status(status: &wire::Status, format: Format) -> Result<()> {
+pub fn status(status: &wire::Status, format: Format, extra: Extra<'_>) -> Result<()> {
     if format.output == Output::Json {
-        return json(status);
+        return json(&with(status, extra)?);
     }
     let store = &status.store;
     let in_sync = match (store.in_sync, store.away_since) {
@@ -188,20 +256,31 @@ fn table<T: Serialize, const N: usize>(
     format: Format,
     header: [&str; N],
     row: impl Fn(&T) -> [String; N],
+    extra: Extra<'_>,
 ) -> Result<()> {
     if format.output == Output::Json {
-        return json(&items);
+        let items = items.iter().map(|item| with(item, extra));
+        return json(&items.collect::<Result<Vec<_>>>()?);
     }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(header);
     for item in items {
-        table.add_row(row(item));
+        table.add_row(row(item).map(|cell| plain(&cell).into_owned()));
     }
     for printed in table.lines() {
         line(printed.trim_end())?;
     }
     Ok(())
+}
+
+/// An object with more fields.
+fn with(item: &impl Serialize, extra: Extra<'_>) -> Result<Value> {
+    let mut value = serde_json::to_value(item)?;
+    if let Value::Object(fields) = &mut value {
+        fields.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    }
+    Ok(value)
 }
 
 fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
@@ -213,7 +292,7 @@ fn dash(text: String) -> String {
 }
 
 /// A time as the span since then.
-fn ago(since: u64) -> String {
+pub fn ago(since: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     match now.saturating_sub(since) {
         s @ 0..120 => format!("{s} s"),

@@ -1,0 +1,78 @@
+//! `margay endpoint`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use hyper::Method;
+use margay::{
+    api::{client, wire},
+    model::pick::{Face, pick},
+};
+
+use crate::{cli::EndpointCommand, commands::get_or_left, output};
+
+/// Runs the command.
+pub async fn run(socket: &Path, command: EndpointCommand) -> Result<()> {
+    match command {
+        EndpointCommand::Attach { network, netns, pid, name, ip, mac, ifname, format } => {
+            let target = netns.unwrap_or_else(|| match pid {
+                Some(pid) => format!("/proc/{pid}/ns/net").into(),
+                None => PathBuf::new(),
+            });
+            let netns = std::path::absolute(target)?;
+            let request = wire::AttachRequest { network, netns, ifname, name, addresses: ip, mac };
+            let made: wire::Endpoint = client::send(socket, Method::POST, "/v1/endpoints", &request).await?;
+            if pid.is_some() {
+                output::notice(
+                    "attached until the container ends: a restart makes a new namespace, which has to be \
+                     attached again, unless the container joins a namespace that you keep (README, Podman)",
+                );
+            }
+            output::endpoints(&[made], format, &[])
+        }
+        EndpointCommand::Detach { id, netns, ifname } => detach(socket, id, netns, ifname).await,
+        EndpointCommand::Ls { all: true, format } => {
+            output::holders(&client::get::<Vec<wire::Holder>>(socket, "/v1/holders").await?, format)
+        }
+        EndpointCommand::Ls { all: false, format } => {
+            let (endpoints, source) = list(socket).await?;
+            output::endpoints(&endpoints, format, &source)
+        }
+        EndpointCommand::Inspect { id } => {
+            let (endpoints, _) = list(socket).await?;
+            let found = pick("endpoint", &endpoints, &id, |e| Face {
+                id: &e.id,
+                name: e.name.as_deref(),
+                of: &e.network,
+            })?;
+            output::json(
+                found.ok_or_else(|| {
+                    anyhow!("this node has no endpoint {id}; margay endpoint ls lists them")
+                })?,
+            )
+        }
+    }
+}
+
+async fn list(socket: &Path) -> Result<(Vec<wire::Endpoint>, Vec<(&'static str, serde_json::Value)>)> {
+    get_or_left(socket, "/v1/endpoints", |left| Ok(left.endpoints())).await
+}
+
+async fn detach(socket: &Path, id: Option<String>, netns: Option<PathBuf>, ifname: String) -> Result<()> {
+    let netns = netns.map(std::path::absolute).transpose()?;
+    let named = match (&id, &netns) {
+        (Some(id), _) => id.clone(),
+        (None, netns) => {
+            format!("with {ifname} in {}", netns.as_deref().unwrap_or(Path::new("")).display())
+        }
+    };
+    let ifname = netns.is_some().then_some(ifname);
+    let request = wire::DetachRequest { id, netns, ifname };
+    // Nothing to detach is what was asked for.
+    let gone: Option<wire::Endpoint> =
+        client::send(socket, Method::DELETE, "/v1/endpoints", &request).await?;
+    if gone.is_none() {
+        output::notice(&format!("this node has no endpoint {named}: nothing to detach"));
+    }
+    Ok(())
+}
