@@ -75,7 +75,7 @@ pub struct Membership {
 /// What the next step depends on.
 struct Look {
     trust: Trust,
-    away: Option<String>,
+    away: Option<Away>,
     known: Option<Arc<Known>>,
     /// What this host is now.
     own: Node,
@@ -149,12 +149,12 @@ impl Membership {
         if look.trust != Trust::Unseen {
             self.remember_last_good(progress).await?;
         }
-        if let Some(reason) = look.away {
+        if let Some(away) = look.away {
             // A store that does not come back as it was would be asked for them.
             if let (true, Some(known)) = (progress.later, &look.known) {
                 self.remember(progress, known.node.clone(), true, 0).await?;
             }
-            return Err(Away(reason).into());
+            return Err(away.into());
         }
         match &look.trust {
             Trust::Unseen => return Ok(()),
@@ -222,7 +222,7 @@ impl Membership {
             let name = &state.facts.node;
             Look {
                 trust: state.trust.clone(),
-                away: state.store.away.as_ref().map(|(reason, _)| reason.clone()),
+                away: state.store.away.as_ref().map(|(away, _)| away.clone()),
                 known: state.known.clone(),
                 own: Node {
                     name: name.clone(),

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod host;
 pub mod kinds;
 pub mod lab;
+pub mod members;
 pub mod needs;
 pub mod netlink;
 pub mod plugin;

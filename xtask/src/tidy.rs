@@ -31,7 +31,7 @@ const EDGES: [(&str, &[&str]); 28] = [
     ("model", &["problem", "words"]),
     ("desired", &["model", "tables"]),
     ("reconcile", &["problem", "tables"]),
-    ("store", &["model"]),
+    ("store", &["model", "problem"]),
     ("ipam", &["model", "store"]),
     ("kernel", &["files", "model", "problem", "reconcile", "tables", "desired", "words"]),
     ("journal", &["files", "model", "problem", "tables", "words"]),
@@ -111,7 +111,7 @@ const EDGES: [(&str, &[&str]); 28] = [
 ];
 
 /// Crates that only these modules of the agent may name.
-const OWNED: [(&str, &[&str]); 14] = [
+const OWNED: [(&str, &[&str]); 15] = [
     ("aya", &["kernel"]),
     ("aya_obj", &["kernel"]),
     ("ethtool", &["kernel"]),
@@ -121,6 +121,7 @@ const OWNED: [(&str, &[&str]); 14] = [
     ("netlink_packet_route", &["kernel"]),
     ("rtnetlink", &["kernel"]),
     ("etcd_client", &["store"]),
+    ("rustls", &["store"]),
     ("axum", &["api", "docker"]),
     ("bollard", &["docker"]),
     ("listenfd", &["sockets"]),

@@ -113,9 +113,8 @@ impl State {
 
     /// Why nothing new can be given out or agreed upon, if so.
     pub fn refusal(&self) -> Option<Problem> {
-        if let Some((reason, _)) = &self.store.away {
-            let mend = "start it or make it reachable; --store says where it is";
-            return Some(Problem::new(format!("the store is away: {reason}"), mend));
+        if let Some((away, _)) = &self.store.away {
+            return Some(away.clone().into());
         }
         match &self.trust {
             Trust::Whole => None,

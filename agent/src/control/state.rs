@@ -20,7 +20,7 @@ use crate::{
     },
     problem::Problem,
     reconcile::{Change, Retry},
-    store::Feed,
+    store::{Away, Feed},
     tables::{ENDPOINT_PREFIX, Entry, Interface, Key, Tables, host_interface},
 };
 
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreState {
     /// Why it does not answer, and since when, seconds since 1970.
-    pub away: Option<(String, u64)>,
+    pub away: Option<(Away, u64)>,
 }
 
 /// What the loop knows.
@@ -161,12 +161,12 @@ impl State {
                 self.back();
                 events.iter().for_each(|event| self.note_lost_node(event));
             }
-            Feed::Away(reason) => {
+            Feed::Away(away) => {
                 if self.store.away.is_none() {
-                    warn!("the store is away: {reason}");
+                    warn!("{away}");
                 }
                 let since = self.store.away.take().map_or_else(now, |(_, since)| since);
-                self.store.away = Some((reason, since));
+                self.store.away = Some((away, since));
             }
             Feed::Back => self.back(),
         }

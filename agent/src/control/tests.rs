@@ -16,7 +16,7 @@ use crate::{
         membership::{Loss, Trust},
         snapshot,
     },
-    store::Listing,
+    store::{Away, Listing},
     tables::{Entry, Key, Tables, XdpAttachment},
 };
 
@@ -108,7 +108,7 @@ async fn nothing_is_touched_before_the_store_is_in_sync() {
     tables.workloads.insert(9, Default::default());
     let kernel = Recorder { tables: Arc::new(Mutex::new(tables)), ..Recorder::default() };
     let bench = start(kernel);
-    bench.store.send(Feed::Away("down".into())).await.expect("the loop runs");
+    bench.store.send(Feed::Away(Away::new("down", "mend"))).await.expect("the loop runs");
     while !bench.control.look(|state| state.store.away.is_some()).await.expect("the loop runs") {}
     assert!(bench.kernel.calls.lock().expect("no panic").is_empty());
     let listing = Listing { revision: 5, entries: vec![network()] };

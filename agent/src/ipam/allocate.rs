@@ -52,9 +52,9 @@ pub enum Refusal {
     NetworkGone(String),
     #[error("others changed network {0} at every attempt; try again")]
     Contended(String),
-    #[error("{why}, and this node has no address of network {network} in stash")]
+    #[error("this node has no address of network {network} in stash: {why}")]
     NoStash { network: String, why: String },
-    #[error("{why}, and address {addr} is not in this node's stash")]
+    #[error("address {addr} is not in this node's stash: {why}")]
     NotStashed { addr: IpAddr, why: String },
 }
 

@@ -98,7 +98,7 @@ impl Ipam {
                 return Ok(());
             }
         }
-        Err(Away("others change this node's blocks at every attempt".into()))
+        Err(Away::contended("others change this node's blocks at every attempt"))
     }
 
     /// Takes back every address that the store says this node has and that no
@@ -150,7 +150,7 @@ impl Ipam {
                 return Ok(lost);
             }
         }
-        Err(Away("others change this node's blocks at every attempt".into()))
+        Err(Away::contended("others change this node's blocks at every attempt"))
     }
 
     /// The same for the first blocks that differ; whoever calls looks again.
@@ -322,7 +322,7 @@ impl Ipam {
                 state.views.insert(network, view);
             }
         }
-        Err(Away("others change this node's blocks at every attempt".into()))
+        Err(Away::contended("others change this node's blocks at every attempt"))
     }
 
     /// Takes back what this node has in a block and `keep` denies.

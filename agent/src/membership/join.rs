@@ -47,7 +47,7 @@ impl Membership {
             if let Commit::Done(revision) = self.store.commit(txn).await? {
                 // Until the loop has seen it, the store would seem to have lost it.
                 let seen = self.control.revision(revision).await;
-                seen.map_err(|error| Away(format!("{error:#}")))?;
+                seen.map_err(|error| Away::new(format!("{error:#}"), "it is tried again by itself"))?;
                 return Ok(node);
             }
         }

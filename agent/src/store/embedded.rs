@@ -94,8 +94,8 @@ impl Embedded {
     ) -> Result<T, Away> {
         let inner = Arc::clone(&self.inner);
         match spawn_blocking(move || what(&inner)).await {
-            Ok(result) => result.map_err(|error| Away(error.to_string())),
-            Err(error) => Err(Away(error.to_string())),
+            Ok(result) => result.map_err(|error| Away::new(error.to_string(), "see its disk")),
+            Err(error) => Err(Away::new(error.to_string(), "see its disk")),
         }
     }
 }
@@ -330,8 +330,8 @@ impl Store for Embedded {
             let mut waits = super::waits();
             loop {
                 let to = send.clone();
-                let Err(Away(reason)) = store.run(move |inner| inner.watch(to)).await else { return };
-                if send.send(Feed::Away(reason)).await.is_err() {
+                let Err(away) = store.run(move |inner| inner.watch(to)).await else { return };
+                if send.send(Feed::Away(away)).await.is_err() {
                     return;
                 }
                 tokio::time::sleep(waits.next().unwrap_or_default()).await;

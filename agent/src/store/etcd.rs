@@ -1,31 +1,39 @@
 //! etcd v3.
 
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+mod fault;
+mod lease;
+mod members;
+mod watch;
+
+use std::{
+    fmt,
+    hash::{BuildHasher, Hasher, RandomState},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Identity, KeyValue,
-    PutOptions, TlsOptions, Txn as EtcdTxn, TxnOp, TxnOpResponse,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions, GetResponse,
+    Identity, KeyValue, TlsOptions, Txn as EtcdTxn, TxnOp, TxnOpResponse, TxnResponse,
 };
 use futures::{FutureExt, future::BoxFuture};
+use members::{Members, OPEN, Times};
 use serde::Deserialize;
-use tokio::{
-    sync::{OnceCell, mpsc},
-    time::timeout,
-};
-use tracing::{debug, warn};
+use tokio::{sync::mpsc, time::timeout};
 
-use super::{Announcement, Away, Commit, Condition, Feed, Listing, Op, Store, Txn, watch};
+use super::{Announcement, Away, Commit, Condition, Feed, Listing, OPERATION, Op, Store, Txn};
 use crate::model::{key::Key, snapshot::Event};
 
-/// How long one request may take.
-const REQUEST: Duration = Duration::from_secs(5);
-/// How long a node's lease outlives its agent.
-const LEASE: Duration = Duration::from_secs(15);
 /// Keys in one answer to a listing.
 const PAGE: i64 = 5_000;
-/// The largest answer taken: a listing of a million routes is some 150 MB.
-pub(super) const ANSWER_MAX: usize = 1 << 30;
+/// The largest answer taken: a page of values that are as large as etcd takes them.
+const ANSWER_MAX: usize = 1 << 30;
+/// How often HTTP/2 asks a member for a sign of life, and how long it waits for it.
+/// More often than every five seconds etcd takes for abuse.
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
 
 /// How to reach etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -48,9 +56,7 @@ pub struct Options {
 /// etcd.
 #[derive(Clone)]
 pub struct Etcd {
-    endpoints: Vec<String>,
-    connect: ConnectOptions,
-    client: Arc<OnceCell<Client>>,
+    members: Arc<Members>,
 }
 
 impl fmt::Debug for Etcd {
@@ -60,18 +66,16 @@ impl fmt::Debug for Etcd {
 }
 
 impl Etcd {
-    /// Prepares the connection, which comes about with the first request: an
+    /// Prepares the connections, which come about with the first request: an
     /// etcd that is away is no error yet.
     pub fn new(options: &Options) -> Result<Self> {
         let tls = tls(options)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let endpoints: Vec<String> =
-            options.endpoints.iter().map(|host| format!("{scheme}://{host}")).collect();
         let mut connect = ConnectOptions::new()
-            .with_keep_alive(Duration::from_secs(5), Duration::from_secs(3))
+            .with_keep_alive(PING.0, PING.1)
             .with_keep_alive_while_idle(true)
             .with_tcp_keepalive(Duration::from_secs(10))
-            .with_connect_timeout(Duration::from_secs(3))
+            .with_connect_timeout(OPEN)
             .with_require_leader(true);
         if let Some(tls) = tls {
             connect = connect.with_tls(tls);
@@ -84,33 +88,29 @@ impl Etcd {
             let password = String::from_utf8_lossy(&password).trim_end().to_owned();
             connect = connect.with_user(user.clone(), password).with_auto_token_refresh(true);
         }
-        Ok(Self { endpoints, connect, client: Arc::default() })
+        // Many agents are to begin with different members.
+        let any = RandomState::new().build_hasher().finish() as usize;
+        Ok(Self { members: Arc::new(Members::new(scheme, &options.endpoints, connect, any)) })
     }
 
-    /// The client. With a user, making it means logging in, so it is made when
-    /// it is first needed and etcd answers.
-    pub(super) async fn client(&self) -> Result<&Client, Away> {
-        let make = || Client::connect(&self.endpoints, Some(self.connect.clone()));
-        self.client.get_or_try_init(|| within(make())).await
-    }
-
-    async fn list_now(client: &Client, prefixes: &[String]) -> Result<Listing, etcd_client::Error> {
+    /// Reads some prefixes, a page of each at once, and the rest in pages as of the
+    /// revision of the first: each is a request with a deadline of its own.
+    async fn list_now(&self, prefixes: &[String]) -> Result<Listing, Away> {
         let options = || GetOptions::new().with_limit(PAGE);
         let get = |prefix: &String| TxnOp::get(prefix.clone(), Some(options().with_prefix()));
         let txn = EtcdTxn::new().and_then(prefixes.iter().map(get).collect::<Vec<_>>());
-        let mut kv = client.kv_client().max_decoding_message_size(ANSWER_MAX);
-        let answer = kv.txn(txn).await?;
+        let answer = self.members.ask(Times::Any, |client| ask(client, txn.clone())).await?.value;
         let revision = answer.header().map_or(0, |header| header.revision());
         let mut entries = Vec::new();
         for (response, prefix) in answer.op_responses().into_iter().zip(prefixes) {
             let TxnOpResponse::Get(mut found) = response else { continue };
             let mut more = found.more();
             entries.extend(found.take_kvs().iter().map(put_event));
-            // The rest in pages, all as of the revision of the first.
             while let (true, Some(last)) = (more, entries.last()) {
                 let next = format!("{}\0", Event::key(last));
                 let options = options().with_range(end_of(prefix)).with_revision(revision);
-                let mut found = kv.get(next, Some(options)).await?;
+                let page = |client| page(client, next.clone(), options.clone());
+                let mut found = self.members.ask(Times::Any, page).await?.value;
                 more = found.more();
                 entries.extend(found.take_kvs().iter().map(put_event));
             }
@@ -118,53 +118,100 @@ impl Etcd {
         Ok(Listing { revision, entries })
     }
 
-    async fn commit_now(client: &Client, txn: Txn) -> Result<Commit, etcd_client::Error> {
-        let conditions: Vec<Compare> = txn.conditions.iter().map(compare).collect();
-        let ops: Vec<TxnOp> = txn.ops.into_iter().map(operation).collect();
-        let txn = EtcdTxn::new().when(conditions).and_then(ops);
-        let answer = client.kv_client().txn(txn).await?;
-        if !answer.succeeded() {
-            return Ok(Commit::Conflict);
+    /// Carries a transaction out. One that comes to nothing reads what it would have
+    /// written: after a member that did not come to say what became of it, that tells
+    /// whether it was carried out then.
+    async fn commit_now(&self, txn: Txn) -> Result<Commit, Away> {
+        let times = if txn.excludes_itself() { Times::Any } else { Times::Once };
+        let written: Vec<(String, Option<Vec<u8>>)> = txn.ops.iter().filter_map(written).collect();
+        let reading = written.iter().map(|(key, _)| TxnOp::get(key.clone(), None));
+        let request = EtcdTxn::new()
+            .when(txn.conditions.iter().map(compare).collect::<Vec<_>>())
+            .and_then(txn.ops.into_iter().map(operation).collect::<Vec<_>>())
+            .or_else(reading.collect::<Vec<_>>());
+        let answer = self.members.ask(times, |client| ask(client, request.clone())).await?;
+        if answer.value.succeeded() {
+            return Ok(Commit::Done(answer.value.header().map_or(0, |header| header.revision())));
         }
-        Ok(Commit::Done(answer.header().map_or(0, |header| header.revision())))
+        if answer.repeated
+            && let Some(revision) = self.done_before(&answer.value, &written).await?
+        {
+            return Ok(Commit::Done(revision));
+        }
+        Ok(Commit::Conflict)
     }
 
-    /// Grants a lease, binds the key to it, and keeps it until that fails.
-    async fn hold(client: &Client, key: &Key, value: &[u8]) -> Result<(), etcd_client::Error> {
-        let mut leases = client.lease_client();
-        let id = leases.grant(LEASE.as_secs() as i64, None).await?.id();
-        let options = PutOptions::new().with_lease(id);
-        client.kv_client().put(key.to_string(), value, Some(options)).await?;
-        let (mut keeper, mut answers) = leases.keep_alive(id).await?;
-        loop {
-            tokio::time::sleep(LEASE / 3).await;
-            keeper.keep_alive().await?;
-            match timeout(LEASE / 3, answers.message()).await {
-                Ok(Ok(Some(answer))) if answer.ttl() > 0 => {}
-                Ok(Err(error)) => return Err(error),
-                _ => return Ok(()),
-            }
-        }
+    /// The revision at which exactly this was written, if it was.
+    async fn done_before(
+        &self,
+        answer: &TxnResponse,
+        written: &[(String, Option<Vec<u8>>)],
+    ) -> Result<Option<i64>, Away> {
+        let found: Vec<Option<(i64, Vec<u8>)>> = answer.op_responses().into_iter().map(value).collect();
+        let wanted = || written.iter().map(|(_, value)| value);
+        let same = found.iter().zip(wanted()).filter_map(|(found, wanted)| match (found, wanted) {
+            (Some((revision, value)), Some(wanted)) if value == wanted => Some(*revision),
+            _ => None,
+        });
+        let Some(revision) = same.max() else {
+            // What only removes is done when all of it is gone, whoever did it.
+            let gone = written.iter().all(|(_, value)| value.is_none()) && found.iter().all(Option::is_none);
+            let now = answer.header().map_or(0, |header| header.revision());
+            return Ok((gone && !written.is_empty()).then_some(now));
+        };
+        // Others may have changed parts of it since.
+        let options = || GetOptions::new().with_revision(revision);
+        let get = |(key, _): &(String, _)| TxnOp::get(key.clone(), Some(options()));
+        let then = EtcdTxn::new().and_then(written.iter().map(get).collect::<Vec<_>>());
+        let then = self.members.ask(Times::Any, |client| ask(client, then.clone())).await?.value;
+        let then = then.op_responses().into_iter().map(value);
+        let ours = then.zip(wanted()).all(|(found, wanted)| match (found, wanted) {
+            (Some((at, found)), Some(wanted)) => at == revision && found == *wanted,
+            (found, wanted) => found.is_none() && wanted.is_none(),
+        });
+        Ok(ours.then_some(revision))
     }
+}
+
+fn ask(client: Client, txn: EtcdTxn) -> BoxFuture<'static, Result<TxnResponse, Error>> {
+    async move { client.kv_client().max_decoding_message_size(ANSWER_MAX).txn(txn).await }.boxed()
+}
+
+fn page(client: Client, from: String, options: GetOptions) -> BoxFuture<'static, Result<GetResponse, Error>> {
+    async move { client.kv_client().max_decoding_message_size(ANSWER_MAX).get(from, Some(options)).await }
+        .boxed()
+}
+
+/// A key that an operation writes, and its value; none if it is removed.
+fn written(op: &Op) -> Option<(String, Option<Vec<u8>>)> {
+    match op {
+        Op::Put(key, value) => Some((key.to_string(), Some(value.clone()))),
+        Op::Delete(key) => Some((key.to_string(), None)),
+        Op::DeletePrefix(_) => None,
+    }
+}
+
+/// What a transaction read of a key: the revision of its last change, and its value.
+fn value(response: TxnOpResponse) -> Option<(i64, Vec<u8>)> {
+    let TxnOpResponse::Get(mut found) = response else { return None };
+    found.take_kvs().into_iter().next().map(|kv| (kv.mod_revision(), kv.value().to_vec()))
 }
 
 impl Store for Etcd {
     fn list<'a>(&'a self, prefixes: &'a [String]) -> BoxFuture<'a, Result<Listing, Away>> {
-        async { within(Self::list_now(self.client().await?, prefixes)).await }.boxed()
+        self.list_now(prefixes).boxed()
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Commit, Away>> {
-        async { within(Self::commit_now(self.client().await?, txn)).await }.boxed()
+        self.commit_now(txn).boxed()
     }
 
     fn addresses(&self) -> BoxFuture<'_, Vec<IpAddr>> {
-        let host = |endpoint: &String| endpoint.split_once("://").map(|(_, host)| host.to_owned());
-        let hosts: Vec<String> = self.endpoints.iter().filter_map(host).collect();
         Box::pin(async {
-            let lookups = hosts.into_iter().map(|host| timeout(REQUEST, tokio::net::lookup_host(host)));
+            let look_up = |host: &String| timeout(OPERATION, tokio::net::lookup_host(host.clone()));
             // A name that means nothing now is reached at no address.
-            let found = futures::future::join_all(lookups).await.into_iter().flatten().flatten();
-            found.flatten().map(|addr| addr.ip()).collect()
+            let found = futures::future::join_all(self.members.addresses().map(look_up)).await;
+            found.into_iter().flatten().flatten().flatten().map(|addr| addr.ip()).collect()
         })
     }
 
@@ -175,29 +222,8 @@ impl Store for Etcd {
     }
 
     fn announce(&self, key: Key, value: Vec<u8>) -> Announcement {
-        let etcd = self.clone();
-        let task = tokio::spawn(async move {
-            let mut waits = super::waits();
-            loop {
-                match etcd.client().await {
-                    Ok(client) => match Self::hold(client, &key, &value).await {
-                        // The lease ran out; the next one may do better.
-                        Ok(()) => warn!("the lease of {key} ran out"),
-                        Err(error) => debug!("the lease of {key}: {error}"),
-                    },
-                    Err(away) => debug!("the lease of {key}: {away}"),
-                }
-                tokio::time::sleep(waits.next().unwrap_or(LEASE)).await;
-            }
-        });
+        let task = tokio::spawn(lease::keep(Arc::clone(&self.members), key, value));
         Announcement(task.abort_handle())
-    }
-}
-
-async fn within<T>(request: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, Away> {
-    match timeout(REQUEST, request).await {
-        Ok(result) => result.map_err(|error| Away(error.to_string())),
-        Err(_) => Err(Away(format!("no answer within {} s", REQUEST.as_secs()))),
     }
 }
 
@@ -211,7 +237,7 @@ fn end_of(prefix: &str) -> Vec<u8> {
 }
 
 /// A key and its value as a change.
-pub(super) fn put_event(kv: &KeyValue) -> Event {
+fn put_event(kv: &KeyValue) -> Event {
     Event::Put {
         key: String::from_utf8_lossy(kv.key()).into_owned(),
         value: kv.value().to_vec(),

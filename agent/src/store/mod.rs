@@ -3,7 +3,6 @@
 pub mod embedded;
 pub mod etcd;
 pub mod transfer;
-mod watch;
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -12,7 +11,10 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use crate::model::{key::Key, snapshot::Event};
+use crate::{
+    model::{key::Key, snapshot::Event},
+    problem::Problem,
+};
 
 /// What is watched by all: prefixes behind the root.
 pub const LISTED: [&str; 8] =
@@ -28,10 +30,61 @@ fn waits() -> impl Iterator<Item = Duration> + Send {
         .build()
 }
 
-/// The store cannot do it now; asking again later may help.
-#[derive(Debug, Error)]
-#[error("the store is away: {0}")]
-pub struct Away(pub String);
+/// How long one reading or transaction may take, whatever becomes of members of the
+/// store meanwhile: enough for them to elect a leader. Who rests on several of them
+/// has more time than they have together.
+pub const OPERATION: Duration = Duration::from_secs(4);
+
+/// In what way the store fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It cannot be asked.
+    Away,
+    /// It can be read, but nothing can be written.
+    ReadOnly,
+    /// It answers, and will not do this.
+    Refuses,
+}
+
+/// The store does not do it now; asking again later may help.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{kind}: {problem}; {mend}")]
+pub struct Away {
+    /// In what way.
+    pub kind: Kind,
+    /// What is wrong, in a sentence.
+    pub problem: String,
+    /// What can be done.
+    pub mend: String,
+}
+
+impl Away {
+    /// The store cannot be asked.
+    pub fn new(problem: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { kind: Kind::Away, problem: problem.into(), mend: mend.into() }
+    }
+
+    /// Others were faster at every attempt.
+    pub fn contended(problem: impl Into<String>) -> Self {
+        Self { kind: Kind::Refuses, problem: problem.into(), mend: "it is tried again by itself".into() }
+    }
+}
+
+impl From<Away> for Problem {
+    fn from(away: Away) -> Self {
+        Self::new(format!("{}: {}", away.kind, away.problem), away.mend)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Away => "the store is away",
+            Self::ReadOnly => "the store takes no writes",
+            Self::Refuses => "the store does not do this",
+        })
+    }
+}
 
 /// A consistent reading of parts of the store.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +154,19 @@ pub struct Txn {
     pub ops: Vec<Op>,
 }
 
+impl Txn {
+    /// Whether it cannot be carried out a second time: it changes a key that it rests on.
+    pub fn excludes_itself(&self) -> bool {
+        let puts = |key: &Key| self.ops.iter().any(|op| matches!(op, Op::Put(changed, _) if changed == key));
+        let deletes = |key: &Key| self.ops.iter().any(|op| matches!(op, Op::Delete(gone) if gone == key));
+        self.conditions.iter().any(|condition| match condition {
+            Condition::Absent(key) => puts(key),
+            Condition::Revision(key, _) => puts(key) || deletes(key),
+            Condition::UnchangedSince(..) => false,
+        })
+    }
+}
+
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Commit {
@@ -124,7 +190,7 @@ pub enum Feed {
         events: Vec<Event>,
     },
     /// The store does not answer; the feed goes on trying.
-    Away(String),
+    Away(Away),
     /// It answers again, and nothing was missed.
     Back,
 }

@@ -5,6 +5,7 @@ mod facts;
 mod foreign;
 mod guard;
 mod matrix;
+mod members;
 mod nodes;
 mod races;
 mod restart;

@@ -46,18 +46,19 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
 
 fn store(state: &State, problems: &mut Vec<Problem>) {
     match (&state.store.away, &state.trust) {
-        (Some((reason, _)), Trust::Unseen) => add(
+        (Some((away, _)), Trust::Unseen) => add(
             problems,
             format!(
-                "the store has not answered since the agent started ({reason}): own endpoints are served, \
-                 nothing else in the kernel is changed"
+                "the store has not answered since the agent started ({}): own endpoints are served, \
+                 nothing else in the kernel is changed",
+                away.problem
             ),
-            "see that it runs and can be reached; --store says where it is",
+            &away.mend,
         ),
-        (Some((reason, _)), _) => add(
+        (Some((away, _)), _) => add(
             problems,
-            format!("the store is away ({reason}): traffic goes on, nothing new is learnt"),
-            "see that it runs and can be reached; containers get addresses from the stash meanwhile",
+            format!("the store is away ({}): traffic goes on, nothing new is learnt", away.problem),
+            &format!("{}; containers get addresses from the stash meanwhile", away.mend),
         ),
         (None, Trust::Unseen) => {
             add(problems, "the store has not been read yet".into(), "wait, it is being read");

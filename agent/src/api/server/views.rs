@@ -207,7 +207,7 @@ pub(crate) fn store(state: &State, at: &str) -> wire::Store {
         in_sync: state.in_sync() && state.store.away.is_none(),
         revision: state.revision,
         events: state.events,
-        away: state.store.away.as_ref().map(|(reason, _)| reason.clone()),
+        away: state.store.away.as_ref().map(|(away, _)| away.problem.clone()),
         away_since: state.store.away.as_ref().map(|(_, since)| *since),
         unreadable: state.snapshot.unreadable.clone(),
     }

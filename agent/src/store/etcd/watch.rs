@@ -3,26 +3,33 @@
 
 use std::time::Duration;
 
-use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchResponseStream};
+use etcd_client::{EventType, WatchOptions, WatchResponse, WatchResponseStream};
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 use super::{
-    Feed, LISTED, Listing, Store,
-    etcd::{ANSWER_MAX, Etcd, put_event},
+    ANSWER_MAX, Etcd,
+    fault::Fault,
+    members::{InUse, OPEN},
+    put_event,
 };
-use crate::model::{
-    key::{Key, ROOT},
-    snapshot::Event,
+use crate::{
+    model::{
+        key::{Key, ROOT},
+        snapshot::Event,
+    },
+    store::{Away, Feed, LISTED, Listing, Store, waits},
 };
 
-/// How often a sign of life is asked for; two without one end the stream.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
-/// How long opening a stream may take.
-const OPEN: Duration = Duration::from_secs(5);
+/// How often a sign of life is asked for.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+/// How many signs of life may be missing where there is another member, and where
+/// there is none.
+const MISSING: usize = 1;
+const MISSING_ALONE: usize = 6;
 
 /// The watched ranges: their first key, and the first behind. What lies
 /// between networks and routes in the order of keys is watched by all; what
@@ -39,8 +46,10 @@ enum End {
     Compacted,
     /// It went back, or the cluster's key changed while nobody looked.
     Replaced,
-    /// Anything else.
-    Broken(String),
+    /// The member failed; another may not.
+    Left(Away),
+    /// No member does it.
+    Broken(Away),
 }
 
 /// What the watch goes on from.
@@ -52,10 +61,13 @@ struct Resume {
     cluster: Option<Vec<u8>>,
 }
 
-/// Feeds `send` until nobody listens.
+/// Feeds `send` until nobody listens. A member that fails is left for another
+/// without a word: only when none of them answers is the store away.
 pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
     let mut resume: Option<Resume> = None;
-    let mut waits = super::waits();
+    let mut waits = waits();
+    // Members left since a stream lived.
+    let mut left = 0;
     loop {
         let end = match &mut resume {
             None => match list(&store, &send).await {
@@ -70,28 +82,35 @@ pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
                 let end = go_on(&store, resume, &send).await;
                 // A stream that lived ends a series of failures.
                 if started.elapsed() > SIGN_OF_LIFE {
-                    waits = super::waits();
+                    waits = crate::store::waits();
+                    left = 0;
                 }
                 end
             }
         };
-        match end {
+        let away = match end {
             End::Unwanted => return,
             End::Compacted => {
                 info!("etcd compacted what we had not seen; listing again");
                 resume = None;
+                continue;
             }
             End::Replaced => {
                 info!("etcd is not as it was; listing again");
                 resume = None;
+                continue;
             }
-            End::Broken(reason) => {
-                if send.send(Feed::Away(reason)).await.is_err() {
-                    return;
-                }
-                tokio::time::sleep(waits.next().unwrap_or(SIGN_OF_LIFE)).await;
+            End::Left(away) if left <= store.members.len() => {
+                debug!("the watch goes on at another member: {}", away.problem);
+                left += 1;
+                continue;
             }
+            End::Left(away) | End::Broken(away) => away,
+        };
+        if send.send(Feed::Away(away)).await.is_err() {
+            return;
         }
+        sleep(waits.next().unwrap_or(SIGN_OF_LIFE)).await;
     }
 }
 
@@ -102,38 +121,44 @@ async fn go_on(store: &Etcd, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> 
     let key = Key::Cluster;
     let listing = match store.list(&[key.to_string()]).await {
         Ok(listing) => listing,
-        Err(away) => return End::Broken(away.0),
+        Err(away) => return End::Broken(away),
     };
     let seen = resume.next.iter().max().copied().unwrap_or_default() - 1;
     if listing.revision < seen || listing.value_of(&key) != resume.cluster.as_deref() {
         return End::Replaced;
     }
-    match store.client().await {
-        Ok(client) => follow(client, resume, send).await,
-        Err(away) => End::Broken(away.0),
+    match store.members.best().await {
+        Ok(member) => follow(&member, store.members.len() > 1, resume, send).await,
+        Err(fault) => End::from(fault),
     }
 }
 
 async fn list(store: &Etcd, send: &mpsc::Sender<Feed>) -> Result<Resume, End> {
     let prefixes = LISTED.map(|prefix| format!("{ROOT}{prefix}"));
-    let listing: Listing = store.list(&prefixes).await.map_err(|away| End::Broken(away.0))?;
+    let listing: Listing = store.list(&prefixes).await.map_err(End::Broken)?;
     let cluster = listing.value_of(&Key::Cluster).map(<[u8]>::to_vec);
     let resume = Resume { next: [listing.revision + 1; WATCHED.len()], cluster };
     send.send(Feed::Listing(listing)).await.map_err(|_| End::Unwanted)?;
     Ok(resume)
 }
 
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Left(fault.away)
+    }
+}
+
 /// Watches from the revisions in `resume`, one for each range, and moves them
 /// forward with what was seen.
-async fn follow(client: &Client, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> End {
-    let opened = timeout(OPEN, open(client, &resume.next)).await;
-    let (mut requests, mut answers) = match opened {
+async fn follow(member: &InUse<'_>, has_others: bool, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> End {
+    let (mut requests, mut answers) = match timeout(OPEN, open(member, &resume.next)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return End::Broken(error.to_string()),
-        Err(_) => return End::Broken("the watch does not open".into()),
+        Ok(Err(error)) => return member.fault(&error).into(),
+        Err(_) => return member.ended("does not open a watch").into(),
     };
     let mut tick = interval_at(Instant::now() + SIGN_OF_LIFE, SIGN_OF_LIFE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let missing = if has_others { MISSING } else { MISSING_ALONE };
     let (mut silent, mut created) = (0, 0);
     loop {
         tokio::select! {
@@ -141,8 +166,8 @@ async fn follow(client: &Client, resume: &mut Resume, send: &mpsc::Sender<Feed>)
                 silent = 0;
                 let answer = match answer {
                     Ok(Some(answer)) => answer,
-                    Ok(None) => return End::Broken("the watch ended".into()),
-                    Err(error) => return End::Broken(error.to_string()),
+                    Ok(None) => return member.ended("ended the watch").into(),
+                    Err(error) => return member.fault(&error).into(),
                 };
                 if answer.created() {
                     created += 1;
@@ -150,26 +175,39 @@ async fn follow(client: &Client, resume: &mut Resume, send: &mpsc::Sender<Feed>)
                 if answer.created() && created == WATCHED.len() && send.send(Feed::Back).await.is_err() {
                     return End::Unwanted;
                 }
+                if answer.canceled() {
+                    return cancelled(member, &answer);
+                }
                 if let Err(end) = take(&answer, resume, send).await {
                     return end;
                 }
             }
             _ = tick.tick() => {
-                silent += 1;
-                if silent > 2 {
-                    return End::Broken("the watch is silent".into());
+                if silent > missing {
+                    return member.ended("gives no sign of life").into();
                 }
+                silent += 1;
                 if let Err(error) = requests.request_progress().await {
-                    return End::Broken(error.to_string());
+                    return member.fault(&error).into();
                 }
             }
+            () = member.until_failed() => return member.ended("fails others").into(),
             () = send.closed() => return End::Unwanted,
         }
     }
 }
 
+/// Why a member gives a watch up.
+fn cancelled(member: &InUse<'_>, answer: &WatchResponse) -> End {
+    if answer.compact_revision() > 0 {
+        return End::Compacted;
+    }
+    info!("etcd cancelled the watch: {}", answer.cancel_reason());
+    member.cancelled(answer.cancel_reason()).into()
+}
+
 async fn open(
-    client: &Client,
+    member: &InUse<'_>,
     resume: &[i64; WATCHED.len()],
 ) -> Result<(etcd_client::WatchRequestSender, WatchResponseStream), etcd_client::Error> {
     let options = |index: usize| {
@@ -180,8 +218,8 @@ async fn open(
             .with_watch_id(index as i64 + 1)
     };
     let key = |index: usize| format!("{ROOT}{}", WATCHED[index].0);
-    let stream =
-        client.watch_client().max_decoding_message_size(ANSWER_MAX).watch(key(0), Some(options(0))).await?;
+    let mut client = member.client.watch_client().max_decoding_message_size(ANSWER_MAX);
+    let stream = client.watch(key(0), Some(options(0))).await?;
     let (mut requests, answers) = stream.split();
     for index in 1..WATCHED.len() {
         requests.watch(key(index), Some(options(index))).await?;
@@ -191,13 +229,6 @@ async fn open(
 
 /// Passes on what an answer tells.
 async fn take(answer: &WatchResponse, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> Result<(), End> {
-    if answer.canceled() {
-        if answer.compact_revision() > 0 {
-            return Err(End::Compacted);
-        }
-        warn!("etcd cancelled the watch: {}", answer.cancel_reason());
-        return Err(End::Broken(answer.cancel_reason().to_owned()));
-    }
     // While etcd catches a watch up, the header may be ahead of the events: they
     // come in parts, all under the newest revision.
     let told = answer.events().iter().filter_map(|event| event.kv()).map(|kv| kv.mod_revision()).max();
