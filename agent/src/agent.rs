@@ -9,19 +9,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
     sync::{Mutex, Notify, mpsc, watch},
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
 use doors::Doors;
 
 use crate::{
+    again::Again,
     api::server::Agent,
     config::Config,
     control::{Control, Loop, Sources, State},
@@ -54,13 +56,13 @@ use crate::{
     workload::{Which, Workloads, new_id},
 };
 
-/// How long to wait before something that failed is tried again.
-const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+/// How long to wait before something that failed is tried again, and how long at most.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// How long the addresses of the store are waited for at the start.
-const STORE_FOUND: std::time::Duration = std::time::Duration::from_secs(3);
+const STORE_FOUND: Duration = Duration::from_secs(3);
 /// How often they are looked up again.
-const STORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+const STORE_AGAIN: Duration = Duration::from_secs(30);
 
 /// Runs the agent until it is told to end. Whatever it has put into the kernel
 /// stays there and works on.
@@ -230,7 +232,7 @@ fn follow_store(workloads: &Workloads, store: &Arc<dyn Store>) {
                 control.store_at(addresses.clone()).await;
                 told = Some(addresses);
             }
-            tokio::time::sleep(STORE_AGAIN).await;
+            sleep(STORE_AGAIN).await;
         }
     });
 }
@@ -286,9 +288,9 @@ async fn forget_old_programs(
 async fn undo_begun(workloads: Arc<Workloads>, begun: Vec<String>) {
     for id in begun {
         warn!(endpoint = id, "incomplete attach, rolling back");
+        let mut again = Again::new(ASK_AGAIN.0, ASK_AGAIN.1);
         while let Err(error) = workloads.detach(&Which::Id(id.clone())).await {
-            warn!(endpoint = id, "roll-back incomplete, retrying: {error:#}");
-            tokio::time::sleep(ASK_AGAIN).await;
+            sleep(again.failed(&format!("endpoint {id}: roll-back incomplete, retrying: {error:#}"))).await;
         }
     }
 }
@@ -303,9 +305,9 @@ async fn bury(workloads: Arc<Workloads>, mut vanishing: mpsc::Receiver<String>) 
             continue;
         }
         // Nobody else would come back to it, so this does until it is done.
+        let mut again = Again::new(ASK_AGAIN.0, ASK_AGAIN.1);
         while let Err(error) = workloads.detach(&Which::Id(id.clone())).await {
-            warn!(endpoint = id, "cleanup incomplete, retrying: {error:#}");
-            tokio::time::sleep(ASK_AGAIN).await;
+            sleep(again.failed(&format!("endpoint {id}: cleanup incomplete, retrying: {error:#}"))).await;
         }
     }
 }

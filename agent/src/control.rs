@@ -19,7 +19,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 pub use fold::Fold;
 pub use host::Routes;
@@ -27,6 +27,7 @@ pub use rounds::Rounds;
 pub use state::{State, StoreState, now};
 
 use crate::{
+    again::Again,
     desired::{Dirty, Source},
     kernel::{Kernel, Netlink, routes::Changed, sysctl::Originals, world::News},
     model::{
@@ -41,6 +42,9 @@ use crate::{
 
 /// How often the kernel is read afresh without a reason.
 const READ_EVERY: Duration = Duration::from_secs(60);
+
+/// How soon what could not be read is read again, and how late.
+const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// How long anybody waits for an answer of the loop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -236,6 +240,10 @@ pub struct Loop<K> {
     news: bool,
     started: Instant,
     read_due: Instant,
+    /// Readings of the host and the kernel that fail.
+    readings: Again,
+    /// Changes that the kernel refuses; when each is tried again, the state says.
+    failures: Again,
 }
 
 impl<K: Kernel> Loop<K> {
@@ -263,6 +271,8 @@ impl<K: Kernel> Loop<K> {
             news: true,
             started: now,
             read_due: now,
+            readings: Again::new(READ_AGAIN.0, READ_AGAIN.1),
+            failures: Again::new(READ_AGAIN.0, READ_AGAIN.1),
         }
     }
 
@@ -337,6 +347,10 @@ impl<K: Kernel> Loop<K> {
             Event::Store(None) | Event::Request(None) => return false,
             Event::Request(Some(Request::Look(look))) => {
                 look(&self.state);
+                return true;
+            }
+            // Told at every attempt to join: nobody has anything to do about it.
+            Event::Request(Some(Request::Joining(problem))) if problem == self.state.join_problem => {
                 return true;
             }
             Event::Request(Some(Request::Revision(revision, reply))) => {
@@ -425,8 +439,8 @@ impl<K: Kernel> Loop<K> {
                     (actual, Dirty::Everything)
                 }
                 Err(error) => {
-                    warn!("the kernel's state cannot be read: {error:#}");
-                    self.read_due = Instant::now() + Duration::from_secs(1);
+                    let failure = format!("the kernel's state cannot be read: {error:#}");
+                    self.read_due = Instant::now() + self.readings.failed(&failure);
                     self.dirty = Dirty::Everything;
                     return;
                 }
@@ -472,7 +486,7 @@ impl<K: Kernel> Loop<K> {
                 Err(error) => {
                     closed.extend(self.state.ifindex_of(&key));
                     if self.state.retry.may_try(&key, now) {
-                        warn!("the kernel refuses {key}: {error:#}");
+                        self.failures.log(&format!("the kernel refuses {key}: {error:#}"));
                         self.state.rounds.failed.inc();
                         self.state.retry.failed(key, Problem::of(&error, AGAIN), now);
                     }

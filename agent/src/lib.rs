@@ -5,6 +5,7 @@
 
 use std::sync::LazyLock;
 
+pub mod again;
 pub mod agent;
 pub mod api;
 pub mod config;

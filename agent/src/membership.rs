@@ -18,9 +18,10 @@ use tokio::{
     sync::{Mutex, watch},
     time::{Instant, sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
+    again::Again,
     control::{Control, State, now},
     journal::Journal,
     model::{
@@ -42,6 +43,8 @@ const JOINING: &str = "nothing is attached until that is mended; the agent tries
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long to wait after a failure.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long at most to wait after joining was refused; jitter may double it.
+const REFUSED_AGAIN: Duration = Duration::from_secs(5);
 /// How often to look without a reason, and to give empty blocks back.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// How soon nodes that were not worth a write are looked at again.
@@ -106,19 +109,27 @@ impl Membership {
         let mut progress = Progress::default();
         loop {
             let wait = match self.step(&mut progress).await {
-                Ok(()) if progress.later => LOOK_AGAIN,
-                Ok(()) => HOUSEKEEPING,
+                Ok(()) => {
+                    progress.refusals.succeeded();
+                    if progress.later { LOOK_AGAIN } else { HOUSEKEEPING }
+                }
                 Err(Trouble::Away(away)) => {
                     progress.restored = false;
-                    self.without_store(&away).await;
+                    let is_known = self.without_store(&away).await;
+                    if !is_known {
+                        // It was asked just now, so no news hurries the next attempt.
+                        sleep(progress.refusals.wait()).await;
+                    }
                     ASK_AGAIN
                 }
                 Err(Trouble::Refused(reason)) => {
-                    warn!("this node cannot join: {reason:#}");
+                    let wait = progress.refusals.failed(&format!("this node cannot join: {reason:#}"));
                     self.control.joining(Some(Problem::of(&reason, JOINING))).await;
                     self.workloads.shut();
                     self.announced.lock().await.take();
-                    ASK_AGAIN
+                    // The store is asked for it each time, so no news hurries it.
+                    sleep(wait).await;
+                    PAUSE
                 }
             };
             sleep(PAUSE).await;
@@ -128,19 +139,17 @@ impl Membership {
         }
     }
 
-    /// A node that is known to the cluster goes on with what it has in stash.
-    async fn without_store(&self, away: &Away) {
-        let member = self.control.look(|state| state.known.is_some()).await;
-        if member.unwrap_or(false) {
+    /// A node that is known to the cluster goes on with what it has in stash. Gives
+    /// whether the loop knows by itself that the store is of no use.
+    async fn without_store(&self, away: &Away) -> bool {
+        let look = |state: &State| (state.known.is_some(), state.store.unusable().is_some());
+        let (member, is_known) = self.control.look(look).await.unwrap_or_default();
+        if member {
             self.workloads.open();
         } else {
-            self.control
-                .joining(Some(Problem::new(
-                    away.to_string(),
-                    "start the store or make it reachable; --store says where it is",
-                )))
-                .await;
+            self.control.joining(Some(away.clone().into())).await;
         }
+        is_known
     }
 
     async fn step(&self, progress: &mut Progress) -> Result<(), Trouble> {
@@ -222,7 +231,7 @@ impl Membership {
             let name = &state.facts.node;
             Look {
                 trust: state.trust.clone(),
-                away: state.store.away.as_ref().map(|(away, _)| away.clone()),
+                away: state.store.unusable().cloned(),
                 known: state.known.clone(),
                 own: Node {
                     name: name.clone(),
@@ -298,8 +307,9 @@ impl Membership {
 }
 
 /// What was done already.
-#[derive(Default)]
 struct Progress {
+    /// Attempts to join that were refused.
+    refusals: Again,
     /// Whether the store says what this node's endpoints have.
     restored: bool,
     remembered: Option<Instant>,
@@ -307,6 +317,19 @@ struct Progress {
     later: bool,
     housekept: Option<Instant>,
     last_good: Option<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            refusals: Again::new(ASK_AGAIN, REFUSED_AGAIN),
+            restored: false,
+            remembered: None,
+            later: false,
+            housekept: None,
+            last_good: None,
+        }
+    }
 }
 
 /// Whether the store says of this node what is true, times apart.

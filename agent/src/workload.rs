@@ -53,7 +53,7 @@ use crate::{
 pub use staged::Create;
 
 /// How long an attach waits for the node to join.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest name of an endpoint, characters.
 const NAME_MAX: usize = 128;

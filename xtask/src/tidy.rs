@@ -23,7 +23,8 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 28] = [
+const EDGES: [(&str, &[&str]); 29] = [
+    ("again", &[]),
     ("files", &["problem"]),
     ("problem", &["words"]),
     ("words", &[]),
@@ -31,16 +32,16 @@ const EDGES: [(&str, &[&str]); 28] = [
     ("model", &["problem", "words"]),
     ("desired", &["model", "tables"]),
     ("reconcile", &["problem", "tables"]),
-    ("store", &["model", "problem"]),
+    ("store", &["again", "model", "problem"]),
     ("ipam", &["model", "store"]),
-    ("kernel", &["files", "model", "problem", "reconcile", "tables", "desired", "words"]),
+    ("kernel", &["again", "files", "model", "problem", "reconcile", "tables", "desired", "words"]),
     ("journal", &["files", "model", "problem", "tables", "words"]),
     ("network", &["model", "store", "words"]),
     ("metrics", &["control", "kernel", "version"]),
     ("next_hops", &["control", "desired", "kernel"]),
     ("node", &["control", "model", "store"]),
-    ("membership", &["control", "ipam", "journal", "model", "problem", "store", "workload"]),
-    ("control", &["desired", "kernel", "model", "problem", "reconcile", "store", "tables"]),
+    ("membership", &["again", "control", "ipam", "journal", "model", "problem", "store", "workload"]),
+    ("control", &["again", "desired", "kernel", "model", "problem", "reconcile", "store", "tables"]),
     (
         "workload",
         &[
@@ -82,6 +83,7 @@ const EDGES: [(&str, &[&str]); 28] = [
     (
         "agent",
         &[
+            "again",
             "api",
             "config",
             "control",

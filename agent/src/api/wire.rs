@@ -281,6 +281,12 @@ pub struct Store {
     pub away: Option<String>,
     /// Since when not, seconds since 1970.
     pub away_since: Option<u64>,
+    /// Why it can only be read.
+    #[serde(default)]
+    pub unwritable: Option<String>,
+    /// Since when, seconds since 1970.
+    #[serde(default)]
+    pub unwritable_since: Option<u64>,
     /// Values that cannot be used, and why.
     pub unreadable: std::collections::BTreeMap<String, String>,
 }

@@ -113,7 +113,7 @@ impl State {
 
     /// Why nothing new can be given out or agreed upon, if so.
     pub fn refusal(&self) -> Option<Problem> {
-        if let Some((away, _)) = &self.store.away {
+        if let Some(away) = self.store.unusable() {
             return Some(away.clone().into());
         }
         match &self.trust {

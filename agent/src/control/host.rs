@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
 };
 
 use anyhow::Result;
@@ -109,13 +108,14 @@ impl<K: Kernel> Loop<K> {
         let mut look = match facts::look(&self.netlink, &facts.uplink.name, expected).await {
             Ok(look) => look,
             Err(error) => {
-                warn!("cannot list the interfaces: {error:#}");
                 // Nothing may be concluded from what was known before.
                 self.state.facts_stale = true;
-                self.read_due = Instant::now() + Duration::from_millis(100);
+                let failure = format!("this host's interfaces cannot be read: {error:#}");
+                self.read_due = Instant::now() + self.readings.failed(&failure);
                 return;
             }
         };
+        self.readings.succeeded();
         let dirty = self.state.has_interfaces(std::mem::take(&mut look.interfaces));
         self.dirty.add(dirty);
         let dirty = self.state.has_down(&look.down);
@@ -203,9 +203,9 @@ impl<K: Kernel> Loop<K> {
             self.look_at_spoken(&changed).await
         };
         if let Err(error) = looked.await {
-            warn!("cannot read the host's routes: {error:#}");
             self.state.routes.changed(changed);
-            self.read_due = Instant::now() + Duration::from_millis(100);
+            let failure = format!("this host's routes cannot be read: {error:#}");
+            self.read_due = Instant::now() + self.readings.failed(&failure);
         }
     }
 

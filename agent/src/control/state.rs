@@ -29,6 +29,15 @@ use crate::{
 pub struct StoreState {
     /// Why it does not answer, and since when, seconds since 1970.
     pub away: Option<(Away, u64)>,
+    /// Why it can only be read, and since when.
+    pub unwritable: Option<(Away, u64)>,
+}
+
+impl StoreState {
+    /// Why nothing can be written to it, if so.
+    pub fn unusable(&self) -> Option<&Away> {
+        self.away.as_ref().or(self.unwritable.as_ref()).map(|(away, _)| away)
+    }
 }
 
 /// What the loop knows.
@@ -169,6 +178,15 @@ impl State {
                 self.store.away = Some((away, since));
             }
             Feed::Back => self.back(),
+            Feed::Writable(Err(why)) => {
+                warn!("{why}");
+                self.store.unwritable = Some((why, now()));
+            }
+            Feed::Writable(Ok(())) => {
+                if self.store.unwritable.take().is_some() {
+                    info!("the store takes writes again");
+                }
+            }
         }
         dirty
     }

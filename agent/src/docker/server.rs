@@ -17,11 +17,14 @@ use tokio::{net::UnixListener, time::timeout};
 use tracing::{debug, warn};
 
 use super::{Docker, driver, ipam, wire};
-use crate::words;
+use crate::{store::OPERATION, words, workload::PATIENCE};
 
 /// How long a call may take. dockerd itself waits for ever, and holds a lock
 /// of the network meanwhile.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(15);
+
+// A call waits for this node to join, reads the store, and writes to it.
+const _: () = assert!(PATIENCE.as_secs() + 2 * OPERATION.as_secs() < DEADLINE.as_secs());
 
 /// What a call comes to: an answer, or why it cannot be done.
 type Answer = Result<Value>;

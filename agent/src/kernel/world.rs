@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::{facts, firewall, link, sysctl, sysctl::Originals};
 use crate::{
+    again::Again,
     desired::{V6Forwarding, World},
     tables::{SysctlKey, Tables},
 };
@@ -105,6 +106,7 @@ pub fn watch(netlink: Handle, uplink: String, originals: Originals) -> mpsc::Rec
         }
     }
     tokio::spawn(async move {
+        let mut again = Again::new(GATHER, GATHER);
         while hints.recv().await.is_some() {
             let read = async {
                 let world = read(&netlink, &uplink, &originals).await?;
@@ -116,7 +118,8 @@ pub fn watch(netlink: Handle, uplink: String, originals: Originals) -> mpsc::Rec
                         return;
                     }
                 }
-                Err(error) => warn!("the host's routes and firewall cannot be read: {error:#}"),
+                // The next change, or the loop's own look, reads them again.
+                Err(error) => again.log(&format!("the host's routes and firewall cannot be read: {error:#}")),
             }
         }
     });

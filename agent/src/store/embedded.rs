@@ -16,9 +16,12 @@ use futures::{
 };
 use nix::fcntl::{Flock, FlockArg};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{sync::mpsc, task::spawn_blocking, time::sleep};
 
-use super::{Announcement, Away, Commit, Condition, Feed, LISTED, Listing, Op, Store, Txn};
+use super::{
+    Announcement, Away, Commit, Condition, Feed, Kind, LISTED, Listing, Op, Store, Txn, Unwritable, again,
+    note, tell_writable,
+};
 use crate::model::{
     key::{Key, ROOT},
     snapshot::Event,
@@ -30,6 +33,10 @@ const VALUES: TableDefinition<'_, &str, (i64, &[u8])> = TableDefinition::new("va
 const META: TableDefinition<'_, &str, i64> = TableDefinition::new("meta");
 /// The store's revision among them.
 const REVISION: &str = "revision";
+/// Bytes that the disk of a store has to have for it to take writes again.
+const SPACE: usize = 1 << 18;
+/// What is written to see whether anything can be.
+const TRIAL: &str = "trial";
 /// The database's file in the store's folder.
 const FILE: &str = "margay.redb";
 
@@ -44,12 +51,17 @@ pub struct Embedded {
 
 struct Inner {
     open: Open,
+    /// The database's file.
+    path: PathBuf,
     state: Mutex<State>,
+    unwritable: Unwritable,
 }
 
 #[derive(Default)]
 struct State {
     database: Option<Database>,
+    /// Whether what an earlier agent left was cleared away.
+    prepared: bool,
     /// Those who watch. Commits are told in their order, since whoever commits
     /// holds the state until all have heard.
     watchers: Vec<mpsc::Sender<Feed>>,
@@ -66,26 +78,33 @@ impl Embedded {
     pub fn open(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
         let path = file(dir);
-        create(dir, &path).with_context(|| format!("{}", path.display()))?;
-        let store = Self::with({
+        if let Err(error) = create(dir, &path) {
+            bail!(explain(&path, error));
+        }
+        let open = {
             let path = path.clone();
             Box::new(move || Database::create(&path))
-        });
-        if let Err(error) = store.inner.check() {
-            bail!(explain(&path, error));
+        };
+        let store = Self::with(open, path.clone());
+        match store.inner.prepare() {
+            Ok(()) => {}
+            // What is in it can be read, and the disk may have space again later.
+            Err(error) if is_full(&error) => note(&store.inner.unwritable, Some(&away(&path, &error))),
+            Err(error) => bail!(explain(&path, error)),
         }
         Ok(store)
     }
 
-    fn with(open: Open) -> Self {
-        Self { inner: Arc::new(Inner { open, state: Mutex::default() }) }
+    fn with(open: Open, path: PathBuf) -> Self {
+        let (state, unwritable) = (Mutex::default(), Unwritable::default());
+        Self { inner: Arc::new(Inner { open, path, state, unwritable }) }
     }
 
     /// A store that is gone with the test.
     #[cfg(test)]
     pub fn in_memory() -> Arc<Self> {
         let open = || Database::builder().create_with_backend(redb::backends::InMemoryBackend::new());
-        Arc::new(Self::with(Box::new(open)))
+        Arc::new(Self::with(Box::new(open), "memory".into()))
     }
 
     async fn run<T: Send + 'static>(
@@ -93,18 +112,49 @@ impl Embedded {
         what: impl FnOnce(&Inner) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, Away> {
         let inner = Arc::clone(&self.inner);
+        let path = self.inner.path.clone();
         match spawn_blocking(move || what(&inner)).await {
-            Ok(result) => result.map_err(|error| Away::new(error.to_string(), "see its disk")),
-            Err(error) => Err(Away::new(error.to_string(), "see its disk")),
+            Ok(result) => result.map_err(|error| away(&path, &error)),
+            Err(_) => Err(Away::new("the agent is ending", "start it again")),
+        }
+    }
+
+    /// Tries whether something can be written, where that failed.
+    async fn try_to_write(&self) {
+        if self.inner.unwritable.borrow().is_some() && self.run(Inner::try_to_write).await.is_ok() {
+            note(&self.inner.unwritable, None);
         }
     }
 }
 
+fn is_full(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error, redb::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
+}
+
+/// What is wrong with the database, and what to do.
+fn away(path: &Path, error: &redb::Error) -> Away {
+    let path = path.display();
+    let kind = if is_full(error) { Kind::ReadOnly } else { Kind::Away };
+    let (problem, mend) = match error {
+        redb::Error::Io(error) => {
+            let what = error.kind();
+            (format!("{path} cannot be written or read: {what}"), "see that its disk has space and is whole")
+        }
+        redb::Error::Corrupted(what) => {
+            (format!("{path} is damaged: {what}"), "put a copy in its place: margay store import")
+        }
+        error => (format!("{path}: {error}"), "see that its disk is whole"),
+    };
+    Away { kind, problem, mend: mend.into() }
+}
+
 /// Makes the database's file, whole or not at all: redb's own first writes are
 /// not one step, so they happen under another name.
-fn create(dir: &Path, path: &Path) -> Result<()> {
+fn create(dir: &Path, path: &Path) -> Result<(), redb::Error> {
     let dir = File::open(dir)?;
-    let _alone = Flock::lock(dir.try_clone()?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let locked = Flock::lock(dir.try_clone()?, FlockArg::LockExclusive);
+    let _alone = locked.map_err(|(_, errno)| std::io::Error::from(errno))?;
     if path.exists() {
         return Ok(());
     }
@@ -129,6 +179,9 @@ fn explain(path: &Path, error: redb::Error) -> String {
         redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => format!(
             "{path}: {error}; move the file away to begin with an empty store, or put a copy in its place"
         ),
+        redb::Error::Io(error) => {
+            format!("{path}: {}; see that its disk has space and is whole", error.kind())
+        }
         error => format!("{path}: {error}"),
     }
 }
@@ -140,8 +193,49 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check(&self) -> Result<(), redb::Error> {
-        self.with_database(&mut self.state(), |_| Ok(()))
+    /// Clears away what an earlier agent left, which nothing is written before.
+    fn prepare(&self) -> Result<(), redb::Error> {
+        self.write(&mut self.state(), |_| Ok(()))
+    }
+
+    /// The same as [`Self::with_database`] for what writes.
+    fn write<T>(
+        &self,
+        state: &mut State,
+        run: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        if !state.prepared {
+            self.with_database(state, prepare)?;
+            state.prepared = true;
+        }
+        self.with_database(state, run)
+    }
+
+    /// The same for what reads: it does without the clearing if that cannot be.
+    fn read<T>(
+        &self,
+        state: &mut State,
+        run: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        match self.write(state, |_| Ok(())) {
+            Err(error) if !is_full(&error) => Err(error),
+            _ => self.with_database(state, run),
+        }
+    }
+
+    /// Writes something of no meaning: where there is no space for a transaction, a
+    /// smaller one may still find some inside of the file.
+    fn try_to_write(&self) -> Result<(), redb::Error> {
+        let trial = self.path.with_extension("trial");
+        let written = fs::write(&trial, vec![1; SPACE]).and_then(|()| File::open(&trial)?.sync_all());
+        // What was written in part goes, too.
+        let removed = fs::remove_file(&trial);
+        written.and(removed)?;
+        self.write(&mut self.state(), |database| {
+            let write = database.begin_write()?;
+            write.open_table(META)?.insert(TRIAL, 0)?;
+            Ok(write.commit()?)
+        })
     }
 
     /// Runs something with the database, opening it if need be. After an error
@@ -153,11 +247,7 @@ impl Inner {
     ) -> Result<T, redb::Error> {
         let database = match state.database.take() {
             Some(database) => database,
-            None => {
-                let database = (self.open)()?;
-                prepare(&database)?;
-                database
-            }
+            None => (self.open)()?,
         };
         let result = run(&database)?;
         state.database = Some(database);
@@ -165,12 +255,12 @@ impl Inner {
     }
 
     fn list(&self, prefixes: &[String]) -> Result<Listing, redb::Error> {
-        self.with_database(&mut self.state(), |database| list(database, prefixes))
+        self.read(&mut self.state(), |database| list(database, prefixes))
     }
 
     fn commit(&self, txn: &Txn) -> Result<Commit, redb::Error> {
         let mut state = self.state();
-        let (commit, events) = self.with_database(&mut state, |database| commit(database, txn))?;
+        let (commit, events) = self.write(&mut state, |database| commit(database, txn))?;
         if let Commit::Done(revision) = commit
             && !events.is_empty()
         {
@@ -185,7 +275,7 @@ impl Inner {
     fn watch(&self, send: mpsc::Sender<Feed>) -> Result<(), redb::Error> {
         let mut state = self.state();
         let prefixes = LISTED.map(|prefix| format!("{ROOT}{prefix}"));
-        let listing = self.with_database(&mut state, |database| list(database, &prefixes))?;
+        let listing = self.read(&mut state, |database| list(database, &prefixes))?;
         if send.blocking_send(Feed::Listing(listing)).is_ok() {
             state.watchers.push(send);
         }
@@ -316,7 +406,16 @@ impl Store for Embedded {
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Commit, Away>> {
-        self.run(move |inner| inner.commit(&txn)).boxed()
+        async move {
+            let committed = self.run(move |inner| inner.commit(&txn)).await;
+            match &committed {
+                Ok(Commit::Done(_)) => note(&self.inner.unwritable, None),
+                Err(away) if away.kind == Kind::ReadOnly => note(&self.inner.unwritable, Some(away)),
+                Ok(Commit::Conflict) | Err(_) => {}
+            }
+            committed
+        }
+        .boxed()
     }
 
     fn addresses(&self) -> BoxFuture<'_, Vec<IpAddr>> {
@@ -327,15 +426,17 @@ impl Store for Embedded {
         let (send, receive) = mpsc::channel(64);
         let store = self.clone();
         tokio::spawn(async move {
-            let mut waits = super::waits();
+            let mut again = again();
             loop {
                 let to = send.clone();
-                let Err(away) = store.run(move |inner| inner.watch(to)).await else { return };
+                let Err(away) = store.run(move |inner| inner.watch(to)).await else { break };
+                let wait = again.failed(&away);
                 if send.send(Feed::Away(away)).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(waits.next().unwrap_or_default()).await;
+                sleep(wait).await;
             }
+            tell_writable(&store.inner.unwritable, || store.try_to_write(), send).await;
         });
         receive
     }
@@ -343,12 +444,11 @@ impl Store for Embedded {
     fn announce(&self, key: Key, value: Vec<u8>) -> Announcement {
         let store = self.clone();
         let task = tokio::spawn(async move {
-            for wait in super::waits() {
+            let mut again = again();
+            loop {
                 let ops = vec![Op::Put(key.clone(), value.clone())];
-                if store.commit(Txn { conditions: Vec::new(), ops }).await.is_ok() {
-                    return;
-                }
-                tokio::time::sleep(wait).await;
+                let Err(away) = store.commit(Txn { conditions: Vec::new(), ops }).await else { return };
+                sleep(again.failed(&away)).await;
             }
         });
         Announcement(task.abort_handle())

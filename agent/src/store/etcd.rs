@@ -4,6 +4,7 @@ mod fault;
 mod lease;
 mod members;
 mod watch;
+mod writable;
 
 use std::{
     fmt,
@@ -24,7 +25,9 @@ use members::{Members, OPEN, Times};
 use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Announcement, Away, Commit, Condition, Feed, Listing, OPERATION, Op, Store, Txn};
+use super::{
+    Announcement, Away, Commit, Condition, Feed, Kind, Listing, OPERATION, Op, Store, Txn, Unwritable, note,
+};
 use crate::model::{key::Key, snapshot::Event};
 
 /// Keys in one answer to a listing.
@@ -57,6 +60,7 @@ pub struct Options {
 #[derive(Clone)]
 pub struct Etcd {
     members: Arc<Members>,
+    unwritable: Arc<Unwritable>,
 }
 
 impl fmt::Debug for Etcd {
@@ -90,7 +94,8 @@ impl Etcd {
         }
         // Many agents are to begin with different members.
         let any = RandomState::new().build_hasher().finish() as usize;
-        Ok(Self { members: Arc::new(Members::new(scheme, &options.endpoints, connect, any)) })
+        let members = Arc::new(Members::new(scheme, &options.endpoints, connect, any));
+        Ok(Self { members, unwritable: Arc::default() })
     }
 
     /// Reads some prefixes, a page of each at once, and the rest in pages as of the
@@ -199,11 +204,22 @@ fn value(response: TxnOpResponse) -> Option<(i64, Vec<u8>)> {
 
 impl Store for Etcd {
     fn list<'a>(&'a self, prefixes: &'a [String]) -> BoxFuture<'a, Result<Listing, Away>> {
-        self.list_now(prefixes).boxed()
+        // What cannot be read is away, whatever can be said of writing.
+        let away = |away| Away { kind: Kind::Away, ..away };
+        async move { self.list_now(prefixes).await.map_err(away) }.boxed()
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Commit, Away>> {
-        self.commit_now(txn).boxed()
+        async move {
+            let committed = self.commit_now(txn).await;
+            match &committed {
+                Ok(Commit::Done(_)) => note(&self.unwritable, None),
+                Err(away) if away.kind == Kind::ReadOnly => note(&self.unwritable, Some(away)),
+                Ok(Commit::Conflict) | Err(_) => {}
+            }
+            committed
+        }
+        .boxed()
     }
 
     fn addresses(&self) -> BoxFuture<'_, Vec<IpAddr>> {
@@ -217,7 +233,8 @@ impl Store for Etcd {
 
     fn watch(&self) -> mpsc::Receiver<Feed> {
         let (send, receive) = mpsc::channel(64);
-        tokio::spawn(watch::run(self.clone(), send));
+        tokio::spawn(watch::run(self.clone(), send.clone()));
+        tokio::spawn(writable::run(self.clone(), send));
         receive
     }
 

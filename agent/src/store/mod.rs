@@ -6,12 +6,16 @@ pub mod transfer;
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::future::BoxFuture;
 use thiserror::Error;
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::timeout,
+};
 
 use crate::{
+    again::Again,
     model::{key::Key, snapshot::Event},
     problem::Problem,
 };
@@ -20,14 +24,12 @@ use crate::{
 pub const LISTED: [&str; 8] =
     ["alive/", "cluster", "networks/", "nodes/", "pools/", "refused/", "removed/", "routes/"];
 
-/// Waits between attempts: doubling from 100 ms to 5 s, with jitter.
-fn waits() -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build()
+/// How often it is looked whether a store can be written.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// The attempts at one thing with a store.
+fn again() -> Again {
+    Again::new(Duration::from_millis(100), Duration::from_secs(5))
 }
 
 /// How long one reading or transaction may take, whatever becomes of members of the
@@ -193,6 +195,8 @@ pub enum Feed {
     Away(Away),
     /// It answers again, and nothing was missed.
     Back,
+    /// It can be read, and not be written for this reason; or it can be written again.
+    Writable(Result<(), Away>),
 }
 
 /// Keeps a key in the store as long as it lives.
@@ -202,6 +206,46 @@ pub struct Announcement(AbortHandle);
 impl Drop for Announcement {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Why a store cannot be written, as far as it is known.
+type Unwritable = watch::Sender<Option<Away>>;
+
+/// Notes that a store can be written or cannot; a reason that is known stays.
+fn note(unwritable: &Unwritable, found: Option<&Away>) {
+    unwritable.send_if_modified(|known| {
+        let changes = known.is_some() != found.is_some();
+        if changes {
+            *known = found.cloned();
+        }
+        changes
+    });
+}
+
+/// Tells of whether a store can be written, for as long as somebody listens. `look`
+/// notes what it finds.
+async fn tell_writable<L: Future<Output = ()>>(
+    unwritable: &Unwritable,
+    look: impl Fn() -> L,
+    send: mpsc::Sender<Feed>,
+) {
+    let mut known = unwritable.subscribe();
+    let mut told = false;
+    loop {
+        look().await;
+        let found = known.borrow_and_update().clone();
+        if found.is_some() != told {
+            told = found.is_some();
+            if send.send(Feed::Writable(found.map_or(Ok(()), Err))).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            // Whether it changed or not, it is looked at again.
+            _ = timeout(LOOK, known.changed()) => {}
+            () = send.closed() => return,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod blocks;
 mod facts;
 mod foreign;
+mod full;
 mod guard;
 mod matrix;
 mod members;

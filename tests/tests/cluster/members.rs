@@ -56,3 +56,53 @@ fn one_broken_member_of_three_has_nothing_refused() {
         host.settled();
     }
 }
+
+/// What an agent says is wrong, told without etcd's own words.
+fn problems(host: &Host) -> String {
+    let status = host.json(&["status"]);
+    let text = status["problems"].to_string();
+    for jargon in ["grpc", "tonic", "transport error", "os error", "etcdserver"] {
+        assert!(!text.contains(jargon) && !host.log().contains(jargon), "{jargon}: {text} {}", host.log());
+    }
+    text
+}
+
+#[test]
+fn without_a_majority_it_is_told_and_all_goes_on_by_itself_afterwards() {
+    let (mut lab, mut members) = lab();
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let (_a, _) = lab.attached(1, "blue");
+    for k in [0, 1] {
+        members.break_one(k, Broken::Killed);
+    }
+    let told = |host: &Host| {
+        eventually("it is told", || {
+            let problems = problems(host);
+            let told = ["has no leader", "refused the connection", "no agreement", "does not answer"];
+            let told =
+                told.iter().any(|words| problems.contains(words)) && problems.contains("store is away");
+            if told { Ok(()) } else { Err(problems) }
+        });
+    };
+    lab.hosts.iter().for_each(told);
+    let refusal = lab.h(1).refused(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
+    assert!(refusal.contains("the store is away: etcd at 192.0.2.24"), "{refusal}");
+    let text = lab.h(1).margay(&["status"]).out;
+    assert!(text.contains("away for "), "since when: {text}");
+    let (b, _) = lab.attached(1, "blue");
+    assert!(b.run("ip addr show eth0").ok(), "out of the stash");
+    lab.host(2).kill();
+    lab.host(2).start();
+    eventually("a new agent says it, too", || {
+        let problems = problems(lab.h(2));
+        if problems.contains("has not answered since the agent started") { Ok(()) } else { Err(problems) }
+    });
+    members.mend(&lab, 0);
+    members.mend(&lab, 1);
+    for host in &lab.hosts {
+        host.settled();
+        host.well();
+    }
+    lab.h(2).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
+    hears(lab.h(1), "red");
+}

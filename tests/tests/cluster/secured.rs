@@ -95,7 +95,67 @@ fn secured() -> Lab {
 fn a_secured_etcd_is_used_with_the_right_password_alone() {
     let mut lab = secured();
     a_wrong_password_is_told_and_nothing_is_touched(&mut lab);
+    what_is_wrong_with_tls_is_told_in_words(&mut lab);
     agents_share_routes_through_a_secured_etcd(&mut lab);
+    a_lost_permission_is_told_and_given_again(&mut lab);
+}
+
+/// Has h1's agent say why the store is away, with other flags than its own.
+fn away_with(lab: &mut Lab, flags: Vec<String>, words: &str) {
+    let right = std::mem::replace(&mut lab.host(1).flags, flags);
+    lab.host(1).start();
+    eventually(words, || {
+        let status = lab.h(1).json(&["status"]);
+        let problems = status["problems"].to_string();
+        if problems.contains(words) && problems.contains(ETCD) { Ok(()) } else { Err(status) }
+    });
+    let text = lab.h(1).margay(&["status"]).out + &lab.h(1).log();
+    for jargon in ["grpc", "tonic", "transport error", "os error", "etcdserver"] {
+        assert!(!text.contains(jargon), "{jargon}: {text}");
+    }
+    lab.host(1).kill();
+    lab.host(1).flags = right;
+}
+
+fn what_is_wrong_with_tls_is_told_in_words(lab: &mut Lab) {
+    let other = lab.plan.dir.join("other");
+    std::fs::create_dir_all(&other).expect("a folder");
+    certificates(&other);
+    let right = lab.h(1).flags.clone();
+    let with = |flag: &str, value: String| {
+        let mut flags = right.clone();
+        let at = flags.iter().position(|found| found == flag).expect("the flag");
+        flags[at + 1] = value;
+        flags
+    };
+    away_with(
+        lab,
+        with("--etcd-ca", other.join("ca.pem").display().to_string()),
+        "certificate of another CA",
+    );
+    let without = right.iter().position(|flag| flag == "--etcd-cert").expect("the flag");
+    let mut flags = right.clone();
+    flags.drain(without..without + 4);
+    away_with(lab, flags, "or a certificate of this node (--etcd-cert");
+    away_with(lab, vec![], "it may want TLS (--etcd-ca)");
+}
+
+fn a_lost_permission_is_told_and_given_again(lab: &mut Lab) {
+    let dir = lab.plan.dir.clone();
+    let as_root = |lab: &Lab, args: &str| {
+        let said = etcdctl(lab, &dir, &format!("--user=root:secret {args}"));
+        assert!(said.ok(), "{args}: {said:?}");
+    };
+    as_root(lab, "role grant-permission margay --prefix=true read /margay/");
+    let refusal = lab.h(1).refused(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
+    assert!(refusal.contains("denies this node's user keys below /margay/"), "{refusal}");
+    eventually("status says it", || {
+        let status = lab.h(1).json(&["status"]);
+        if status["problems"].to_string().contains("role grant-permission") { Ok(()) } else { Err(status) }
+    });
+    as_root(lab, "role grant-permission margay --prefix=true readwrite /margay/");
+    lab.h(1).well();
+    lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
 }
 
 fn a_wrong_password_is_told_and_nothing_is_touched(lab: &mut Lab) {

@@ -144,4 +144,11 @@ fn a_second_node_with_one_address_does_not_join() {
     assert!(refusal.contains("has not joined"), "{refusal}");
     let nodes = lab.h(1).json(&["node", "ls"]).to_string();
     assert!(!nodes.contains("impostor"), "{nodes}");
+    // Whatever happens meanwhile, it is logged once.
+    for i in 0..20 {
+        etcdctl(&lab, &["put", "/margay/v1/nodes/h9", &format!("{{\"v\":1,\"broken\":{i}}}")]);
+        lab.h(1).json(&["status"]);
+    }
+    let log = lab.h(1).log();
+    assert_eq!(log.matches("this node cannot join").count(), 1, "{log}");
 }

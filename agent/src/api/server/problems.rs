@@ -45,6 +45,15 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
 }
 
 fn store(state: &State, problems: &mut Vec<Problem>) {
+    if let (None, Some((why, _))) = (&state.store.away, &state.store.unwritable) {
+        let what = format!(
+            "the store takes no writes ({}): traffic goes on and changes of others are learnt, but nothing can be \
+             changed from here",
+            why.problem
+        );
+        let stash = "containers get addresses from the stash meanwhile";
+        add(problems, what, &format!("{}; {stash}", why.mend));
+    }
     match (&state.store.away, &state.trust) {
         (Some((away, _)), Trust::Unseen) => add(
             problems,

@@ -209,6 +209,8 @@ pub(crate) fn store(state: &State, at: &str) -> wire::Store {
         events: state.events,
         away: state.store.away.as_ref().map(|(away, _)| away.problem.clone()),
         away_since: state.store.away.as_ref().map(|(_, since)| *since),
+        unwritable: state.store.unwritable.as_ref().map(|(why, _)| why.problem.clone()),
+        unwritable_since: state.store.unwritable.as_ref().map(|(_, since)| *since),
         unreadable: state.snapshot.unreadable.clone(),
     }
 }

@@ -216,6 +216,15 @@ pub fn status(status: &wire::Status, format: Format, extra: Extra<'_>) -> Result
     }
     let store = &status.store;
     let in_sync = match (store.in_sync, store.away_since) {
+        (true, _) if store.unwritable_since.is_some() => {
+            let since = store.unwritable_since.unwrap_or_default();
+            format!(
+                "{}, read up to revision {}, takes no writes for {}",
+                store.at,
+                store.revision,
+                ago(since)
+            )
+        }
         (true, _) => format!("{}, in sync at revision {}", store.at, store.revision),
         (false, Some(since)) => format!("{}, away for {}", store.at, ago(since)),
         (false, None) => format!("{}, not in sync", store.at),

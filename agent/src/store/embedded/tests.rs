@@ -168,7 +168,7 @@ impl StorageBackend for Disk {
 
 fn open(disk: &Disk) -> Embedded {
     let disk = disk.clone();
-    Embedded::with(Box::new(move || Database::builder().create_with_backend(disk.clone())))
+    Embedded::with(Box::new(move || Database::builder().create_with_backend(disk.clone())), "disk".into())
 }
 
 /// Pairs of keys that are only ever written together.
@@ -190,7 +190,7 @@ fn rounds(store: &Embedded) -> u32 {
 #[test]
 fn power_may_fail_at_every_write() {
     let fresh = Disk::default();
-    drop(open(&fresh).inner.check());
+    drop(open(&fresh).inner.prepare());
     // Making the file is one step, by its name; what follows may fail anywhere.
     let fresh = || fresh.after_power_loss(0);
     let whole = fresh();

@@ -45,10 +45,11 @@ const CLIENT: &str = "name a certificate that etcd accepts with --etcd-cert and 
 const NAME: &str = "reach etcd by a name or address that its certificate has, or give it one that has this";
 const CLOCK: &str = "renew the certificate, and see that the clocks of both hosts are right";
 const PLAIN: &str = "etcd there is without TLS: leave --etcd-ca away, or have it listen with TLS";
-const SECURE: &str = "if etcd there wants TLS, name its CA with --etcd-ca";
 const AGAIN: &str = "it is tried again by itself";
 /// What became of a connection where nothing says more.
 const BROKEN: &str = "broke the connection off before it answered";
+const SECURE: &str = "see that etcd runs there; it may want TLS (--etcd-ca), or a certificate of this node (--etcd-cert \
+                      and --etcd-key)";
 
 /// What etcd says (a part of it), and what that means: it stands behind "etcd at HOST".
 const SAID: [(&str, Fate, Kind, &str, &str); 21] = [
@@ -82,7 +83,7 @@ const SAID: [(&str, Fate, Kind, &str, &str); 21] = [
     (
         "permission denied",
         Fate::Decided,
-        Kind::Refuses,
+        Kind::ReadOnly,
         "denies this node's user keys below /margay/",
         PERMISSION,
     ),
@@ -116,6 +117,11 @@ impl Fault {
         Self { fate, away: Away { kind, problem: format!("etcd at {at} {what}"), mend: mend.into() } }
     }
 
+    /// That a member says that etcd's quota is reached.
+    pub fn full(at: &str) -> Self {
+        Self::said("database space exceeded", at)
+    }
+
     /// That some members of etcd said nothing for so many seconds.
     pub fn silence(at: &str, secs: u64) -> Self {
         Self::ended(at, &format!("does not answer within {secs} s"))
@@ -129,7 +135,8 @@ impl Fault {
     /// What an error of the member at an address (`host:port`) means.
     pub fn of(error: &etcd_client::Error, at: &str) -> Self {
         let connection = |error: &(dyn StdError + 'static)| {
-            of_connection(error, at).unwrap_or_else(|| Self::ended(at, BROKEN))
+            of_connection(error, at)
+                .unwrap_or_else(|| Self::new(Fate::Unknown, Kind::Away, at, BROKEN, SECURE))
         };
         match error {
             // What the member says comes without a source; with one, the connection failed.
@@ -171,6 +178,10 @@ fn of_connection(error: &(dyn StdError + 'static), at: &str) -> Option<Fault> {
         link = error.source();
     }
     let has = |part: &str| texts.iter().any(|text| text.contains(part));
+    // HTTP/2 keeps of such an error its text alone.
+    if has("fatal alert") {
+        return untouched("does not accept the certificate of this node, or wants one", CLIENT);
+    }
     if has("dns error") {
         return untouched("has a name that does not resolve", "see that the name is right; --store says it");
     }
@@ -228,5 +239,103 @@ fn of_tls(error: &Tls) -> (&'static str, &'static str) {
         }
         Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => ("does not speak TLS", PLAIN),
         _ => ("does not agree on TLS with this node", CA),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+    use crate::store::{
+        Store,
+        etcd::{Etcd, Options},
+    };
+
+    /// Words that no user should have to read.
+    fn has_jargon(text: &str) -> bool {
+        ["grpc", "rpc", "tonic", "transport", "Error", "os error", "etcdserver", "code:", "Kind"]
+            .iter()
+            .any(|word| text.contains(word))
+    }
+
+    #[test]
+    fn what_etcd_says_is_told_in_words() {
+        for (said, words, fate) in [
+            ("etcdserver: no leader", "has no leader", Fate::Untouched),
+            ("etcdserver: request timed out", "no agreement", Fate::Unknown),
+            (
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                "no agreement",
+                Fate::Unknown,
+            ),
+            ("etcdserver: leader changed", "changed its leader", Fate::Unknown),
+            ("etcdserver: too many requests", "more requests", Fate::Untouched),
+            ("etcdserver: mvcc: database space exceeded", "no space left", Fate::Decided),
+            ("etcdserver: mvcc: required revision has been compacted", "compacted", Fate::Decided),
+            ("etcdserver: request is too large", "as large as this", Fate::Decided),
+            ("etcdserver: too many operations in txn request", "as many operations", Fate::Decided),
+            (
+                "etcdserver: authentication failed, invalid user ID or password",
+                "authentication failed",
+                Fate::Decided,
+            ),
+            ("etcdserver: authentication is not enabled", "knows no users", Fate::Decided),
+            ("etcdserver: user name is empty", "wants a user", Fate::Decided),
+            ("etcdserver: invalid auth token", "login", Fate::Untouched),
+            ("etcdserver: permission denied", "denies", Fate::Decided),
+            ("etcdserver: corrupt cluster", "corrupt", Fate::Decided),
+            ("etcdserver: requested lease not found", "lease run out", Fate::Decided),
+            ("etcdserver: server stopped", "stopping", Fate::Unknown),
+            ("etcdserver: rpc not supported for learner", "learner", Fate::Untouched),
+        ] {
+            let fault = Fault::said(said, "192.0.2.9:2379");
+            let text = fault.away.to_string();
+            assert!(text.contains("etcd at 192.0.2.9:2379") && text.contains(words), "{said}: {text}");
+            assert!(!has_jargon(&text) && !fault.away.mend.is_empty(), "{said}: {text}");
+            assert_eq!(fault.fate, fate, "{said}");
+        }
+    }
+
+    /// What a reading says of an etcd at an address.
+    async fn away(at: SocketAddr, ca: Option<std::path::PathBuf>) -> String {
+        let options = Options { endpoints: vec![at.to_string()], ca, ..Options::default() };
+        let etcd = Etcd::new(&options).expect("options");
+        let away = etcd.list(&["x".into()]).await.expect_err("no etcd is there");
+        assert!(away.problem.contains(&at.to_string()), "{away}");
+        assert!(!has_jargon(&away.to_string()), "{away}");
+        away.problem
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        (listener, at)
+    }
+
+    #[tokio::test]
+    async fn what_becomes_of_a_connection_is_told_in_words() {
+        let (gone, refusing) = listener().await;
+        drop(gone);
+        let (_silent, silent) = listener().await;
+        let (closing, closed) = listener().await;
+        tokio::spawn(async move { while closing.accept().await.is_ok() {} });
+        let (other, strange) = listener().await;
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = other.accept().await {
+                // A server of another protocol speaks first.
+                drop(stream.write_all(b"SSH-2.0-OpenSSH_9.2 and more than a frame of HTTP/2 has\r\n").await);
+            }
+        });
+        let asked = (away(refusing, None), away(silent, None), away(closed, None), away(strange, None));
+        let (refused, silent, closed, strange) = futures::join!(asked.0, asked.1, asked.2, asked.3);
+        assert!(refused.ends_with("refused the connection"), "{refused}");
+        assert!(silent.contains("does not answer within 4 s"), "{silent}");
+        for broken in [closed, strange] {
+            let told = ["closed the connection", "broke the connection off", "does not speak"];
+            assert!(told.iter().any(|told| broken.contains(told)), "{broken}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use etcd_client::{Error, LeaseGrantResponse, PutOptions, PutResponse};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     fault::Fault,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     model::key::Key,
-    store::{Away, waits},
+    store::{Away, again},
 };
 
 /// How long the lease outlives its agent.
@@ -27,16 +27,18 @@ const _: () = assert!(PROLONG.as_secs() + 4 * OPEN.as_secs() < LEASE.as_secs());
 /// Keeps a key there for as long as this is polled, and for the time of a lease
 /// after that.
 pub(super) async fn keep(members: Arc<Members>, key: Key, value: Vec<u8>) {
-    let mut waits = waits();
+    let mut again = again();
     loop {
-        match begin(&members, &key, &value).await {
+        let failure = match begin(&members, &key, &value).await {
             Ok(lease) => {
+                again.succeeded();
                 prolong(&members, lease).await;
-                warn!("the lease of {key} ran out");
+                "others may have taken this node for dead: its lease was not prolonged in time, so it gets a new one"
+                    .to_owned()
             }
-            Err(away) => debug!("the lease of {key}: {away}"),
-        }
-        sleep(waits.next().unwrap_or(LEASE)).await;
+            Err(away) => format!("others do not hear that this node lives: {away}"),
+        };
+        sleep(again.failed(&failure)).await;
     }
 }
 
@@ -58,7 +60,7 @@ async fn begin(members: &Members, key: &Key, value: &[u8]) -> Result<i64, Away> 
 /// Prolongs a lease until it has run out, at one member after the other.
 async fn prolong(members: &Members, lease: i64) {
     let mut prolonged = Instant::now();
-    let mut waits = waits();
+    let mut again = again();
     while prolonged.elapsed() < LEASE {
         let fault = match members.best().await {
             Ok(member) => match at(&member, lease, &mut prolonged).await {
@@ -68,7 +70,7 @@ async fn prolong(members: &Members, lease: i64) {
             Err(fault) => fault,
         };
         debug!("the lease: {}", fault.away);
-        sleep(waits.next().unwrap_or(PROLONG).min(PROLONG)).await;
+        sleep(again.wait().min(PROLONG)).await;
     }
 }
 

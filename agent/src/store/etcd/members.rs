@@ -20,7 +20,7 @@ use tokio::{
 use tracing::debug;
 
 use super::fault::{Fate, Fault};
-use crate::store::{Away, OPERATION, waits};
+use crate::store::{Away, OPERATION, again};
 
 /// How long one member may be silent before the next is asked as well.
 pub(super) const SILENT: Duration = Duration::from_secs(1);
@@ -51,8 +51,10 @@ struct Member {
 }
 
 /// What a request came to.
-pub(super) struct Answer<T> {
+pub(super) struct Answer<'a, T> {
     pub value: T,
+    /// Who answered.
+    pub at: &'a str,
     /// Whether the same request may have been carried out before, by a member
     /// that did not come to say so.
     pub repeated: bool,
@@ -140,11 +142,11 @@ impl Members {
         &self,
         times: Times,
         request: impl Fn(Client) -> BoxFuture<'static, Result<T, Error>> + Sync,
-    ) -> Result<Answer<T>, Away> {
+    ) -> Result<Answer<'_, T>, Away> {
         let order = self.order();
         let end = Instant::now() + OPERATION;
         let (mut begun, mut repeated, mut next) = (0, false, Some(Instant::now()));
-        let (mut waits, mut last, mut open) = (waits(), None, Vec::new());
+        let (mut again, mut last, mut open) = (again(), None, Vec::new());
         let mut running = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -156,7 +158,7 @@ impl Members {
                             // They had as much time as this one, and more.
                             open.into_iter().for_each(|silent| self.failed(silent));
                             self.answered(index);
-                            return Ok(Answer { value, repeated });
+                            return Ok(Answer { value, at: &self.list[index].at, repeated });
                         }
                         Err(error) => self.fault(index, &error),
                     };
@@ -173,8 +175,8 @@ impl Members {
                     }
                     last = Some(fault.away);
                     // At once, as long as there is one that was not asked yet.
-                    let pause = if begun < order.len() { None } else { waits.next() };
-                    let due = Instant::now() + pause.unwrap_or_default();
+                    let pause = if begun < order.len() { Duration::ZERO } else { again.wait() };
+                    let due = Instant::now() + pause;
                     next = Some(next.map_or(due, |next| next.min(due)));
                 }
                 () = sleep_until(next.unwrap_or(end)), if next.is_some() => {

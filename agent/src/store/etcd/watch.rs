@@ -21,7 +21,7 @@ use crate::{
         key::{Key, ROOT},
         snapshot::Event,
     },
-    store::{Away, Feed, LISTED, Listing, Store, waits},
+    store::{Away, Feed, LISTED, Listing, Store, again},
 };
 
 /// How often a sign of life is asked for.
@@ -65,7 +65,7 @@ struct Resume {
 /// without a word: only when none of them answers is the store away.
 pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
     let mut resume: Option<Resume> = None;
-    let mut waits = waits();
+    let mut again = again();
     // Members left since a stream lived.
     let mut left = 0;
     loop {
@@ -82,7 +82,7 @@ pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
                 let end = go_on(&store, resume, &send).await;
                 // A stream that lived ends a series of failures.
                 if started.elapsed() > SIGN_OF_LIFE {
-                    waits = crate::store::waits();
+                    again.succeeded();
                     left = 0;
                 }
                 end
@@ -110,7 +110,7 @@ pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
         if send.send(Feed::Away(away)).await.is_err() {
             return;
         }
-        sleep(waits.next().unwrap_or(SIGN_OF_LIFE)).await;
+        sleep(again.wait()).await;
     }
 }
 
