@@ -35,7 +35,7 @@ use crate::{
         device::{self, Pair},
         link,
         netns::Netns,
-        sysctl,
+        ready, sysctl,
     },
     model::{
         Unknown,
@@ -336,6 +336,7 @@ impl Workloads {
         self.note(endpoint, network).await?;
         self.open_host_side(endpoint, &endpoint.ifname, Some(netns)).await?;
         inside::configure(netns, endpoint, network).await?;
+        ready::queue(&self.netlink, &endpoint.host_interface).await?;
         let endpoint = Endpoint { ready: true, ..endpoint.clone() };
         self.journal.put(&endpoint)?;
         Ok(endpoint)

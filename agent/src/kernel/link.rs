@@ -9,7 +9,7 @@ use margay_common::net::{GATEWAY_MAC, Mac};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
     link::{
-        InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, State,
         XdpAttached,
     },
     route::{
@@ -46,6 +46,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is set up.
     pub up: bool,
+    /// Whether it carries packets, as the kernel's link watch saw it last (RFC 2863's `up`).
+    pub operational: bool,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
     /// Its MAC, where it has one of six bytes.
@@ -78,12 +80,13 @@ impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {
         let (mut name, mut mtu) = (String::new(), 0);
         let (mut super_packet, mut super_packet_max) = (0, 0);
-        let (mut bus, mut place) = (None, None);
+        let (mut bus, mut place, mut operational) = (None, None, false);
         let (mut mac, mut kind, mut xdp, mut parent) = (None, None, None, None);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(found) => name.clone_from(found),
                 LinkAttribute::Mtu(found) => mtu = *found,
+                LinkAttribute::OperState(state) => operational = *state == State::Up,
                 LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::LinkInfo(infos) => {
                     kind = infos.iter().find_map(|info| match info {
@@ -105,6 +108,7 @@ impl From<LinkMessage> for Link {
             index: message.header.index,
             mtu,
             up: message.header.flags.contains(LinkFlags::Up),
+            operational,
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             super_packet,
             super_packet_max,
@@ -403,6 +407,11 @@ pub async fn remove_host_route(netlink: &Handle, dst: IpNet) -> Result<()> {
         Err(error) if !is(&error, libc::ESRCH) => Err(error).context(format!("remove route to {dst}")),
         _ => Ok(()),
     }
+}
+
+/// The route to one address, to be asked for.
+pub(super) fn route_to(addr: IpAddr) -> RouteMessage {
+    route(net(addr, max_len(addr)), 0).build()
 }
 
 fn route(dst: IpNet, index: u32) -> RouteMessageBuilder<IpAddr> {

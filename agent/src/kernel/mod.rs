@@ -18,6 +18,7 @@ pub mod netns;
 pub mod offloads;
 pub mod pins;
 pub mod privileges;
+pub mod ready;
 pub mod routes;
 pub mod super_packets;
 pub mod sysctl;

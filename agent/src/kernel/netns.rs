@@ -16,9 +16,10 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::statfs::fstatfs,
 };
+use rtnetlink::MulticastGroup;
 use tokio::{runtime, sync::Semaphore, time::timeout};
 
-use super::{Netlink, sysctl};
+use super::{Netlink, ready::Events, sysctl};
 use crate::{problem::Problem, words};
 
 /// An open network namespace of somebody else.
@@ -76,6 +77,16 @@ impl Netns {
         self.run(move || {
             let _guard = runtime.enter();
             Ok(super::netlink()?)
+        })
+        .await
+    }
+
+    /// The kernel's word of changes inside, from now on.
+    pub async fn events(&self, group: MulticastGroup) -> Result<Events> {
+        let runtime = runtime::Handle::current();
+        self.run(move || {
+            let _guard = runtime.enter();
+            Events::listen(group)
         })
         .await
     }

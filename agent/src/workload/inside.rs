@@ -3,12 +3,13 @@
 use anyhow::{Result, anyhow, bail};
 
 use crate::{
-    kernel::{link, netns::Netns, sysctl},
+    kernel::{link, netns::Netns, ready, sysctl},
     model::{endpoint::Endpoint, network::Network},
 };
 
 /// Gives the interface its addresses, its one neighbour and its routes. The
-/// neighbour is permanent, so that the container never has to ask.
+/// neighbour is permanent, so that the container never has to ask. What comes for its
+/// addresses is delivered from here on.
 pub(super) async fn configure(netns: &Netns, endpoint: &Endpoint, network: &Network) -> Result<()> {
     let netlink = netns.netlink().await?;
     let ifname = &endpoint.ifname;
@@ -36,6 +37,9 @@ pub(super) async fn configure(netns: &Netns, endpoint: &Endpoint, network: &Netw
         let Some(subnet) = network.subnet_of(*addr) else { continue };
         link::add_gateway_neighbour(&netlink, index, subnet.gateway).await?;
         link::add_container_routes(&netlink, index, subnet.cidr, subnet.gateway).await?;
+    }
+    for addr in &endpoint.addresses {
+        ready::address(&netlink, netns, *addr).await?;
     }
     Ok(())
 }

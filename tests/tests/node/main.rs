@@ -1,6 +1,7 @@
 //! One agent, real interfaces, real packets.
 
 mod addresses;
+mod at_once;
 mod attach;
 mod bad_input;
 mod big_tcp;

@@ -1,0 +1,130 @@
+//! What is attached is reachable: the first packet gets through, whatever the kernel has yet to
+//! do when it has answered.
+
+use std::{
+    fs::File,
+    net::IpAddr,
+    thread::{ScopedJoinHandle, scope},
+};
+
+use margay::kernel::{netlink, netns::Netns, ready};
+use margay_tests::{
+    container::Namespace,
+    eventually::eventually,
+    lab::{Lab, Plan},
+    process::Process,
+};
+use nix::sched::{CloneFlags, setns};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::attach::one_host;
+
+/// Pairs of interfaces. The kernel's link watch opens the queues of 200 at once and has the
+/// others wait for up to a second.
+const PAIRS: usize = 150;
+/// Containers that are attached meanwhile.
+const CONTAINERS: usize = 12;
+
+#[test]
+fn the_first_packets_get_through_while_many_interfaces_change() {
+    let lab = one_host();
+    let elsewhere = lab.container();
+    let pair =
+        |i| format!("link add v{i} type veth peer name p{i}\nlink set v{i} group 7\nlink set p{i} group 7\n");
+    let batch = lab.h(1).dir().join("batch");
+    std::fs::write(&batch, (0..PAIRS).map(pair).collect::<String>()).expect("a file");
+    elsewhere.sh(&format!("ip -batch {}", batch.display()));
+    // All of a group are set up in one go.
+    let mut toggle = elsewhere.command("sh");
+    toggle.args(["-c", "while true; do ip link set group 7 up; ip link set group 7 down; done"]);
+    let _busy = Process::start(toggle, &lab.h(1).dir().join("busy.log"), true);
+    first_packets_get_through(&lab);
+}
+
+/// Attaches containers, and has the first packet of each kind come back.
+fn first_packets_get_through(lab: &Lab) {
+    let host = &lab.h(1).namespace;
+    let (neighbour, neighbours) = lab.attached(1, "blue");
+    let gateways: [IpAddr; 2] = ["10.1.0.1", "fd00:1::1"].map(|addr| addr.parse().expect("a literal"));
+    let mut lost = Vec::new();
+    for i in 0..CONTAINERS {
+        let (container, addresses) = lab.attached(1, "blue");
+        for family in [0, 1] {
+            let ways = [
+                ("to the gateway", &container, gateways[family]),
+                ("from the host", host, addresses[family]),
+                ("from a neighbour", &neighbour, addresses[family]),
+                ("to a neighbour", &container, neighbours[family]),
+            ];
+            let missing = ways.into_iter().filter(|(_, from, to)| !from.pings(*to, 1));
+            lost.extend(missing.map(|(way, _, to)| format!("container {i}: {way}, {to}")));
+        }
+        lab.h(1).detach(&container);
+    }
+    assert!(lost.is_empty(), "{lost:#?}");
+}
+
+/// Nobody can have the kernel make an IPv6 address the namespace's own as late as it pleases; but
+/// without the rule for such addresses it looks as if it had not.
+#[test]
+fn an_attach_ends_when_ipv6_is_delivered() {
+    let lab = one_host();
+    let container = lab.container();
+    container.sh("ip -6 rule del pref 0");
+    let pings = scope(|scope| {
+        let attached = scope.spawn(|| {
+            let addresses = lab.h(1).attach(&container, "blue", &[]);
+            lab.h(1).namespace.pings(addresses[1], 1)
+        });
+        eventually("the container has its routes", || {
+            let routes = container.sh("ip -6 route show default");
+            if routes.contains("fd00:1::1") { Ok(()) } else { Err(routes) }
+        });
+        lab.h(1).json(&["status"]);
+        container.sh("ip -6 rule add pref 0 lookup local");
+        container.sh("ip -6 route add blackhole fd00:99::/64");
+        attached.join().expect("no panic")
+    });
+    assert!(pings, "the first packet");
+}
+
+#[test]
+fn an_address_is_waited_for_until_it_is_the_namespaces_own() {
+    let namespace = Namespace::new(&format!("{}-own", Plan::every_prefix()));
+    let runtime = Runtime::new().expect("a runtime");
+    let netns = runtime.block_on(Netns::open(&namespace.path())).expect("a namespace");
+    let netlink = runtime.block_on(netns.netlink()).expect("netlink");
+    let addr = "fd00:1::7".parse().expect("a literal");
+    scope(|scope| {
+        let waiting = scope.spawn(|| runtime.block_on(ready::address(&netlink, &netns, addr)));
+        still_waits(&namespace, &waiting);
+        namespace.sh(&format!("ip addr add {addr}/128 dev lo nodad"));
+        waiting.join().expect("no panic").expect("it is the namespace's own");
+    });
+}
+
+#[test]
+fn a_queue_is_waited_for_until_the_other_end_is_up() {
+    let namespace = Namespace::new(&format!("{}-queue", Plan::every_prefix()));
+    namespace.sh("ip link add v0 type veth peer name v1");
+    namespace.sh("ip link set v0 up");
+    let netns = File::open(namespace.path()).expect("a namespace");
+    scope(|scope| {
+        let waiting = scope.spawn(|| {
+            setns(&netns, CloneFlags::CLONE_NEWNET).expect("root may enter");
+            // Its one thread is this one, which is in the namespace.
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async { ready::queue(&netlink().expect("netlink"), "v0").await })
+        });
+        still_waits(&namespace, &waiting);
+        namespace.sh("ip link set v1 up");
+        waiting.join().expect("no panic").expect("it takes packets");
+    });
+}
+
+/// Whatever has nothing to wait for has ended by the time that a process has come and gone.
+#[track_caller]
+fn still_waits<T>(namespace: &Namespace, waiting: &ScopedJoinHandle<'_, T>) {
+    namespace.sh("ip addr");
+    assert!(!waiting.is_finished(), "it does not wait");
+}
