@@ -385,4 +385,13 @@ mod tests {
         one.apply(&Event::Delete { key: "/margay/v1/networks/1".into() });
         assert!(one.networks.is_empty() && one.network_revisions.is_empty());
     }
+
+    #[test]
+    fn a_network_under_anothers_key_is_not_taken() {
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(&put("networks/2", r#"{"v":1,"id":1,"name":"blue","subnets":[]}"#));
+        assert!(snapshot.networks.is_empty());
+        let why: Vec<&str> = snapshot.unreadable.values().map(String::as_str).collect();
+        assert!(why.len() == 1 && why[0].contains("it is network 1"), "{why:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! One packet's life per test: verdict, rewritten bytes, and the whole delta
 //! of the counters, for every kind of packet and both families.
 
+mod attacks;
 mod deliver;
 mod errors;
 mod flows;

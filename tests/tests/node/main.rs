@@ -12,6 +12,7 @@ mod commands;
 mod crash;
 mod drops;
 mod hostile;
+mod junk;
 mod mtu;
 mod neighbours;
 mod netkit;
