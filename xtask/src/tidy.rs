@@ -3,12 +3,13 @@
 //! no place in the repository.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
-use proc_macro2::Span;
+use proc_macro2::{Span, TokenStream};
 use syn::{
     ImplItemFn, ItemFn, TraitItemFn, UseTree,
     spanned::Spanned,
@@ -147,11 +148,12 @@ const IMPURE: [&str; 9] = [
 
 /// Runs every check and tells of all that fail.
 pub fn run() -> Result<()> {
-    let mut faults = Vec::new();
+    let (mut faults, mut tests) = (Vec::new(), BTreeSet::new());
     for path in files(&["*.rs"])? {
-        check_file(&path, &mut faults)?;
+        check_file(&path, &mut faults, &mut tests)?;
     }
     check_words(&mut faults)?;
+    faults.extend(unproven(&fs::read_to_string(root().join(SECURITY))?, &tests));
     if !faults.is_empty() {
         bail!("\n  {}", faults.join("\n  "));
     }
@@ -168,7 +170,7 @@ fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(listed.lines().map(PathBuf::from).filter(|path| root().join(path).is_file()).collect())
 }
 
-fn check_file(path: &Path, faults: &mut Vec<String>) -> Result<()> {
+fn check_file(path: &Path, faults: &mut Vec<String>, tests: &mut BTreeSet<String>) -> Result<()> {
     let text = fs::read_to_string(root().join(path)).with_context(|| path.display().to_string())?;
     let name = path.display();
     let lines = text.lines().count();
@@ -190,7 +192,7 @@ fn check_file(path: &Path, faults: &mut Vec<String>) -> Result<()> {
         }
     }
     let file = syn::parse_file(&text).with_context(|| name.to_string())?;
-    let mut visitor = Visitor { path, module, is_test, faults };
+    let mut visitor = Visitor { path, module, is_test, faults, tests };
     visitor.visit_file(&file);
     Ok(())
 }
@@ -207,6 +209,8 @@ struct Visitor<'a> {
     module: Option<&'a str>,
     is_test: bool,
     faults: &'a mut Vec<String>,
+    /// Names of tests that were met.
+    tests: &'a mut BTreeSet<String>,
 }
 
 impl Visitor<'_> {
@@ -265,6 +269,10 @@ impl Visitor<'_> {
 impl<'ast> Visit<'ast> for Visitor<'_> {
     fn visit_item_fn(&mut self, item: &'ast ItemFn) {
         self.check_length(&item.sig.ident, item.span());
+        if item.attrs.iter().any(|attr| attr.path().segments.last().is_some_and(|name| name.ident == "test"))
+        {
+            self.tests.insert(item.sig.ident.to_string());
+        }
         visit::visit_item_fn(self, item);
     }
 
@@ -290,11 +298,50 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         visit::visit_path(self, path);
     }
 
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        // What stands in there with a name are tests of properties.
+        if call.path.segments.last().is_some_and(|name| name.ident == "proptest") {
+            self.tests.extend(functions(call.tokens.clone()));
+        }
+        visit::visit_macro(self, call);
+    }
+
     fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
         if attribute.path().is_ident("ignore") && matches!(attribute.meta, syn::Meta::Path(_)) {
             self.fault(attribute.span(), "an ignored test says why");
         }
     }
+}
+
+/// The names behind `fn`, where a macro's tokens have them.
+fn functions(tokens: TokenStream) -> Vec<String> {
+    let words: Vec<String> = tokens.into_iter().map(|token| token.to_string()).collect();
+    let pairs = words.windows(2).filter(|pair| pair[0] == "fn");
+    pairs.map(|pair| pair[1].clone()).collect()
+}
+
+/// What is tried against Margay, and the tests that show what happens.
+const SECURITY: &str = "SECURITY.md";
+
+/// What is wrong with the tables of attacks: each names in its last column, in backticks, tests
+/// that there are.
+fn unproven(text: &str, tests: &BTreeSet<String>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, attack, _, proof, _] = cells[..] else { continue };
+        if attack == "attack" || attack.starts_with("---") {
+            continue;
+        }
+        let names: Vec<&str> = proof.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            faults.push(format!("{SECURITY}:{}: names no test", number + 1));
+        }
+        for name in names.into_iter().filter(|name| !tests.contains(*name)) {
+            faults.push(format!("{SECURITY}:{}: there is no test {name}", number + 1));
+        }
+    }
+    faults
 }
 
 /// Words that would tie the repository to a machine, cut in two so that this
@@ -326,12 +373,17 @@ mod tests {
     use super::*;
 
     fn faults(path: &str, text: &str) -> Vec<String> {
-        let mut faults = Vec::new();
+        look(path, text).0
+    }
+
+    fn look(path: &str, text: &str) -> (Vec<String>, BTreeSet<String>) {
+        let (mut faults, mut tests) = (Vec::new(), BTreeSet::new());
         let path = Path::new(path);
         let file = syn::parse_file(text).expect("parses");
-        let mut visitor = Visitor { path, module: module_of(path), is_test: false, faults: &mut faults };
+        let mut visitor =
+            Visitor { path, module: module_of(path), is_test: false, faults: &mut faults, tests: &mut tests };
         visitor.visit_file(&file);
-        faults
+        (faults, tests)
     }
 
     #[test]
@@ -355,5 +407,23 @@ mod tests {
         assert_eq!(faults("xtask/src/x.rs", &long).len(), 1);
         assert_eq!(faults("tests/tests/x.rs", "#[test] #[ignore] fn f() {}").len(), 1);
         assert!(faults("tests/tests/x.rs", "#[test] #[ignore = \"slow\"] fn f() {}").is_empty());
+    }
+
+    #[test]
+    fn an_attack_names_tests_that_there_are() {
+        let text = "#[test] fn a() {} #[tokio::test] async fn b() {} fn helper() {} proptest! { fn p(x in 0..9) {} }";
+        let (_, tests) = look("x.rs", text);
+        let table =
+            |proof: &str| format!("| attack | what happens | tests |\n|---|---|---|\n| x | y | {proof} |");
+        assert!(unproven(&table("`a`, `b`, `p`"), &tests).is_empty());
+        for (proof, fault) in
+            [("`helper`", "there is no test helper"), ("`a`, `c`", "no test c"), ("a", "names no test")]
+        {
+            let faults = unproven(&table(proof), &tests);
+            assert!(
+                faults.len() == 1 && faults[0].starts_with("SECURITY.md:3") && faults[0].contains(fault),
+                "{faults:?}"
+            );
+        }
     }
 }
