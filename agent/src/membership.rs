@@ -147,7 +147,7 @@ impl Membership {
         if member {
             self.workloads.open();
         } else {
-            self.control.joining(Some(away.clone().into())).await;
+            self.control.joining(Some(away.to_problem())).await;
         }
         is_known
     }

@@ -293,7 +293,7 @@ impl Workloads {
         let why = match self.control.refusal() {
             Some(why) => why.problem,
             None => match self.ipam.allocate(network, request).await {
-                Err(ipam::Refusal::Away(away)) => away.to_string(),
+                Err(ipam::Refusal::Away(away)) => away.to_problem().problem,
                 result => return Ok((result?, false)),
             },
         };

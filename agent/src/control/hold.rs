@@ -114,7 +114,7 @@ impl State {
     /// Why nothing new can be given out or agreed upon, if so.
     pub fn refusal(&self) -> Option<Problem> {
         if let Some(away) = self.store.unusable() {
-            return Some(away.clone().into());
+            return Some(away.to_problem());
         }
         match &self.trust {
             Trust::Whole => None,

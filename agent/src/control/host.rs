@@ -110,7 +110,7 @@ impl<K: Kernel> Loop<K> {
             Err(error) => {
                 // Nothing may be concluded from what was known before.
                 self.state.facts_stale = true;
-                let failure = format!("this host's interfaces cannot be read: {error:#}");
+                let failure = format!("cannot list the interfaces: {error:#}");
                 self.read_due = Instant::now() + self.readings.failed(&failure);
                 return;
             }
@@ -204,7 +204,7 @@ impl<K: Kernel> Loop<K> {
         };
         if let Err(error) = looked.await {
             self.state.routes.changed(changed);
-            let failure = format!("this host's routes cannot be read: {error:#}");
+            let failure = format!("cannot read the host's routes: {error:#}");
             self.read_due = Instant::now() + self.readings.failed(&failure);
         }
     }

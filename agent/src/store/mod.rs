@@ -66,15 +66,14 @@ impl Away {
         Self { kind: Kind::Away, problem: problem.into(), mend: mend.into() }
     }
 
+    /// The same for whoever tells what is wrong.
+    pub fn to_problem(&self) -> Problem {
+        Problem::new(format!("{}: {}", self.kind, self.problem), &*self.mend)
+    }
+
     /// Others were faster at every attempt.
     pub fn contended(problem: impl Into<String>) -> Self {
         Self { kind: Kind::Refuses, problem: problem.into(), mend: "it is tried again by itself".into() }
-    }
-}
-
-impl From<Away> for Problem {
-    fn from(away: Away) -> Self {
-        Self::new(format!("{}: {}", away.kind, away.problem), away.mend)
     }
 }
 

@@ -27,7 +27,8 @@ fn is_away(host: &Host) -> Result<(), serde_json::Value> {
     let status = host.json(&["status"]);
     let told =
         status["problems"].as_array().is_some_and(|p| p.iter().any(|p| p.to_string().contains("store")));
-    if status["store"]["in_sync"] == false && told { Ok(()) } else { Err(status) }
+    let is_away = status["store"]["in_sync"] == false && status["store"]["away"].is_string();
+    if is_away && told { Ok(()) } else { Err(status) }
 }
 
 #[test]
