@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
+use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
@@ -87,6 +88,8 @@ pub enum Request {
     Look(Box<dyn FnOnce(&State) + Send>),
     /// The addresses at which this node reaches the store.
     StoreAt(BTreeSet<IpAddr>),
+    /// Where this host's Docker takes the subnets of its own networks from.
+    RuntimePools(Vec<IpNet>),
     /// Told when the snapshot has reached a revision.
     Revision(i64, oneshot::Sender<Result<()>>),
 }
@@ -150,6 +153,11 @@ impl Control {
     /// See [`Request::StoreAt`].
     pub async fn store_at(&self, addresses: BTreeSet<IpAddr>) {
         drop(self.requests.send(Request::StoreAt(addresses)).await);
+    }
+
+    /// See [`Request::RuntimePools`].
+    pub async fn runtime_pools(&self, pools: Vec<IpNet>) {
+        drop(self.requests.send(Request::RuntimePools(pools)).await);
     }
 
     /// See [`Request::Serve`].
@@ -393,6 +401,9 @@ impl<K: Kernel> Loop<K> {
             Request::Update(endpoint) => {
                 self.dirty.add(Source::Endpoint(endpoint.id.clone()).into());
                 self.state.facts.endpoints.insert(endpoint.id.clone(), *endpoint);
+            }
+            Request::RuntimePools(pools) => {
+                self.state.facts.runtime_pools = pools;
             }
             Request::StoreAt(addresses) => {
                 self.state.facts.store = addresses;

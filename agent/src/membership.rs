@@ -242,7 +242,7 @@ impl Membership {
                     generation: 0,
                     since: now(),
                     occupied: state.facts.occupied.clone(),
-                    routed: state.facts.routed.clone(),
+                    routed: state.spoken_for(),
                     depends_on: state.facts.gateways.union(&state.facts.store).copied().collect(),
                     unknown: Default::default(),
                 },

@@ -21,7 +21,7 @@ use crate::{
         routes::{self, Changed},
         world,
     },
-    model::network::net,
+    model::network::{net, overlap},
     problem::Problem,
 };
 
@@ -87,6 +87,16 @@ impl State {
         let subnets = self.snapshot.networks.values().flat_map(|network| network.cidrs());
         let all: Vec<IpNet> = self.snapshot.pools.keys().copied().chain(subnets).collect();
         IpNet::aggregate(&all)
+    }
+
+    /// Prefixes that no network's subnet is to be taken from: the host has routes to them, or
+    /// its Docker would give them to networks of its own.
+    pub fn spoken_for(&self) -> Vec<IpNet> {
+        let pools = self.snapshot.pools.keys();
+        let docker = self.facts.runtime_pools.iter();
+        let docker = docker.filter(|found| pools.clone().any(|pool| overlap(*pool, **found)));
+        let all: BTreeSet<IpNet> = self.facts.routed.iter().chain(docker).copied().collect();
+        all.into_iter().collect()
     }
 
     /// Judges the networks by what this host is now, and says what that changes.

@@ -82,6 +82,8 @@ pub struct LocalFacts {
     /// Prefixes that this host has routes to which are not ours, as far as they overlap a
     /// pool or a network.
     pub routed: Vec<IpNet>,
+    /// Where this host's Docker takes the subnets of its own networks from.
+    pub runtime_pools: Vec<IpNet>,
     /// The gateways of this host's routes that lead everywhere or to the store.
     pub gateways: BTreeSet<IpAddr>,
     /// Addresses at which this node reaches the store, if that is elsewhere.

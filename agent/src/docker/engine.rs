@@ -16,6 +16,7 @@ use bollard::{
     },
 };
 use futures::{Stream, StreamExt};
+use ipnet::IpNet;
 
 use super::{
     options,
@@ -28,6 +29,10 @@ use crate::model::network::{Network, NetworkRequest};
 const DEADLINE: u64 = 20;
 /// What makes a difference to us, of all that happens in Docker.
 const EVENTS: [&str; 6] = ["create", "destroy", "connect", "disconnect", "rename", "start"];
+
+/// The pools that Docker has built in: 172.17.0.0/16 to 172.31.0.0/16, and 192.168.0.0/16.
+const BUILT_IN: [&str; 5] =
+    ["172.17.0.0/16", "172.18.0.0/15", "172.20.0.0/14", "172.24.0.0/13", "192.168.0.0/16"];
 
 /// The way to this host's Docker.
 pub struct Engine {
@@ -65,6 +70,22 @@ impl Engine {
         let path = socket.display().to_string();
         let docker = Docker::connect_with_unix(&path, DEADLINE, API_DEFAULT_VERSION)?;
         Ok(Self { docker: docker.negotiate_version().await? })
+    }
+
+    /// Where Docker takes the subnets of its own networks from: `default-address-pools` of
+    /// its settings, else what it has built in (libnetwork's `ipamutils`).
+    ///
+    /// # Errors
+    ///
+    /// Docker does not answer.
+    pub async fn own_pools(&self) -> Result<Vec<IpNet>> {
+        let pools = self.docker.info().await.context("docker info")?.default_address_pools;
+        let pools = pools.unwrap_or_default().into_iter().filter_map(|pool| pool.base?.parse().ok());
+        let pools: Vec<IpNet> = pools.map(|pool: IpNet| pool.trunc()).collect();
+        if !pools.is_empty() {
+            return Ok(pools);
+        }
+        Ok(BUILT_IN.iter().filter_map(|pool| pool.parse().ok()).collect())
     }
 
     /// Tells of everything that may concern us.

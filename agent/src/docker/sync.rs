@@ -47,6 +47,7 @@ pub async fn keep_in_step(docker: Arc<Docker>, socket: PathBuf, mut rounds: watc
         match Engine::connect(&socket).await {
             Ok(engine) => {
                 debug!("docker answers at {}", socket.display());
+                docker.learn_pools(&engine).await;
                 let ended = docker.follow(&engine, &mut rounds, &mut settling).await;
                 let reason = ended.err().map(|error| format!("{error:#}"));
                 if let Some(reason) = reason.as_ref().filter(|reason| last.as_ref() != Some(reason)) {
@@ -65,6 +66,14 @@ pub async fn keep_in_step(docker: Arc<Docker>, socket: PathBuf, mut rounds: watc
 }
 
 impl Docker {
+    /// Has no network's subnet be taken where Docker takes its own.
+    async fn learn_pools(&self, engine: &Engine) {
+        match engine.own_pools().await {
+            Ok(pools) => self.workloads.control.runtime_pools(pools).await,
+            Err(error) => debug!("{error:#}"),
+        }
+    }
+
     /// Without Docker's API nothing is wrong, unless Docker uses the plugin.
     fn absent(&self, socket: &std::path::Path) -> Vec<Trouble> {
         if self.networks.entries().is_empty() {

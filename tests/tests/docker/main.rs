@@ -3,6 +3,7 @@
 mod containers;
 mod load;
 mod networks;
+mod pools;
 mod protocol;
 mod registry;
 mod restart;

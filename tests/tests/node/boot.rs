@@ -67,3 +67,22 @@ fn an_uplink_that_nobody_named_is_waited_for_too() {
     agent.signal(Signal::SIGTERM);
     assert!(agent.wait().success(), "{}", agent.log());
 }
+
+#[test]
+fn an_uplink_that_is_not_clear_is_asked_for() {
+    let lab = Lab::single(Plan::for_test(1));
+    let (h, host) = (lab.h(1), &lab.h(1).namespace);
+    host.sh("ip route del default");
+    host.sh("ip link add lan0 type veth peer name lan1");
+    host.sh("ip addr add 198.51.100.1/24 dev lan0");
+    host.sh("ip link set lan0 up");
+    host.sh("ip link set lan1 up");
+    let mut agent = start(h);
+    waits_for(h, &["up0", "lan0", "--uplink"]);
+    host.sh("ip link del lan0");
+    h.well();
+    h.settled();
+    assert!(h.log().contains("the only one with an address"), "{}", h.log());
+    agent.signal(Signal::SIGTERM);
+    assert!(agent.wait().success(), "{}", agent.log());
+}

@@ -56,23 +56,3 @@ fn the_embedded_store_is_one_agents(lab: &Lab) {
     // The first one goes on.
     lab.h(1).well();
 }
-
-#[test]
-fn an_uplink_that_is_not_clear_is_asked_for() {
-    let mut lab = Lab::single(Plan::for_test(1));
-    let host = &lab.h(1).namespace;
-    host.sh("ip route del default");
-    host.sh("ip link add lan0 type veth peer name lan1");
-    host.sh("ip addr add 198.51.100.1/24 dev lan0");
-    host.sh("ip link set lan0 up");
-    host.sh("ip link set lan1 up");
-    let flags = lab.h(1).own_flags();
-    let said = say(lab.h(1).namespace.command(margay()).args(&flags));
-    assert_eq!(said.status, 1, "{said:?}");
-    for told in ["up0", "lan0", "--uplink"] {
-        assert!(said.err.contains(told), "{}", said.err);
-    }
-    lab.h(1).namespace.sh("ip link del lan0");
-    lab.host(1).up();
-    assert!(lab.h(1).log().contains("the only one with an address"), "{}", lab.h(1).log());
-}
