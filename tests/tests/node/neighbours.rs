@@ -82,7 +82,7 @@ fn another_xdp_program_on_the_uplink_is_left_alone() {
 #[test]
 fn exactly_the_capabilities_that_it_names_are_enough() {
     const NOBODY: u32 = 65534;
-    let caps = "+bpf,+net_admin,+perfmon,+sys_admin,+sys_ptrace";
+    let caps = of_the_unit();
     let mut lab = Lab::single(Plan::for_test(1));
     lab.host(1).masquerade = true;
     std::fs::create_dir_all(&lab.plan.bpffs).expect("a bpffs");
@@ -117,6 +117,54 @@ fn exactly_the_capabilities_that_it_names_are_enough() {
         let status = lab.h(1).margay(&["status"]);
         if status.ok() && status.out.contains("masqueraded") { Ok(()) } else { Err(status) }
     });
+}
+
+/// The capabilities of the service's unit, as setpriv names them.
+fn of_the_unit() -> String {
+    let unit = include_str!("../../../agent/systemd/margay.service");
+    let set = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("a set");
+    let documented = include_str!("../../../docs/operating.md");
+    let cap = |name: &str| {
+        assert!(documented.contains(&format!("`{name}`")), "docs/operating.md names {name}");
+        format!("+{}", name.trim_start_matches("CAP_").to_lowercase())
+    };
+    set.split_whitespace().map(cap).collect::<Vec<_>>().join(",")
+}
+
+/// As the unit runs it: root, with these capabilities alone.
+#[test]
+fn the_units_capabilities_suffice_for_both_kinds_of_iptables() {
+    for kind in ["nft", "legacy"] {
+        let mut lab = Lab::single(Plan::for_test(1));
+        lab.host(1).masquerade = true;
+        let programs = lab.plan.dir.join(kind);
+        std::fs::create_dir_all(&programs).expect("a folder");
+        for name in ["iptables", "ip6tables"] {
+            let program = format!("/usr/sbin/xtables-{kind}-multi");
+            std::os::unix::fs::symlink(program, programs.join(name)).expect("a folder");
+            lab.h(1).namespace.sh(&format!("{} -P FORWARD DROP", programs.join(name).display()));
+        }
+        let mut command = lab.h(1).namespace.command("setpriv");
+        for set in ["--bounding-set", "--inh-caps"] {
+            command.args([set, &format!("-all,{}", of_the_unit())]);
+        }
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", programs.display()));
+        command.arg(margay()).args(lab.h(1).own_flags());
+        let agent = Process::start(command, &lab.h(1).dir().join("agent.log"), true);
+        eventually("the agent is a member", || {
+            let said = lab.h(1).margay(&["status"]);
+            if said.ok() { Ok(()) } else { Err((said, agent.log())) }
+        });
+        lab.h(1).ok(&["network", "create", "blue"]);
+        let (_container, _) = lab.attached(1, "blue");
+        eventually(&format!("the {kind} chain has its exception"), || {
+            let status = lab.h(1).margay(&["status"]);
+            let rules = lab.h(1).namespace.sh(&format!("{}/iptables -S FORWARD", programs.display()));
+            let there = status.ok() && rules.contains("--comment margay");
+            if there { Ok(()) } else { Err((status, rules, agent.log())) }
+        });
+    }
 }
 
 #[test]
