@@ -307,6 +307,16 @@ fn check_overlap(
                     node.name
                 );
             }
+            // What holds the node's own address is the underlay, which may be wide.
+            let underlay = |net: &IpNet| node.addresses.iter().any(|addr| net.contains(addr));
+            let link = node.occupied.iter().find(|net| !underlay(net) && overlap(**net, cidr));
+            if let Some(link) = link {
+                bail!(
+                    "subnet {cidr} overlaps {link}, which is on a link of node {}, such as a bridge of \
+                     Docker's; choose another",
+                    node.name
+                );
+            }
         }
     }
     Ok(())

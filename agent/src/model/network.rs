@@ -149,6 +149,8 @@ pub struct NetworkRequest {
 pub enum NetworkError {
     #[error("network name {0:?}: use 1 to 63 letters, digits, '-', '_' and '.', the first a letter or digit")]
     Name(String),
+    #[error("network name {0:?} is one of Docker's own; choose another")]
+    Predefined(String),
     #[error("a network needs a subnet")]
     NoSubnet,
     #[error("a network has at most one subnet of each family, {0} and {1} are of one")]
@@ -426,8 +428,14 @@ fn check_families(cidrs: &[IpNet]) -> Result<(), NetworkError> {
 pub fn check_name(name: &str) -> Result<(), NetworkError> {
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if PREDEFINED.contains(&name) {
+        return Err(NetworkError::Predefined(name.into()));
+    }
     if starts && rest && name.len() <= 63 { Ok(()) } else { Err(NetworkError::Name(name.into())) }
 }
+
+/// Networks and modes of every Docker.
+const PREDEFINED: [&str; 4] = ["bridge", "default", "host", "none"];
 
 pub(super) fn check_cidr(cidr: IpNet) -> Result<(), NetworkError> {
     if cidr.trunc() != cidr {
