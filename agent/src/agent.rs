@@ -53,7 +53,7 @@ use crate::{
     problem::Problem,
     report::Report,
     store::Store,
-    workload::{Which, Workloads, new_id},
+    workload::{Which, Workloads, aside, new_id},
 };
 
 /// How long to wait before something that failed is tried again, and how long at most.
@@ -100,7 +100,8 @@ pub async fn run(config: Config) -> Result<()> {
     let members = journal.networks()?;
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let ipam =
-        Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash);
+        Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash)
+            .with_kept(aside(journal.kept(), &facts.endpoints));
     let (begun, state) = (begun(&facts), first_state(&journal, &members, facts, &*store).await?);
     let sources = Sources {
         store: store.watch(),

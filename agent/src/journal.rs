@@ -6,6 +6,7 @@
 //! docker/<id>.json       one network of Docker's each
 //! instance               who this state folder belongs to
 //! endpoints/<id>.json    one endpoint each
+//! kept/<id>-<n>.json     the addresses of one of Docker's containers on network n
 //! networks/<id>.json     one network each, with the stash
 //! cluster.json           the cluster as it was last seen
 //! last-good.json         values whose present ones cannot be read
@@ -32,7 +33,12 @@ use tracing::warn;
 use self::check::Entry;
 use crate::{
     files::{own, private_dir, replace},
-    model::{self, ValueError, endpoint::Endpoint, membership::Known, network::Network},
+    model::{
+        self, ValueError,
+        endpoint::{Endpoint, Kept},
+        membership::Known,
+        network::Network,
+    },
     problem::Problem,
 };
 
@@ -58,6 +64,9 @@ pub struct DockerNetwork {
     pub wanted: Option<String>,
     /// When it was made, in seconds since 1970.
     pub since: u64,
+    /// Whether Docker asked for subnets of our choice. Then Docker refuses `--ip`.
+    #[serde(default)]
+    pub chosen: bool,
     /// Whether Docker has removed it, so that it is to go everywhere.
     #[serde(default)]
     pub removed: bool,
@@ -69,6 +78,8 @@ pub struct Journal {
     dir: PathBuf,
     /// The endpoints, as the files have them: nobody else writes these.
     endpoints: Arc<Mutex<BTreeMap<String, Endpoint>>>,
+    /// What containers keep, as the files have it.
+    kept: Arc<Mutex<BTreeMap<(String, u32), Kept>>>,
     /// Held while an endpoint is written, so that its file and what is in memory
     /// are one; several, so that many attaches do not wait for one disk.
     turns: Arc<[Mutex<()>; TURNS]>,
@@ -86,6 +97,7 @@ const TURNS: usize = 16;
 const ENDPOINTS: &str = "endpoints";
 const NETWORKS: &str = "networks";
 const DOCKER: &str = "docker";
+const KEPT: &str = "kept";
 const CLUSTER: &str = "cluster.json";
 const LAST_GOOD: &str = "last-good.json";
 const INSTANCE: &str = "instance";
@@ -96,7 +108,7 @@ impl Journal {
     /// Opens the journal in the state folder.
     pub fn open(dir: &Path) -> Result<Self> {
         own(dir)?;
-        for dir in [dir.join(ENDPOINTS), dir.join(NETWORKS), dir.join(DOCKER)] {
+        for dir in [ENDPOINTS, NETWORKS, DOCKER, KEPT].map(|folder| dir.join(folder)) {
             private_dir(&dir)?;
             // What a crash left of a write that did not come to its end.
             for path in entries(&dir)?.iter().filter(|path| path.extension().is_some_and(|e| e == "new")) {
@@ -115,6 +127,7 @@ impl Journal {
         let journal = Self {
             dir: dir.to_owned(),
             endpoints: Arc::default(),
+            kept: Arc::default(),
             turns: Arc::default(),
             networks: Arc::default(),
             keeper,
@@ -123,9 +136,14 @@ impl Journal {
         journal.look_at_bad::<Endpoint>(ENDPOINTS)?;
         journal.look_at_bad::<Member>(NETWORKS)?;
         journal.look_at_bad::<DockerNetwork>(DOCKER)?;
+        journal.look_at_bad::<Kept>(KEPT)?;
         for endpoint in journal.all::<Endpoint>(ENDPOINTS)? {
             journal.held().insert(endpoint.id.clone(), endpoint);
         }
+        let kept: Vec<Kept> = journal.all(KEPT)?;
+        journal
+            .kept_lock()
+            .extend(kept.into_iter().map(|kept| ((kept.container.clone(), kept.network), kept)));
         Ok(journal)
     }
 
@@ -225,6 +243,36 @@ impl Journal {
         Ok(())
     }
 
+    fn kept_lock(&self) -> MutexGuard<'_, BTreeMap<(String, u32), Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What Docker's containers keep, by container and network.
+    pub fn kept(&self) -> BTreeMap<(String, u32), Kept> {
+        self.kept_lock().clone()
+    }
+
+    /// Writes what a container keeps, unless it stands there like that.
+    pub fn put_kept(&self, kept: &Kept) -> Result<()> {
+        let mut all = self.kept_lock();
+        let key = (kept.container.clone(), kept.network);
+        if all.get(&key) != Some(kept) {
+            replace(&self.entry(KEPT, &kept_name(&key)), &model::encode(kept))?;
+            all.insert(key, kept.clone());
+        }
+        Ok(())
+    }
+
+    /// Forgets what a container keeps on a network.
+    pub fn remove_kept(&self, container: &str, network: u32) -> Result<Option<Kept>> {
+        let mut all = self.kept_lock();
+        let key = (container.to_owned(), network);
+        if all.contains_key(&key) {
+            remove(&self.entry(KEPT, &kept_name(&key)))?;
+        }
+        Ok(all.remove(&key))
+    }
+
     /// The networks that this node has something of, by id.
     pub fn networks(&self) -> Result<BTreeMap<u32, Member>> {
         let members: Vec<Member> = self.all(NETWORKS)?;
@@ -298,7 +346,7 @@ impl Journal {
 
     /// Removes everything that the journal wrote.
     pub fn erase(dir: &Path) -> Result<()> {
-        for folder in [ENDPOINTS, NETWORKS, DOCKER] {
+        for folder in [ENDPOINTS, NETWORKS, DOCKER, KEPT] {
             let folder = dir.join(folder);
             for path in entries(&folder)? {
                 if path
@@ -357,6 +405,12 @@ fn parse<T: DeserializeOwned + Entry>(path: &Path, bytes: &[u8]) -> Result<Parse
     };
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(value.fault(&stem).map_or(Parsed::Good(value), Parsed::Bad))
+}
+
+/// Docker's ids are hexadecimal; the first half of one is enough for a file's name.
+fn kept_name((container, network): &(String, u32)) -> String {
+    let plain: String = container.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
+    format!("{plain}-{network}")
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -292,8 +292,9 @@ impl Membership {
                 info!("returned an empty block of network {network}");
             }
         }
-        let used: BTreeSet<u32> =
+        let mut used: BTreeSet<u32> =
             self.journal.endpoints().values().map(|endpoint| endpoint.network).collect();
+        used.extend(self.journal.kept().values().map(|kept| kept.network));
         for (id, mut member) in self.journal.networks()? {
             member.stash = self.workloads.ipam.stash(id).await;
             if !used.contains(&id) && (member.stash.is_empty() || !existing.contains(&id)) {

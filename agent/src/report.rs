@@ -21,8 +21,8 @@ pub struct Report(Mutex<Inner>);
 struct Inner {
     /// What is wrong now, by who found it.
     standing: BTreeMap<&'static str, Vec<Trouble>>,
-    /// What happened once, and when.
-    past: Vec<(Instant, Trouble)>,
+    /// What happened once: when, about what, and what.
+    past: Vec<(Instant, String, Trouble)>,
 }
 
 impl Report {
@@ -35,20 +35,30 @@ impl Report {
         self.lock().standing.insert(by, troubles);
     }
 
-    /// Says that something has happened. It is told for an hour, once however
-    /// often it happens.
-    pub fn happened(&self, trouble: Trouble) {
+    /// Says that something has happened to `about`. It is told for an hour at most, once
+    /// however often it happens.
+    pub fn happened(&self, about: impl Into<String>, trouble: Trouble) {
         let mut inner = self.lock();
-        inner.past.retain(|(_, old)| *old != trouble);
-        inner.past.push((Instant::now(), trouble));
+        inner.past.retain(|(_, _, old)| *old != trouble);
+        inner.past.push((Instant::now(), about.into(), trouble));
     }
 
-    /// Everything, what is wrong now first.
+    /// Forgets what happened to things that `concerns` denies: it is of no account any more.
+    pub fn forget(&self, concerns: impl Fn(&str) -> bool) {
+        self.lock().past.retain(|(_, about, _)| concerns(about));
+    }
+
+    /// Everything that is wrong now.
     pub fn troubles(&self) -> Vec<Trouble> {
+        self.lock().standing.values().flatten().cloned().collect()
+    }
+
+    /// Everything that has happened and that operators may want to know of. Nothing of it
+    /// is wrong now.
+    pub fn notices(&self) -> Vec<Trouble> {
         let mut inner = self.lock();
-        inner.past.retain(|(since, _)| since.elapsed() < TOLD);
-        let past = inner.past.iter().map(|(_, trouble)| trouble);
-        inner.standing.values().flatten().chain(past).cloned().collect()
+        inner.past.retain(|(since, ..)| since.elapsed() < TOLD);
+        inner.past.iter().map(|(_, _, trouble)| trouble).cloned().collect()
     }
 }
 
@@ -61,10 +71,13 @@ mod tests {
         let report = Report::default();
         let (a, b) = (Trouble::new("a", "mend a"), Trouble::new("b", "mend b"));
         report.stands("one", vec![a.clone()]);
-        report.happened(b.clone());
-        report.happened(b.clone());
-        assert_eq!(report.troubles(), [a, b.clone()]);
+        report.happened("x", b.clone());
+        report.happened("x", b.clone());
+        assert_eq!((report.troubles(), report.notices()), (vec![a], vec![b.clone()]));
         report.stands("one", vec![]);
-        assert_eq!(report.troubles(), [b]);
+        report.forget(|about| about == "x");
+        assert_eq!((report.troubles(), report.notices()), (vec![], vec![b]));
+        report.forget(|about| about == "y");
+        assert!(report.notices().is_empty());
     }
 }

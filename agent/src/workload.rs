@@ -2,11 +2,13 @@
 //! shares. Both are idempotent: the same request twice has one result.
 
 mod inside;
+mod kept;
 mod sandbox;
 pub mod staged;
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{
@@ -50,10 +52,17 @@ use crate::{
     words,
 };
 
+pub use kept::aside;
 pub use staged::Create;
 
 /// How long an attach waits for the node to join.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the store may take to give an address or to be told of one, before the agent
+/// goes on without it. One request of the store may take longer, and an address needs
+/// several.
+const STORE: Duration = Duration::from_secs(3);
+/// How long a front end may have to wait for an address.
+pub const ADDRESS: Duration = Duration::from_secs(PATIENCE.as_secs() + STORE.as_secs());
 
 /// The longest name of an endpoint, characters.
 const NAME_MAX: usize = 128;
@@ -292,12 +301,34 @@ impl Workloads {
     async fn allocate(&self, network: &Network, request: &ipam::Request) -> Result<(Vec<IpAddr>, bool)> {
         let why = match self.control.refusal() {
             Some(why) => why.problem,
-            None => match self.ipam.allocate(network, request).await {
-                Err(ipam::Refusal::Away(away)) => away.to_problem().problem,
-                result => return Ok((result?, false)),
+            None => loop {
+                let allocated = timeout(STORE, self.ipam.allocate(network, request));
+                let Ok(allocated) = allocated.await else {
+                    // The store may have done it all the same.
+                    self.dirty.store(true, Ordering::Relaxed);
+                    break format!("the store did not answer within {} s", STORE.as_secs());
+                };
+                match allocated {
+                    Err(ipam::Refusal::Away(away)) => break away.to_problem().problem,
+                    Err(refusal) if self.make_room(network, &refusal).await? => {}
+                    result => return Ok((result?, false)),
+                }
             },
         };
         Ok((self.ipam.allocate_from_stash(network, request, &why).await?, true))
+    }
+
+    /// Has the store told of addresses. Why that did not come about, if so: then membership
+    /// tells it once it answers.
+    async fn tell(&self, work: impl Future<Output = Result<(), impl Display>>) -> Option<String> {
+        let away = match timeout(STORE, work).await {
+            Ok(told) => told.err().map(|away| away.to_string()),
+            Err(_) => Some(format!("the store did not answer within {} s", STORE.as_secs())),
+        };
+        if away.is_some() {
+            self.dirty.store(true, Ordering::Relaxed);
+        }
+        away
     }
 
     /// Has membership tell the store of an address out of the stash, now that
@@ -371,9 +402,10 @@ impl Workloads {
     async fn take_down(&self, endpoint: &Endpoint) -> Result<()> {
         self.control.release(endpoint.id.clone()).await?;
         link::remove(&self.netlink, &endpoint.host_interface).await?;
-        if let Err(away) = self.ipam.release(endpoint.network, &endpoint.id).await {
-            // Membership takes them back once the store answers.
-            self.dirty.store(true, Ordering::Relaxed);
+        if self.keep(endpoint)? {
+            return self.journal.remove(&endpoint.id);
+        }
+        if let Some(away) = self.tell(self.ipam.release(endpoint.network, &endpoint.id)).await {
             debug!("addresses of endpoint {}: {away}", endpoint.id);
         }
         self.journal.remove(&endpoint.id)

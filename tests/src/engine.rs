@@ -112,6 +112,17 @@ impl Engine {
         command
     }
 
+    /// Runs docker-compose, of the daemon's own Debian, on a file; the project is named
+    /// `shop`.
+    pub fn compose(&self, file: &Path, args: &[&str]) -> Said {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.mounts.id()));
+        command.args(["docker-compose", "-p", "shop", "-f"]).arg(file).args(args);
+        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display()));
+        command.env("DOCKER_CONFIG", &self.dir).env("COMPOSE_HTTP_TIMEOUT", "600");
+        say(&mut command)
+    }
+
     /// The ids of its processes, its containers' apart.
     pub fn processes(&self) -> Vec<u32> {
         let containerd = fs::read_to_string(self.dir.join("exec/containerd/containerd.pid")).ok();

@@ -16,7 +16,7 @@ use crate::run;
 pub const ROOT: &str = "MARGAY_TEST_ENGINE_ROOT";
 
 /// What an engine needs; all else of the root is what Debian cannot do without.
-const PACKAGES: &str = "docker.io,docker-cli,iptables";
+const PACKAGES: [&str; 4] = ["docker.io", "docker-cli", "iptables", "docker-compose"];
 
 /// A suite of Debian's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,10 +47,27 @@ pub fn root(debian: Debian) -> Result<PathBuf> {
     if !root.exists() {
         make(debian, &dir, &root)?;
     }
+    complete(&root)?;
     let version = run::output(Command::new("chroot").arg(&root).args(["dockerd", "--version"]))
         .with_context(|| format!("it is made anew once you have removed {}", root.display()))?;
     println!("engine: {} ({})", version.trim(), root.display());
     Ok(root)
+}
+
+/// Installs what a root lacks that was made for an older list of packages.
+fn complete(root: &Path) -> Result<()> {
+    let there = |package: &&str| root.join(format!("var/lib/dpkg/info/{package}.list")).exists();
+    if PACKAGES.iter().all(there) {
+        return Ok(());
+    }
+    println!("engine: apt-get install in {}", root.display());
+    let script =
+        format!("apt-get update -q && apt-get install -y -q --no-install-recommends {}", PACKAGES.join(" "));
+    // A root without services: nothing is to be started in it.
+    let mut command = Command::new("chroot");
+    command.arg(root).args(["sh", "-c", &script]);
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").stdout(Stdio::null());
+    run::check(&mut command).with_context(|| root.display().to_string())
 }
 
 /// Makes a root beside its place and moves it there when it is whole.
@@ -63,7 +80,12 @@ fn make(debian: Debian, dir: &Path, root: &Path) -> Result<()> {
     println!("engine: debootstrap {debian} (about a minute, kept in {})", root.display());
     // With mounts of its own: what it mounts goes with it, also if it is killed.
     let mut command = Command::new("unshare");
-    command.args(["--mount", "debootstrap", "--variant=minbase", &format!("--include={PACKAGES}")]);
+    command.args([
+        "--mount",
+        "debootstrap",
+        "--variant=minbase",
+        &format!("--include={}", PACKAGES.join(",")),
+    ]);
     command.arg(debian.to_string()).arg(&half).arg(mirror()?).stdout(Stdio::null());
     run::check(&mut command).with_context(|| format!("{}/debootstrap/debootstrap.log", half.display()))?;
     fs::rename(&half, root).with_context(|| root.display().to_string())

@@ -31,7 +31,7 @@ pub enum Need {
 
 /// A program that has to be there, and Debian's package of it.
 const BUILD: [(&str, &str); 2] = [("cc", "build-essential"), ("protoc", "protobuf-compiler")];
-const TESTS: [(&str, &str); 18] = [
+const TESTS: [(&str, &str); 19] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
@@ -46,6 +46,7 @@ const TESTS: [(&str, &str); 18] = [
     ("ethtool", "ethtool"),
     ("unshare", "util-linux"),
     ("dockerd", "docker.io"),
+    ("docker-compose", "docker-compose"),
     ("busybox", "busybox-static"),
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),

@@ -194,6 +194,7 @@ async fn status(State(agent): Shared) -> Answer<wire::Status> {
     let mut status = status.await??;
     status.problems.extend(agent.workloads.journal.problems());
     status.problems.extend(agent.report.troubles());
+    status.notices.extend(agent.report.notices());
     Ok(Json(status))
 }
 

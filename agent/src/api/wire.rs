@@ -356,6 +356,9 @@ pub struct Status {
     pub pending: Vec<Pending>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// What has happened lately and is worth knowing; nothing of it is wrong now.
+    #[serde(default)]
+    pub notices: Vec<Problem>,
 }
 
 /// What was set up on the host for containers to reach the world.

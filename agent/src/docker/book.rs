@@ -124,6 +124,11 @@ impl Making {
         }
     }
 
+    /// Whether it is one of our choice.
+    pub fn is_kept(&self, cidr: IpNet) -> bool {
+        self.lock().get(&cidr).is_some_and(|asked| asked.kept)
+    }
+
     /// Whether it is one of our choice that only one holds.
     pub fn is_last_kept(&self, cidr: IpNet) -> bool {
         self.lock().get(&cidr).is_some_and(|asked| asked.kept && asked.holders == 1)

@@ -1,6 +1,6 @@
 //! The network driver.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -48,12 +48,10 @@ pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> R
     let asked = (!wanted.unnamed).then(|| wanted.name.clone());
     // What a user has removed must not be found.
     docker.finish_removals().await;
-    let (node, ordered) = (docker.node().await?, *docker.ordered());
-    // Another's create may come in between; ours says what it is by its name.
-    let ordered = match ordered {
-        Some(id) => docker.named(id).await?.filter(|name| asked.as_ref() == Some(name)).map(|_| id),
-        None => None,
-    };
+    let (node, ordered) = (docker.node().await?, docker.ordered().clone());
+    // Another's create may come in between; ours says what it is by its subnets.
+    let subnets = wanted.subnets.iter().copied().collect();
+    let ordered = ordered.filter(|(_, ours)| *ours == subnets).map(|(id, _)| id);
     let (network, revision) = docker.workloads.networks.establish(&node, &wanted, ordered).await?;
     docker.workloads.control.revision(revision).await?;
     // A name that came with the subnet counts as asked for.
@@ -63,6 +61,7 @@ pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> R
         network: network.id,
         wanted: wanted_name,
         since: now(),
+        chosen: wanted.subnets.iter().any(|cidr| docker.making.is_kept(*cidr)),
         removed: false,
     };
     docker.networks.put(made)?;
@@ -93,7 +92,7 @@ fn add_subnet(docker: &Docker, data: &IpamData, wanted: &mut NetworkRequest) -> 
 /// others follow unless somebody is still on it.
 pub(super) async fn delete_network(docker: &Docker, request: &OfNetwork) -> Result<Value> {
     // Docker takes back what it could not make for us.
-    let ordered = *docker.ordered();
+    let ordered = docker.ordered().as_ref().map(|(id, _)| *id);
     let entry = docker.networks.entries().remove(&request.network_id);
     if ordered.is_some() && entry.is_some_and(|entry| ordered == Some(entry.network)) {
         docker.networks.forget(&request.network_id)?;
@@ -118,7 +117,8 @@ pub(super) async fn create_endpoint(docker: &Docker, request: CreateEndpoint) ->
         },
     };
     let addresses = [address(&interface.address)?, address(&interface.address_v6)?];
-    let identity = DockerEndpoint { id: request.endpoint_id, network: request.network_id, since: now() };
+    let (id, network) = (request.endpoint_id, request.network_id);
+    let identity = DockerEndpoint { id, network, since: now(), container: None, asked: false };
     let create = Create { docker: identity, addresses: addresses.into_iter().flatten().collect(), mac };
     let made = docker.workloads.create(create).await?;
     // What was given must not be given back.
@@ -138,9 +138,10 @@ pub(super) async fn delete_endpoint(docker: &Docker, request: &OfEndpoint) -> Re
 
 /// Makes the interface, served from this moment on, and says what Docker is to
 /// do with it.
-pub(super) async fn join(docker: &Docker, request: &OfEndpoint) -> Result<Value> {
+pub(super) async fn join(docker: &Arc<Docker>, request: &OfEndpoint) -> Result<Value> {
     let netns = PathBuf::from(&request.sandbox_key);
     let (endpoint, network) = docker.workloads.plug(&request.endpoint_id, netns).await?;
+    docker.find_container(request.network_id.clone(), request.endpoint_id.clone());
     docker.asked();
     Ok(serde_json::to_value(joined(&endpoint, &network))?)
 }

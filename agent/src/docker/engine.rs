@@ -1,7 +1,13 @@
 //! This host's Docker, by its API. Never asked from within a call of the
 //! plugin: Docker holds locks while it waits for us.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    pin::pin,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use bollard::{
@@ -15,8 +21,9 @@ use bollard::{
         ListNetworksOptions,
     },
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream::FuturesUnordered};
 use ipnet::IpNet;
+use tokio::time::{sleep, timeout};
 
 use super::{
     options,
@@ -27,6 +34,11 @@ use crate::model::network::{Network, NetworkRequest};
 
 /// Seconds that a request may take. Making a network waits for our own answers.
 const DEADLINE: u64 = 20;
+/// How long an inspection takes at least of a container that dockerd works on. Others take
+/// a few milliseconds.
+const LOCKED: Duration = Duration::from_millis(40);
+/// How long dockerd may take to answer anything, while it waits for us.
+pub const ANSWER: Duration = Duration::from_secs(1);
 /// What makes a difference to us, of all that happens in Docker.
 const EVENTS: [&str; 6] = ["create", "destroy", "connect", "disconnect", "rename", "start"];
 
@@ -39,6 +51,15 @@ pub struct Engine {
     docker: Docker,
 }
 
+/// The containers of a Docker.
+#[derive(Clone, Debug, Default)]
+pub struct Containers {
+    /// The ids of all.
+    pub ids: BTreeSet<String>,
+    /// Where they are.
+    pub places: Vec<Place>,
+}
+
 /// A container's place on a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -48,8 +69,10 @@ pub struct Place {
     pub name: String,
     /// Whether the container runs.
     pub running: bool,
-    /// Docker's id of the network.
+    /// Docker's id of the network; empty if the container was never started.
     pub network: String,
+    /// What the container calls the network: its name, or its id.
+    pub on: String,
     /// Docker's id of the endpoint; empty if there is none now.
     pub endpoint: String,
 }
@@ -61,7 +84,8 @@ pub struct Cut {
     pub place: Place,
     /// The addresses that it had.
     pub addresses: Vec<IpAddr>,
-    endpoint: EndpointSettings,
+    /// What else a user asked for.
+    pub settings: EndpointSettings,
 }
 
 impl Engine {
@@ -128,16 +152,18 @@ impl Engine {
             .collect())
     }
 
-    /// Every container's place on every network.
-    pub async fn places(&self) -> Result<Vec<Place>> {
+    /// All containers, and every container's place on every network.
+    pub async fn containers(&self) -> Result<Containers> {
         let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
-        let mut places = Vec::new();
+        let (mut ids, mut places) = (BTreeSet::new(), Vec::new());
         for container in self.docker.list_containers(Some(all)).await? {
             let names = container.names.unwrap_or_default();
             let name = names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
+            ids.extend(container.id.clone());
             let running = container.state == Some(ContainerSummaryStateEnum::RUNNING);
             let networks = container.network_settings.and_then(|settings| settings.networks);
-            places.extend(networks.unwrap_or_default().into_values().map(|settings| Place {
+            places.extend(networks.unwrap_or_default().into_iter().map(|(on, settings)| Place {
+                on,
                 container: container.id.clone().unwrap_or_default(),
                 name: name.clone(),
                 running,
@@ -145,7 +171,47 @@ impl Engine {
                 endpoint: settings.endpoint_id.unwrap_or_default(),
             }));
         }
-        Ok(places)
+        Ok(Containers { ids, places })
+    }
+
+    /// Which of these containers dockerd works on: it holds their locks, and an inspection
+    /// waits for the lock.
+    pub async fn busy(&self, containers: &[String]) -> BTreeSet<String> {
+        let mut busy: BTreeSet<String> = containers.iter().cloned().collect();
+        let inspect = |id: String| async move {
+            // Also one that is gone is not being started.
+            drop(self.docker.inspect_container(&id, None::<InspectContainerOptions>).await);
+            id
+        };
+        let mut answers: FuturesUnordered<_> = containers.iter().cloned().map(inspect).collect();
+        // A dockerd that is slow is slow for everybody: what it says last it was asked last.
+        let rest = async {
+            sleep(LOCKED).await;
+            self.docker.ping().await
+        };
+        let mut rest = pin!(timeout(ANSWER, rest));
+        loop {
+            tokio::select! {
+                biased;
+                answer = answers.next() => match answer {
+                    Some(id) => drop(busy.remove(&id)),
+                    None => return busy,
+                },
+                _ = &mut rest => return busy,
+            }
+        }
+    }
+
+    /// The container of an endpoint, by its id and name.
+    pub async fn container_of(&self, network: &str, endpoint: &str) -> Result<Option<(String, String)>> {
+        let found = self.docker.inspect_network(network, None::<InspectNetworkOptions>).await?;
+        let mut all = found.containers.unwrap_or_default().into_iter();
+        let Some((id, one)) = all.find(|(_, one)| one.endpoint_id.as_deref() == Some(endpoint)) else {
+            return Ok(None);
+        };
+        // Before the container is known Docker says `ep-` and the endpoint's id.
+        let name = one.name.unwrap_or_default();
+        Ok((!id.starts_with("ep-")).then_some((id, name)))
     }
 
     /// Whether a network has an endpoint. This Docker knows while it starts a
@@ -212,14 +278,14 @@ impl Engine {
             ..EndpointSettings::default()
         };
         let addresses = had.into_iter().flatten().filter_map(|addr| addr.parse().ok()).collect();
-        Ok(Cut { place: place.clone(), addresses, endpoint })
+        Ok(Cut { place: place.clone(), addresses, settings: endpoint })
     }
 
     /// Puts a container back on a network.
     pub async fn connect_again(&self, cut: &Cut) -> Result<()> {
         let connect = NetworkConnectRequest {
             container: cut.place.container.clone(),
-            endpoint_config: Some(cut.endpoint.clone()),
+            endpoint_config: Some(cut.settings.clone()),
         };
         Ok(self.docker.connect_network(&cut.place.network, connect).await?)
     }

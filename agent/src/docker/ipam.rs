@@ -92,21 +92,35 @@ pub(super) async fn request_address(docker: &Docker, request: &OfPool) -> Result
     Ok(json!({"Address": format!("{addr}/{}", max_len(addr)), "Data": {}}))
 }
 
-/// The address that is asked for, the one that the container had before it was
-/// connected anew, or any.
+/// The address that is asked for, the one that the container had before it was stopped
+/// or connected anew, or any.
 async fn lease(
     docker: &Docker,
     network: &Network,
     subnet: &Subnet,
     wanted: Option<IpAddr>,
 ) -> Result<IpAddr> {
-    let wish = docker.wishes().remove(&subnet.cidr).filter(|_| wanted.is_none());
-    if wish.is_some()
-        && let Ok(addr) = docker.workloads.lease(network, subnet, wish).await
+    let workloads = &docker.workloads;
+    docker.has_name(network).await?;
+    if wanted.is_some() {
+        return workloads.lease(network, subnet, wanted, true).await;
+    }
+    if let Some(kept) = docker.returning(network, subnet).await
+        && let Ok(addr) = workloads.lease(network, subnet, Some(kept), false).await
     {
+        docker.wishes().remove(&subnet.cidr);
         return Ok(addr);
     }
-    docker.workloads.lease(network, subnet, wanted).await
+    // Nothing is known of who was connected before the journal was lost.
+    let wish = docker.wishes().get(&subnet.cidr).map(|wish| (wish.container.clone(), wish.addr));
+    if let Some((container, wish)) = wish
+        && docker.is_starting(&container).await
+        && let Ok(addr) = workloads.lease(network, subnet, Some(wish), false).await
+    {
+        docker.wishes().remove(&subnet.cidr);
+        return Ok(addr);
+    }
+    workloads.lease(network, subnet, None, false).await
 }
 
 /// Takes an address back. Gateways and what nobody had are fine.

@@ -12,16 +12,17 @@ mod ipam;
 mod options;
 mod plan;
 mod pool;
+mod restarts;
 mod server;
 mod settle;
 mod sync;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -33,6 +34,7 @@ pub use sync::keep_in_step;
 
 use crate::{control::now, metrics::Calls, report::Report, workload::Workloads};
 use book::{Book, Making};
+use engine::Engine;
 
 /// What the plugin stands on.
 pub struct Docker {
@@ -45,11 +47,17 @@ pub struct Docker {
     pub calls: Calls,
     /// What operators are told.
     report: Arc<Report>,
-    /// The network that Docker makes now because we asked it to.
-    ordered: Mutex<Option<u32>>,
+    /// The network that Docker makes now because we asked it to, and its subnets.
+    ordered: Mutex<Option<(u32, BTreeSet<IpNet>)>>,
     /// Addresses that are to be given again, by subnet: to containers that are
     /// connected anew.
-    wishes: Mutex<BTreeMap<IpNet, IpAddr>>,
+    wishes: Mutex<BTreeMap<IpNet, Wish>>,
+    /// Networks that a user removed while others were on them, and when.
+    refused: Mutex<BTreeMap<u32, Instant>>,
+    /// Networks of this host that another host's of the same name replaces.
+    replaced: Mutex<BTreeSet<u32>>,
+    /// The way to Docker's API, while it answers.
+    engine: Mutex<Option<Arc<Engine>>>,
     /// When the agent started, in seconds since 1970.
     started: u64,
     /// Told when a call has changed something.
@@ -58,21 +66,51 @@ pub struct Docker {
     patience: Duration,
 }
 
+/// The address that a container is to have again.
+struct Wish {
+    /// Docker's id of the container.
+    container: String,
+    addr: IpAddr,
+}
+
 impl Docker {
     /// Reads what the journal knows of Docker's networks.
     pub fn new(workloads: Arc<Workloads>, report: Arc<Report>, patience: Duration) -> Result<Self> {
         let networks = Book::open(workloads.journal.clone())?;
         let (making, calls, wake) = (Making::default(), Calls::default(), Notify::new());
-        let (ordered, wishes, started) = (Mutex::default(), Mutex::default(), now());
-        Ok(Self { workloads, networks, making, calls, report, ordered, wishes, started, wake, patience })
+        let (ordered, wishes, engine, started) =
+            (Mutex::default(), Mutex::default(), Mutex::default(), now());
+        Ok(Self {
+            workloads,
+            networks,
+            making,
+            calls,
+            report,
+            ordered,
+            wishes,
+            refused: Mutex::default(),
+            replaced: Mutex::default(),
+            engine,
+            started,
+            wake,
+            patience,
+        })
     }
 
-    fn ordered(&self) -> MutexGuard<'_, Option<u32>> {
+    fn ordered(&self) -> MutexGuard<'_, Option<(u32, BTreeSet<IpNet>)>> {
         self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wishes(&self) -> MutexGuard<'_, BTreeMap<IpNet, IpAddr>> {
+    fn wishes(&self) -> MutexGuard<'_, BTreeMap<IpNet, Wish>> {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<u32, Instant>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the next look at Docker come soon.

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::wire::Options;
-use crate::model::network::{Dressing, IFACE_PREFIX, Network, NetworkRequest, check_name};
+use crate::model::network::{Dressing, IFACE_PREFIX, Network, NetworkRequest, check_new_name};
 
 /// The network of the cluster that a network of Docker is.
 pub const NETWORK: &str = "margay.network";
@@ -24,6 +24,9 @@ const BRIDGE: [(&str, &str, &str); 4] = [
     ("com.docker.network.bridge.inhibit_ipv4", "false", "leave it away"),
     ("com.docker.network.bridge.gateway_mode_ipv4", "nat", "use margay.routable=true or --internal"),
 ];
+/// The options that there are.
+const KNOWN: &str = "mtu, margay.network, margay.routable, margay.block-size, com.docker.network.driver.mtu \
+                     and com.docker.network.container_iface_prefix";
 /// Where `docker network create` puts what stands behind `-o`.
 const GENERIC: &str = "com.docker.network.generic";
 
@@ -37,16 +40,16 @@ pub fn apply(options: &Options, request: &mut NetworkRequest) -> Result<()> {
         let text = text(value);
         match &**key {
             NETWORK => {
-                check_name(&text)?;
-                (request.name, request.unnamed) = (text, false);
-                continue;
+                check_new_name(&text)?;
+                (request.name, request.unnamed) = (text.clone(), false);
             }
             ROUTABLE => request.routable = switch(key, &text)?,
             BLOCK_SIZE => request.block_size = Some(number(key, &text)?),
             IFACE_PREFIX => check_prefix(&text)?,
             key if MTU.contains(&key) => request.mtu = Some(number(key, &text)?),
-            key if key.starts_with("margay.") => {
-                bail!("there is no option {key}; there are {NETWORK}, {ROUTABLE} and {BLOCK_SIZE}")
+            // Options without a dot are the driver's own.
+            key if key.starts_with("margay.") || !key.contains('.') => {
+                bail!("there is no option {key}{}; there are {KNOWN}", why_not(key))
             }
             key => {
                 let bridges = BRIDGE.iter().find(|(name, plain, _)| *name == key && *plain != text);
@@ -72,12 +75,12 @@ pub fn from_docker(given: impl IntoIterator<Item = (String, String)>, internal: 
 }
 
 /// The options with which Docker makes a network that is there: [`apply`]
-/// undone.
+/// undone. They are those of its creator, since compose compares them with its file; what
+/// a command of Margay's asked for is added.
 pub fn of(network: &Network) -> BTreeMap<String, String> {
     let mut options = network.docker.options.clone();
-    options.insert(NETWORK.into(), network.name.clone());
     if network.routable {
-        options.insert(ROUTABLE.into(), "true".into());
+        options.entry(ROUTABLE.into()).or_insert_with(|| "true".into());
     }
     if let Some(mtu) = network.mtu
         && !MTU.iter().any(|key| options.contains_key(*key))
@@ -93,8 +96,13 @@ pub fn network_of(options: &Options) -> Result<Option<String>> {
         bail!("there is no IPAM option {key}; there is {NETWORK}");
     }
     let Some(name) = options.get(NETWORK).map(text) else { return Ok(None) };
-    check_name(&name)?;
+    check_new_name(&name)?;
     Ok(Some(name))
+}
+
+/// What an option of another driver would promise.
+fn why_not(key: &str) -> &'static str {
+    if key == "encrypted" { ": Margay does not encrypt what containers send" } else { "" }
 }
 
 fn text(value: &Value) -> String {
@@ -150,7 +158,7 @@ mod tests {
         let request = request.expect("known");
         assert!(request.name == "blue" && !request.unnamed && request.routable);
         assert_eq!(request.docker.options["own.opt"], "7");
-        assert!(!request.docker.options.contains_key(NETWORK), "the name is not an option of others");
+        assert_eq!(request.docker.options[NETWORK], "blue", "as it was given");
     }
 
     #[test]
@@ -171,7 +179,9 @@ mod tests {
         };
         for request in [by_command, by_docker] {
             let network = request.clone().into_network(1).expect("valid");
-            let mut again = NetworkRequest { subnets: request.subnets, ..NetworkRequest::default() };
+            assert!(!of(&network).contains_key(NETWORK), "nobody gave it");
+            let mut again =
+                NetworkRequest { name: "blue".into(), subnets: request.subnets, ..NetworkRequest::default() };
             apply(&from_docker(of(&network), false), &mut again).expect("valid");
             assert!(network.same_options(&again.into_network(1).expect("valid")));
         }
@@ -181,7 +191,11 @@ mod tests {
     fn what_cannot_be_done_is_refused_with_what_can() {
         for (generic, reason) in [
             (json!({"mtu": "big"}), "mtu=big: use a number"),
-            (json!({"margay.networks": "x"}), "there are margay.network, margay.routable"),
+            (json!({"margay.networks": "x"}), "there are mtu, margay.network, margay.routable"),
+            (json!({"margay.foo": ""}), "there is no option margay.foo; there are mtu"),
+            (json!({"mtuu": "9000"}), "there is no option mtuu; there are mtu"),
+            (json!({"encrypted": ""}), "does not encrypt"),
+            (json!({"margay.network": "bridge"}), "one of Docker's own"),
             (json!({"margay.network": "a b"}), "network name \"a b\""),
             (json!({"com.docker.network.bridge.enable_icc": "false"}), "a network for each container"),
             (json!({IFACE_PREFIX: "much-too-long"}), "1 to 11"),

@@ -14,6 +14,9 @@ use crate::{
 pub const DRIVER: &str = "margay";
 /// How long Docker may take from our answer to showing a network, in seconds.
 pub const SETTLING: u64 = 10;
+/// For how many seconds a network has to be without containers before it is made again:
+/// whoever created it is likely to use it at once.
+const QUIET: u64 = 2;
 
 /// A network as Docker lists it.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,8 @@ pub struct Seen {
 pub struct View<'a> {
     /// All networks of this host's Docker.
     pub docker: &'a [Seen],
+    /// Names and Docker's ids of those that containers are on, stopped ones too.
+    pub used: &'a BTreeSet<&'a str>,
     /// What we know of those that are ours, by Docker's id.
     pub book: &'a BTreeMap<String, DockerNetwork>,
     /// The networks of the cluster.
@@ -62,6 +67,8 @@ pub enum Step {
     Remove { docker: String, network: u32 },
     /// Have Docker make it.
     Make { network: u32 },
+    /// Have Docker make it again, with the subnet named: without, Docker refuses `--ip`.
+    Remake { docker: String, network: u32 },
     /// Docker has a network of that name by another driver.
     Blocked { name: String, driver: String },
 }
@@ -101,7 +108,8 @@ pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
             None => steps.push(Step::Make { network: network.id }),
         }
     }
-    (steps, coming)
+    let waiting = view.book.values().any(|entry| waits(view, entry));
+    (steps, coming || waiting)
 }
 
 /// What is to be done about a network of ours that Docker has.
@@ -122,8 +130,17 @@ fn known(view: &View<'_>, seen: &Seen) -> Option<Step> {
             let subnets: Vec<String> = network.subnets.iter().map(|s| s.cidr.to_string()).collect();
             Some(drop(Some(format!("{} is network {}'s", subnets.join(" and "), network.name))))
         }
+        // By the user's options it may have another name here.
+        Some(network) if waits(view, entry) && network.name == seen.name => (entry.since + QUIET < view.now)
+            .then(|| Step::Remake { docker: docker.clone(), network: network.id }),
         Some(_) => None,
     }
+}
+
+/// Whether a network is to be made again once it has been quiet for a while.
+fn waits(view: &View<'_>, entry: &DockerNetwork) -> bool {
+    let seen = view.docker.iter().find(|seen| seen.id == entry.id);
+    entry.chosen && seen.is_some_and(|seen| ![&*seen.id, &*seen.name].iter().any(|n| view.used.contains(n)))
 }
 
 /// Networks of one name that are one network: the older ones stay.

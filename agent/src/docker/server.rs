@@ -21,7 +21,7 @@ use crate::{store::OPERATION, words, workload::PATIENCE};
 
 /// How long a call may take. dockerd itself waits for ever, and holds a lock
 /// of the network meanwhile.
-const DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const DEADLINE: Duration = Duration::from_secs(15);
 
 // A call waits for this node to join, reads the store, and writes to it.
 const _: () = assert!(PATIENCE.as_secs() + 2 * OPERATION.as_secs() < DEADLINE.as_secs());
@@ -113,7 +113,7 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
 impl Docker {
     /// Answers a call. What is asked only once in dockerd's life rests on
     /// nothing that could be away.
-    async fn answer(&self, call: &str, body: &Bytes) -> Answer {
+    async fn answer(self: &Arc<Self>, call: &str, body: &Bytes) -> Answer {
         match call {
             "/Plugin.Activate" => Ok(json!({"Implements": ["NetworkDriver", "IpamDriver"]})),
             "/NetworkDriver.GetCapabilities" => Ok(json!({"Scope": "local", "ConnectivityScope": "global"})),

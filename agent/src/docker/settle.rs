@@ -9,11 +9,15 @@ use anyhow::Result;
 use tracing::{info, warn};
 
 use super::{
-    Docker,
-    engine::{Cut, Engine, Place},
+    Docker, Wish,
+    engine::{Containers, Cut, Engine, Place},
     plan::Seen,
 };
-use crate::{control::State, model::endpoint::Endpoint, report::Trouble};
+use crate::{
+    control::State,
+    model::endpoint::{Endpoint, Kept},
+    report::Trouble,
+};
 
 /// For how long Docker may know of an endpoint that we do not: it is just
 /// going.
@@ -33,37 +37,109 @@ pub struct Settling {
     /// The losses of the store that the book knows of.
     pub(super) losses: u64,
     /// Containers that are off their network and to be put there again.
-    cut: Vec<Cut>,
+    pub(super) cut: Vec<Cut>,
+}
+
+/// What one look at the containers found.
+pub(super) struct Found {
+    /// Docker's endpoints and what containers keep, as we knew them before.
+    endpoints: BTreeMap<String, Endpoint>,
+    pub kept: Vec<Kept>,
+    /// What Docker says.
+    pub containers: Containers,
 }
 
 impl Docker {
+    /// Looks at the containers. What we know is read before Docker is asked: what comes
+    /// later is not missed.
+    pub(super) async fn look(&self, engine: &Engine) -> Result<Found> {
+        let endpoints = self.endpoints();
+        let kept = self.workloads.journal.kept().into_values().collect();
+        Ok(Found { endpoints, kept, containers: engine.containers().await? })
+    }
+
     /// Learns the containers' names, removes endpoints that Docker does not
-    /// know, and has Docker make those anew that we do not know. Whether to
-    /// look again soon.
+    /// know, has Docker make those anew that we do not know, and moves containers that have
+    /// another address than they keep. Whether to look again soon.
     pub(super) async fn settle(
         &self,
         engine: &Engine,
         docker: &[Seen],
+        found: Found,
         may_connect: bool,
         settling: &mut Settling,
     ) -> Result<bool> {
-        // Read before Docker is asked: what comes later is not missed.
-        let before = self.endpoints();
-        let places = engine.places().await?;
-        let book = self.networks.entries();
-        let ours: BTreeMap<&str, &Place> = places
-            .iter()
-            .filter(|place| !place.endpoint.is_empty() && book.contains_key(&place.network))
-            .map(|place| (&*place.endpoint, place))
-            .collect();
-        for (id, endpoint) in &before {
-            match places.iter().find(|place| place.endpoint == *id) {
-                Some(place) if endpoint.name.as_ref() != Some(&place.name) => {
-                    self.workloads.rename(id, &place.name).await?;
-                }
-                _ => {}
+        let Found { endpoints: before, containers: view, .. } = found;
+        let misplaced = self.learn(&before, &view.places).await?;
+        let soon = self.take_off_misplaced(engine, &misplaced, may_connect, settling).await;
+        self.end_stale(engine, docker, &before, &view.places, settling).await?;
+        self.take_off_missing(engine, &view.places, may_connect, settling).await?;
+        self.connect_again(engine, &view.places, settling).await;
+        Ok(soon || !settling.missing.is_empty())
+    }
+
+    /// Learns whose the endpoints are. Gives those with other addresses than their container
+    /// keeps.
+    async fn learn<'a>(
+        &self,
+        endpoints: &'a BTreeMap<String, Endpoint>,
+        places: &'a [Place],
+    ) -> Result<Vec<(&'a Place, &'a Endpoint)>> {
+        let mut misplaced = Vec::new();
+        for (id, endpoint) in endpoints {
+            let Some(place) = places.iter().find(|place| place.endpoint == *id) else { continue };
+            if endpoint.name.as_ref() != Some(&place.name) {
+                self.workloads.rename(id, &place.name).await?;
+            }
+            if place.running && !self.workloads.identify(id, &place.container, &place.name).await? {
+                misplaced.push((place, endpoint));
             }
         }
+        Ok(misplaced)
+    }
+
+    /// Takes containers off networks on which they have another address than they keep, to
+    /// be connected again with that. Whether some have to wait: who has their address is
+    /// still starting.
+    async fn take_off_misplaced(
+        &self,
+        engine: &Engine,
+        misplaced: &[(&Place, &Endpoint)],
+        may_connect: bool,
+        settling: &mut Settling,
+    ) -> bool {
+        let mut waiting = false;
+        let endpoints = self.endpoints();
+        for (place, endpoint) in misplaced {
+            let kept = self.workloads.kept_by(&place.container, endpoint.network);
+            let addresses = kept.map(|kept| kept.addresses).unwrap_or_default();
+            let in_the_way = endpoints.values().any(|other| {
+                let moves = misplaced.iter().any(|(_, moving)| moving.id == other.id);
+                !moves && other.addresses.iter().any(|addr| addresses.contains(addr))
+            });
+            // With a store that has no addresses to give, nobody is better off.
+            if in_the_way || (addresses.is_empty() && !may_connect) {
+                waiting |= in_the_way;
+                continue;
+            }
+            info!(container = place.name, "has an address that is not its own: connecting anew");
+            match engine.disconnect(place).await {
+                Ok(cut) => settling.cut.push(Cut { addresses, ..cut }),
+                Err(error) => warn!("container {}: {error:#}", place.name),
+            }
+        }
+        waiting
+    }
+
+    /// Removes endpoints that Docker has forgotten.
+    async fn end_stale(
+        &self,
+        engine: &Engine,
+        docker: &[Seen],
+        before: &BTreeMap<String, Endpoint>,
+        places: &[Place],
+        settling: &mut Settling,
+    ) -> Result<()> {
         // Of a network that this Docker does not have it may well be another
         // Docker's endpoint: then this one's word is nothing.
         let known = |endpoint: &Endpoint| {
@@ -81,19 +157,44 @@ impl Docker {
                 self.bury(endpoint).await?;
             }
         }
-        let after = self.endpoints();
-        let missing = ours.values().filter(|place| place.running && !after.contains_key(&place.endpoint));
-        let missing: Vec<String> = missing.map(|place| place.endpoint.clone()).collect();
+        Ok(())
+    }
+
+    /// Takes containers off networks on which Docker knows an endpoint of theirs and we do
+    /// not, to be connected again.
+    async fn take_off_missing(
+        &self,
+        engine: &Engine,
+        places: &[Place],
+        may_connect: bool,
+        settling: &mut Settling,
+    ) -> Result<()> {
+        let (book, after) = (self.networks.entries(), self.endpoints());
+        let lacking = |place: &&Place| {
+            let ours = !place.endpoint.is_empty() && book.contains_key(&place.network);
+            ours && place.running && !after.contains_key(&place.endpoint)
+        };
         // With a store that has no addresses to give, nobody is better off.
-        let missing = if may_connect { missing } else { Vec::new() };
-        for id in due(&mut settling.missing, missing, GOING) {
-            let place = ours[&*id];
+        let missing: BTreeMap<&str, &Place> =
+            places.iter().filter(|_| may_connect).filter(lacking).map(|p| (&*p.endpoint, p)).collect();
+        let ids = missing.keys().map(|id| (*id).to_owned()).collect();
+        for id in due(&mut settling.missing, ids, GOING) {
+            let place = missing[&*id];
+            // The listing is older than this, and a container that is taken off notices it.
+            if self.workloads.by_docker(&id).is_some() || !engine.has(&place.network, &id).await? {
+                continue;
+            }
             info!(container = place.name, "docker knows endpoint {id} and we do not: connecting anew");
             match engine.disconnect(place).await {
                 Ok(cut) => settling.cut.push(cut),
                 Err(error) => warn!("container {}: {error:#}", place.name),
             }
         }
+        Ok(())
+    }
+
+    /// Connects the containers that were taken off.
+    async fn connect_again(&self, engine: &Engine, places: &[Place], settling: &mut Settling) {
         // Those that have ended or were connected by somebody else are done.
         settling.cut.retain(|cut| {
             let mut own = places.iter().filter(|place| place.container == cut.place.container);
@@ -110,7 +211,6 @@ impl Docker {
             }
         }
         self.report.stands(BY, troubles);
-        Ok(!settling.missing.is_empty())
     }
 
     /// Connects a container that was taken off, with the addresses that it had.
@@ -121,7 +221,7 @@ impl Docker {
                 networks.flat_map(|network| &network.subnets).map(|s| s.cidr).find(|c| c.contains(&addr))
             };
             if let Some(cidr) = self.workloads.control.look(of).await? {
-                self.wishes().insert(cidr, addr);
+                self.wishes().insert(cidr, Wish { container: cut.place.container.clone(), addr });
             }
         }
         let connected = engine.connect_again(cut).await;

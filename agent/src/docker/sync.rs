@@ -1,6 +1,11 @@
 //! Keeping Docker's networks and the cluster's in step.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
@@ -29,6 +34,8 @@ const SOON: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(30);
 /// For how long a subnet that Docker asked for keeps us from making networks.
 const MAKING: Duration = Duration::from_secs(2);
+/// For how long a network that a user has removed may still be left by the others on it.
+const LEAVING: Duration = Duration::from_secs(10);
 /// Who finds these troubles.
 const BY: &str = "docker networks";
 
@@ -48,7 +55,10 @@ pub async fn keep_in_step(docker: Arc<Docker>, socket: PathBuf, mut rounds: watc
             Ok(engine) => {
                 debug!("docker answers at {}", socket.display());
                 docker.learn_pools(&engine).await;
+                let engine = Arc::new(engine);
+                docker.reaches(Some(&engine));
                 let ended = docker.follow(&engine, &mut rounds, &mut settling).await;
+                docker.reaches(None);
                 let reason = ended.err().map(|error| format!("{error:#}"));
                 if let Some(reason) = reason.as_ref().filter(|reason| last.as_ref() != Some(reason)) {
                     info!("docker: {reason}");
@@ -135,6 +145,9 @@ impl Docker {
     async fn step(&self, engine: &Engine, settling: &mut Settling) -> Result<bool> {
         // In this order: what Docker has is in the book, and what is in the book
         // is in the cluster, or was removed.
+        let look = self.look(engine).await?;
+        // First of all: somebody may be waiting to remove the network.
+        self.release_removed(&look, &settling.cut).await?;
         let docker = engine.networks().await?;
         let making = self.making.within(MAKING);
         let book = self.networks.entries();
@@ -150,16 +163,20 @@ impl Docker {
             self.forget_lost(&book, &cluster.networks)?;
             soon = true;
         } else if agreed {
+            let places = look.containers.places.iter();
             let view = View {
                 docker: &docker,
+                used: &places.flat_map(|place| [&*place.network, &*place.on]).collect(),
                 book: &book,
                 cluster: &cluster.networks,
                 making: &making,
                 now: now(),
             };
+            self.leave_used(&view)?;
             soon = self.networks_in_step(engine, &view).await?;
+            soon |= self.remove_refused(&view).await?;
         }
-        soon |= self.settle(engine, &docker, agreed, settling).await?;
+        soon |= self.settle(engine, &docker, look, agreed, settling).await?;
         self.sweep(settling).await;
         Ok(soon)
     }
@@ -194,6 +211,7 @@ impl Docker {
             }
         }
         self.report.stands(BY, troubles);
+        self.report.forget(|about| view.cluster.values().any(|network| network.name == about));
         Ok(soon)
     }
 
@@ -208,7 +226,8 @@ impl Docker {
                 }
                 self.take_off(engine, docker).await?;
                 if let Some(why) = why {
-                    self.lost(name, why);
+                    let network = view.book.get(docker).and_then(|entry| view.cluster.get(&entry.network));
+                    self.lost(name, network.map_or(name, |network| &network.name), why);
                 }
                 Ok(())
             }
@@ -221,17 +240,29 @@ impl Docker {
             Step::Remove { docker, network } => self.remove(view.book, docker, *network).await,
             Step::Make { network } => {
                 let network = view.cluster.get(network).context("it is gone")?;
-                *self.ordered() = Some(network.id);
-                let created = engine.create(network).await;
-                *self.ordered() = None;
-                created?;
-                info!(network = network.name, "docker knows it now");
+                self.make(engine, network).await?;
+                info!(network = network.name, "created in this host's Docker");
                 Ok(())
+            }
+            Step::Remake { docker, network } => {
+                let network = view.cluster.get(network).context("it is gone")?;
+                self.take_off(engine, docker).await?;
+                info!(network = network.name, "created in this host's Docker again, with its subnet named");
+                self.make(engine, network).await
             }
             Step::Blocked { name, driver } => {
                 bail!("this host's Docker has a network {name} of driver {driver}")
             }
         }
+    }
+
+    /// Has Docker make a network of the cluster.
+    async fn make(&self, engine: &Engine, network: &Network) -> Result<()> {
+        let subnets = network.subnets.iter().map(|subnet| subnet.cidr).collect();
+        *self.ordered() = Some((network.id, subnets));
+        let created = engine.create(network).await;
+        *self.ordered() = None;
+        created
     }
 
     /// Names a network as Docker's user did. If another has the name already,
@@ -247,6 +278,8 @@ impl Docker {
             Naming::Named(_) | Naming::Gone => return Ok(()),
             Naming::Taken(other) => other,
         };
+        // Containers that are being started on it are refused, or it could not be removed.
+        self.replaced().insert(network);
         let ours = move |state: &crate::control::State| state.snapshot.networks.get(&network).cloned();
         let Some(ours) = self.workloads.control.look(ours).await? else { return Ok(()) };
         let entry = self.take_off(engine, &seen.id).await.with_context(|| {
@@ -260,16 +293,18 @@ impl Docker {
         if ours.gives_way_to(&other) {
             info!(network = name, "was created elsewhere, too; that one's subnet is taken");
         } else {
-            self.lost(name, &format!("the cluster has a network {name} with other options"));
+            self.lost(name, name, &format!("the cluster has a network {name} with other options"));
         }
         Ok(())
     }
 
-    /// Tells that a network of this host was taken off its Docker.
-    fn lost(&self, name: &str, why: &str) {
+    /// Tells that a network of this host was taken off its Docker, in favour of another of
+    /// the cluster's.
+    fn lost(&self, name: &str, other: &str, why: &str) {
         warn!(network = name, "taken off this host's Docker: {why}");
         let what = format!("network {name} was taken off this host's Docker: {why}");
-        self.report.happened(Trouble::new(what, "create it with the same options, or under another name"));
+        self.report
+            .happened(other, Trouble::new(what, "create it with the same options, or under another name"));
     }
 
     /// Removes one of Docker's networks. The book forgets it first, so that
@@ -298,9 +333,8 @@ impl Docker {
         let node = self.node().await?;
         let (network, revision) = self.workloads.networks.establish(&node, &request, None).await?;
         self.workloads.control.revision(revision).await?;
-        let entry =
-            DockerNetwork { id: seen.id.clone(), network: network.id, wanted, since: now(), removed: false };
-        self.networks.put(entry)
+        let (id, network, since) = (seen.id.clone(), network.id, now());
+        self.networks.put(DockerNetwork { id, network, wanted, since, chosen: false, removed: false })
     }
 
     /// Carries out what a user has removed, as far as that is possible now.
@@ -313,16 +347,13 @@ impl Docker {
         }
     }
 
-    /// The name of a network of the cluster.
-    pub(super) async fn named(&self, id: u32) -> Result<Option<String>> {
-        let of =
-            move |state: &crate::control::State| state.snapshot.networks.get(&id).map(|n| n.name.clone());
-        self.workloads.control.look(of).await
-    }
-
     /// Removes everywhere what a user removed here, unless it is used.
     async fn remove(&self, book: &BTreeMap<String, DockerNetwork>, docker: &str, network: u32) -> Result<()> {
         let others = book.values().any(|e| e.network == network && e.id != docker && !e.removed);
+        if !others {
+            // Containers that Docker has not started cannot use it any more.
+            self.workloads.unkeep_all(network).await?;
+        }
         if !others && let Err(refusal) = self.workloads.networks.remove_id(network).await {
             if refusal.is::<crate::store::Away>() {
                 return Err(refusal);
@@ -331,9 +362,44 @@ impl Docker {
             warn!("{what}");
             let mend =
                 "remove or disconnect those containers, then the network: it is back in this host's Docker";
-            self.report.happened(Trouble::new(what, mend));
+            let named = move |state: &crate::control::State| {
+                state.snapshot.networks.get(&network).map(|n| n.name.clone())
+            };
+            let about = self.workloads.control.look(named).await?.unwrap_or_default();
+            self.report.happened(about, Trouble::new(what, mend));
+            self.refused().insert(network, Instant::now());
         }
         self.networks.forget(docker).map(drop)
+    }
+
+    /// Networks that were used are not made again, also once nobody is on them: compose 2
+    /// names them by Docker's id, and a container that it has just created could not start.
+    fn leave_used(&self, view: &View<'_>) -> Result<()> {
+        let used = |id: &str| {
+            let seen = view.docker.iter().find(|seen| seen.id == id);
+            view.used.contains(id) || seen.is_some_and(|seen| view.used.contains(&*seen.name))
+        };
+        for entry in view.book.values().filter(|entry| entry.chosen && !entry.removed && used(&entry.id)) {
+            self.networks.put(DockerNetwork { chosen: false, ..entry.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Removes networks for a while that a user has removed and that were in use elsewhere:
+    /// where a whole project goes down, the others are about to leave. Whether to look again
+    /// soon.
+    async fn remove_refused(&self, view: &View<'_>) -> Result<bool> {
+        let refused = self.refused().clone();
+        for (id, since) in &refused {
+            let used = view.cluster.get(id).is_none_or(|network| view.used.contains(&*network.name));
+            let gone = used
+                || since.elapsed() > LEAVING
+                || self.workloads.networks.remove_id(*id).await.is_ok_and(|removed| removed.is_some());
+            if gone {
+                self.refused().remove(id);
+            }
+        }
+        Ok(!self.refused().is_empty())
     }
 
     /// Takes back what Docker asked for and did not use, and, the first time,
@@ -360,7 +426,7 @@ impl Docker {
 fn trouble(step: &Step, cluster: &BTreeMap<u32, Network>, error: &anyhow::Error) -> Trouble {
     let name = |id: &u32| cluster.get(id).map_or_else(|| format!("number {id}"), |n| n.name.clone());
     let (what, mend) = match step {
-        Step::Make { network } => (
+        Step::Make { network } | Step::Remake { network, .. } => (
             format!("network {} is not in this host's Docker", name(network)),
             "it is tried again by itself; the reason says what is in the way",
         ),

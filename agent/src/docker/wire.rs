@@ -63,6 +63,9 @@ pub struct OfNetwork {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct OfEndpoint {
+    /// Docker's id of the network.
+    #[serde(rename = "NetworkID", deserialize_with = "nullable")]
+    pub network_id: String,
     /// Docker's id of the endpoint.
     #[serde(rename = "EndpointID", deserialize_with = "nullable")]
     pub endpoint_id: String,

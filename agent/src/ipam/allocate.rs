@@ -135,6 +135,14 @@ impl Ipam {
         Self { store, node, rest, state: Mutex::new(State { stash, mine, ..State::default() }) }
     }
 
+    /// The same with what stopped containers keep, each under the endpoint that had it.
+    pub fn with_kept(self, kept: impl IntoIterator<Item = (String, Vec<IpAddr>)>) -> Self {
+        let Self { store, node, rest, state } = self;
+        let mut state = state.into_inner();
+        state.mine.extend(kept);
+        Self { store, node, rest, state: Mutex::new(state) }
+    }
+
     /// Gives an endpoint one address of each subnet, all or none.
     pub async fn allocate(&self, network: &Network, request: &Request) -> Result<Vec<IpAddr>, Refusal> {
         check(network, &request.wanted)?;

@@ -5,10 +5,10 @@ use std::{net::IpAddr, path::Path};
 
 use margay_common::route::NETWORK_MAX;
 
-use super::{DockerNetwork, Member};
+use super::{DockerNetwork, Member, kept_name};
 use crate::{
     model::{
-        endpoint::{Endpoint, check_ifname},
+        endpoint::{Endpoint, Kept, check_ifname},
         network::check_name,
     },
     tables::host_interface,
@@ -63,6 +63,24 @@ impl Entry for Endpoint {
                 self.docker.as_ref().is_none_or(|d| is_docker(&d.id) && is_docker(&d.network)),
                 "Docker's ids are none",
             ),
+        ])
+    }
+}
+
+impl Entry for Kept {
+    fn fault(&self, stem: &str) -> Option<String> {
+        first_fault([
+            (
+                is_docker(&self.container) && kept_name(&(self.container.clone(), self.network)) == stem,
+                "its container and network are not the name of the file",
+            ),
+            (is_network(self.network), "its network's id is out of range"),
+            (
+                are_addresses(&self.addresses),
+                "its addresses are not at most one of each family, of one host each",
+            ),
+            (is_hex(&self.holder, 16), "who holds them is no endpoint"),
+            (words::check("", &self.name, NAME_MAX).is_ok(), "its name is none"),
         ])
     }
 }

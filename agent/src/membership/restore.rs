@@ -12,7 +12,7 @@ use crate::{
     model::{
         Unknown,
         block::Holder,
-        endpoint::Endpoint,
+        endpoint::{Endpoint, Kept},
         key::{Key, ROOT},
         network::Network,
         snapshot::Snapshot,
@@ -40,6 +40,11 @@ impl Membership {
         self.workloads.clean();
         self.workloads.ipam.forget().await;
         let mut by_network: BTreeMap<u32, Vec<Endpoint>> = BTreeMap::new();
+        let mut kept: BTreeMap<u32, Vec<Kept>> = BTreeMap::new();
+        for one in self.workloads.kept_aside() {
+            by_network.entry(one.network).or_default();
+            kept.entry(one.network).or_default().push(one);
+        }
         for endpoint in self.journal.endpoints().into_values() {
             by_network.entry(endpoint.network).or_default().push(endpoint);
         }
@@ -64,7 +69,7 @@ impl Membership {
             let known = members.get(&id).map(|member| &member.network);
             let network = snapshot.networks.get(&id);
             let same = network.filter(|found| known.is_none_or(|known| found.same_options(known)));
-            self.restore_network(same, endpoints).await?;
+            self.restore_network(same, endpoints, kept.remove(&id).unwrap_or_default()).await?;
         }
         let own = self.control.look(|state| {
             let claims = state.snapshot.claims.iter().map(|((id, _), claim)| (*id, claim));
@@ -82,8 +87,9 @@ impl Membership {
         &self,
         network: Option<&Network>,
         endpoints: Vec<Endpoint>,
+        kept: Vec<Kept>,
     ) -> Result<(), Trouble> {
-        let held: Vec<Held> = endpoints.iter().map(held).collect();
+        let held: Vec<Held> = endpoints.iter().map(held).chain(kept.iter().map(held_aside)).collect();
         let lost = match network {
             Some(network) => self.workloads.ipam.restore(network, &held).await?,
             None => {
@@ -105,6 +111,12 @@ impl Membership {
                 }
             }
         }
+        for kept in kept {
+            if network.is_none() || lost.contains_key(&kept.holder) {
+                info!(container = kept.name, "the stopped container has lost its addresses");
+                self.workloads.unkeep(&kept).await.context("journal")?;
+            }
+        }
         if let Some(network) = network {
             let stash = self.workloads.ipam.stash(network.id).await;
             self.journal.put_network(&Member { network: network.clone(), stash })?;
@@ -116,6 +128,13 @@ impl Membership {
 /// A store that is away is another matter than what it refuses.
 fn trouble(error: anyhow::Error) -> Trouble {
     error.downcast::<Away>().map_or_else(Trouble::Refused, Trouble::Away)
+}
+
+/// What a stopped container keeps, as its block names it.
+fn held_aside(kept: &Kept) -> Held {
+    let (endpoint, name) = (kept.holder.clone(), Some(kept.name.clone()));
+    let holder = Holder { endpoint, name, node: None, unknown: Unknown::new() };
+    Held { holder, addresses: kept.addresses.clone(), lost: false }
 }
 
 /// An endpoint as its block names it.

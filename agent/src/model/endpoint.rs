@@ -69,6 +69,32 @@ pub struct DockerEndpoint {
     pub network: String,
     /// When it was made, in seconds since 1970.
     pub since: u64,
+    /// Docker's id of the container, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Whether a user named one of the addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
+}
+
+/// The addresses of a container of Docker's on a network. They stay the container's while
+/// it is stopped, until it is removed or disconnected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Docker's id of the container.
+    pub container: String,
+    /// The container's name, for people.
+    pub name: String,
+    /// The network's id.
+    pub network: u32,
+    /// At most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The endpoint that had them last; the store names it as their holder while the
+    /// container is stopped.
+    pub holder: String,
+    /// When that endpoint ended, in milliseconds since 1970; zero if it has not yet.
+    #[serde(default)]
+    pub released: u64,
 }
 
 /// What the kernel takes for the name of an interface.

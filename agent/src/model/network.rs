@@ -198,7 +198,7 @@ pub enum NetworkError {
 impl NetworkRequest {
     /// Checks the request and fills in what it leaves open.
     pub fn into_network(self, id: u32) -> Result<Network, NetworkError> {
-        check_name(&self.name)?;
+        check_new_name(&self.name)?;
         for (name, _) in &self.aux {
             words::check("the name of auxiliary address", name, AUX_NAME_MAX)?;
         }
@@ -428,10 +428,13 @@ fn check_families(cidrs: &[IpNet]) -> Result<(), NetworkError> {
 pub fn check_name(name: &str) -> Result<(), NetworkError> {
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if PREDEFINED.contains(&name) {
-        return Err(NetworkError::Predefined(name.into()));
-    }
     if starts && rest && name.len() <= 63 { Ok(()) } else { Err(NetworkError::Name(name.into())) }
+}
+
+/// What a network may be called that is to be created.
+pub fn check_new_name(name: &str) -> Result<(), NetworkError> {
+    check_name(name)?;
+    if PREDEFINED.contains(&name) { Err(NetworkError::Predefined(name.into())) } else { Ok(()) }
 }
 
 /// Networks and modes of every Docker.

@@ -13,7 +13,7 @@ use crate::{
         self, Unknown,
         check::Value,
         key::Key,
-        network::{Network, NetworkRequest, check_name},
+        network::{Network, NetworkRequest, check_new_name},
         snapshot::{Event, Snapshot},
     },
     store::{Commit, Condition, Op, Txn},
@@ -41,7 +41,7 @@ pub(super) struct Reservation {
 impl Value for Reservation {
     fn check(&self, _: &Key) -> Result<(), String> {
         match &self.network {
-            Some(name) => check_name(name).map_err(|error| format!("cannot be: {error}")),
+            Some(name) => check_new_name(name).map_err(|error| format!("cannot be: {error}")),
             None => Ok(()),
         }
     }
@@ -170,7 +170,7 @@ impl Networks {
 
     /// Gives a network that has none the name that it was made under.
     pub async fn name(&self, id: u32, name: &str, labels: &BTreeMap<String, String>) -> Result<Naming> {
-        check_name(name)?;
+        check_new_name(name)?;
         for _ in 0..ATTEMPTS {
             let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
             let Some(network) = snapshot.networks.get(&id) else { return Ok(Naming::Gone) };

@@ -22,7 +22,7 @@ use crate::{
     model::{
         Unknown,
         block::Holder,
-        endpoint::{DockerEndpoint, Endpoint},
+        endpoint::{DockerEndpoint, Endpoint, Kept},
         network::{Network, Subnet},
     },
     tables::host_interface,
@@ -39,13 +39,18 @@ const INSIDE_PREFIX: &str = "mgp";
 pub(super) struct Leases(Mutex<BTreeMap<IpAddr, Lease>>);
 
 #[derive(Clone, Debug)]
-struct Lease {
-    network: u32,
+pub(super) struct Lease {
+    pub network: u32,
     /// Who has the address in the store; the endpoint's id to be.
-    holder: String,
+    pub holder: String,
     /// Whether the store does not know of it yet.
-    stashed: bool,
-    since: Instant,
+    pub stashed: bool,
+    /// Whether a stopped container keeps the address. Then `holder` is the endpoint that
+    /// the container had.
+    pub kept: bool,
+    /// Whether a user named the address.
+    pub asked: bool,
+    pub since: Instant,
 }
 
 /// What a runtime asks to be made.
@@ -60,7 +65,7 @@ pub struct Create {
 }
 
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Lease>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Lease>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -71,9 +76,19 @@ pub fn inside_name(endpoint: &Endpoint) -> String {
 }
 
 impl Workloads {
-    /// Gives a runtime an address of a subnet, for an endpoint to come.
-    pub async fn lease(&self, network: &Network, subnet: &Subnet, wanted: Option<IpAddr>) -> Result<IpAddr> {
+    /// Gives a runtime an address of a subnet, for an endpoint to come: the one that is
+    /// `wanted`, which a user named if `asked`, or any that nobody has or keeps.
+    pub async fn lease(
+        &self,
+        network: &Network,
+        subnet: &Subnet,
+        wanted: Option<IpAddr>,
+        asked: bool,
+    ) -> Result<IpAddr> {
         self.joined().await?;
+        if let Some(addr) = wanted.and_then(|addr| self.lease_kept(network, addr, asked)) {
+            return Ok(addr);
+        }
         let holder = new_id()?;
         let narrow = Network { subnets: vec![subnet.clone()], ..network.clone() };
         let request = ipam::Request {
@@ -82,7 +97,7 @@ impl Workloads {
         };
         let (addresses, stashed) = self.allocate(&narrow, &request).await?;
         let addr = *addresses.first().context("no address")?;
-        let lease = Lease { network: network.id, holder, stashed, since: Instant::now() };
+        let lease = Lease { network: network.id, holder, stashed, kept: false, asked, since: Instant::now() };
         self.leases.lock().insert(addr, lease);
         Ok(addr)
     }
@@ -103,15 +118,16 @@ impl Workloads {
     }
 
     async fn give_back(&self, addr: IpAddr, lease: &Lease) -> Result<()> {
+        let still = |kept: &Kept| kept.holder == lease.holder && kept.addresses.contains(&addr);
+        if lease.kept && self.journal.kept().values().any(still) {
+            return Ok(());
+        }
         self.ipam.forget_one(&lease.holder, addr).await;
         // A store that is known to be away is not waited for: membership takes
         // the address back once it answers.
         let away = match self.control.refusal() {
             Some(reason) => Some(reason.problem),
-            None => {
-                let released = self.ipam.release_one(lease.network, &lease.holder, addr).await;
-                released.err().map(|away| away.to_string())
-            }
+            None => self.tell(self.ipam.release_one(lease.network, &lease.holder, addr)).await,
         };
         if let Some(away) = away {
             self.dirty.store(true, Ordering::Relaxed);
@@ -153,8 +169,11 @@ impl Workloads {
         let Some(first) = request.addresses.first() else { bail!("an endpoint needs an address") };
         let network = self.network_with(*first).await?;
         let holders = self.holders(&network, &request.addresses).await?;
-        let id = holders[0].clone();
-        if holders.len() > 1 {
+        let (kept, asked) = self.leases.origin(&request.addresses);
+        // The interface of the endpoint that had a kept address may still be going, and it
+        // is named after that one's id.
+        let id = if kept { new_id()? } else { holders[0].clone() };
+        if kept || holders.len() > 1 {
             let to = Holder { endpoint: id.clone(), name: None, node: None, unknown: Unknown::new() };
             self.hand_over(network.id, &holders, &to).await?;
         }
@@ -170,7 +189,7 @@ impl Workloads {
             device: self.device,
             mtu: self.mtu(&network).await?,
             ready: false,
-            docker: Some(request.docker),
+            docker: Some(DockerEndpoint { asked, ..request.docker }),
             lost: None,
             addresses: request.addresses,
             id,
@@ -234,15 +253,13 @@ impl Workloads {
         // From here on it is served no longer; the rest is waiting for the
         // kernel, and what fails of it is tried again by the loop.
         let released = self.control.begin_release(endpoint.id.clone()).await?;
+        let kept = self.keep(&endpoint)?;
         self.journal.remove(&endpoint.id)?;
-        let lease = Lease {
-            network: endpoint.network,
-            holder: endpoint.id.clone(),
-            stashed: false,
-            since: Instant::now(),
-        };
-        let mut leases = self.leases.lock();
-        leases.extend(endpoint.addresses.iter().map(|addr| (*addr, lease.clone())));
+        if !kept {
+            let (network, holder) = (endpoint.network, endpoint.id.clone());
+            let lease = Lease { network, holder, stashed: false, kept, asked: false, since: Instant::now() };
+            self.leases.lock().extend(endpoint.addresses.iter().map(|addr| (*addr, lease.clone())));
+        }
         let (netlink, host) = (self.netlink.clone(), endpoint.host_interface);
         tokio::spawn(async move {
             drop(released.await);
@@ -285,7 +302,7 @@ impl Workloads {
                 self.ipam.adopt(from, &to.endpoint).await;
                 Some(reason.problem)
             }
-            None => self.ipam.hand_over(network, from, to).await.err().map(|away| away.to_string()),
+            None => self.tell(self.ipam.hand_over(network, from, to)).await,
         };
         if let Some(away) = away {
             self.dirty.store(true, Ordering::Relaxed);
@@ -309,7 +326,7 @@ impl Workloads {
                 bail!("address {addr} is not of network {}", network.name);
             };
             if !self.leases.lock().contains_key(addr) {
-                self.lease(network, subnet, Some(*addr)).await?;
+                self.lease(network, subnet, Some(*addr), false).await?;
             }
             // Used from now on, so not to be taken back for its age.
             holders.extend(self.leases.lock().get_mut(addr).map(|lease| {

@@ -1,5 +1,7 @@
 //! Real Docker Engines, one for each host.
 
+mod addresses;
+mod compose;
 mod containers;
 mod load;
 mod networks;
@@ -95,6 +97,13 @@ pub fn problems(host: &Host) -> String {
     list.iter().map(|p| format!("{} ({})\n", p["problem"], p["mend"])).collect()
 }
 
+/// What has happened on a host, in words.
+pub fn notices(host: &Host) -> String {
+    let status = host.json(&["status"]);
+    let list = status["notices"].as_array().expect("a list");
+    list.iter().map(|p| format!("{} ({})\n", p["problem"], p["mend"])).collect()
+}
+
 /// Waits until nothing is wrong on a host.
 #[track_caller]
 pub fn well(host: &Host) {
@@ -110,6 +119,15 @@ pub fn tells(host: &Host, what: &str) {
     eventually(&format!("{}'s status tells: {what}", host.name), || {
         let problems = problems(host);
         if problems.contains(what) { Ok(()) } else { Err(problems) }
+    });
+}
+
+/// Waits until a host's status tells of something that has happened and is not wrong now.
+#[track_caller]
+pub fn notes(host: &Host, what: &str) {
+    eventually(&format!("{}'s status tells: {what}", host.name), || {
+        let told = notices(host);
+        if told.contains(what) { Ok(()) } else { Err(told) }
     });
 }
 

@@ -11,7 +11,7 @@ use margay_tests::{
 };
 use serde_json::Value;
 
-use crate::{address, appears, lab, problems, reaches, run, settled, tells, vanishes, well};
+use crate::{address, appears, lab, notes, notices, problems, reaches, run, settled, tells, vanishes, well};
 
 const CREATE: &str = "network create -d margay --ipam-driver margay";
 
@@ -46,8 +46,10 @@ fn a_network_that_one_host_creates_is_everywhere() {
     // Docker forgets what it has no container on; the others still do.
     lab.h(3).docker("rm -f c-h3");
     lab.h(3).docker("network rm blue");
-    tells(lab.h(3), "docker network rm has no effect: network blue has endpoints: 1 on node h1 (c-h1)");
+    notes(lab.h(3), "docker network rm has no effect: network blue has endpoints: 1 on node h1 (c-h1)");
     appears(lab.h(3), "blue");
+    // That is over: nothing is wrong.
+    well(lab.h(3));
     lab.h(3).docker("network prune -f");
     appears(lab.h(3), "blue");
     run(lab.h(3), "again", "--network blue");
@@ -58,6 +60,10 @@ fn a_network_that_one_host_creates_is_everywhere() {
     lab.h(2).ok(&["network", "rm", "blue"]);
     for host in &lab.hosts {
         vanishes(host, "blue");
+        eventually("what happened to it is of no account", || {
+            let told = notices(host);
+            if told.is_empty() { Ok(()) } else { Err(told) }
+        });
     }
 }
 
@@ -130,12 +136,23 @@ fn what_docker_creates_with_it_shows_on_every_host() {
 fn what_cannot_be_is_refused_and_leaves_nothing() {
     let lab = lab(1);
     let h1 = lab.h(1);
+    eventually("the cluster knows of Docker's own bridge", || {
+        let dump = h1.ok(&["store", "export"]);
+        if dump.contains("172.17.0.0/16") { Ok(()) } else { Err(dump) }
+    });
     h1.ok(&["network", "create", "taken", "--subnet", "10.7.0.0/16"]);
     appears(h1, "taken");
     for (flags, reason) in [
         ("-d margay x", "--ipam-driver margay"),
         ("-d margay --ipam-driver margay -o mtu=big x", "mtu=big: use a number"),
         ("-d margay --ipam-driver margay -o margay.netwrk=y x", "there is no option margay.netwrk"),
+        ("-d margay --ipam-driver margay -o mtuu=9000 x", "there is no option mtuu; there are mtu,"),
+        ("-d margay --ipam-driver margay -o encrypted= x", "Margay does not encrypt"),
+        (
+            "-d margay --ipam-driver margay --subnet 172.17.128.0/24 x",
+            "overlaps 172.17.0.0/16, which is on a link",
+        ),
+        ("-d margay --ipam-driver margay -o margay.network=host x", "one of Docker's own"),
         ("-d margay --ipam-driver margay --subnet 10.7.1.0/24 x", "overlaps 10.7.0.0/16 of network taken"),
         ("-d margay --ipam-driver margay --subnet 10.8.0.0/31 x", "too small"),
         ("-d margay --ipam-driver margay --subnet 192.0.2.0/24 x", "the address of node h1"),
@@ -149,8 +166,20 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
         let refused = h1.docker_refuses(&format!("network create {flags}"));
         assert!(refused.contains(reason), "{flags}: {refused}");
     }
-    let left = h1.json(&["network", "ls"]);
-    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    for name in ["bridge", "host", "none", "default"] {
+        let refused = h1.refused(&["network", "create", name]);
+        assert!(refused.contains("one of Docker's own"), "{refused}");
+    }
+    let refused = h1.refused(&["network", "create", "x", "--subnet", "172.16.0.0/12"]);
+    assert!(refused.contains("overlaps 172.17.0.0/16, which is on a link of node h1"), "{refused}");
+    // What does no harm is kept.
+    h1.docker(&format!("{CREATE} -o org.example.note=x noted"));
+    assert_eq!(inspect(h1, "noted")["Options"]["org.example.note"], "x");
+    h1.docker("network rm noted");
+    eventually("one network is left", || {
+        let left = h1.json(&["network", "ls"]);
+        if left.as_array().map(Vec::len) == Some(1) { Ok(()) } else { Err(left) }
+    });
     let dump = h1.ok(&["store", "export"]);
     assert!(!dump.contains("reservations"), "{dump}");
     // Publishing is refused while it cannot be done.
@@ -221,7 +250,8 @@ fn of_two_creates_that_differ_one_wins() {
     let subnets: Vec<Value> =
         lab.hosts.iter().map(|host| inspect(host, "red")["IPAM"]["Config"][0]["Subnet"].clone()).collect();
     assert_eq!(subnets[0], subnets[1]);
-    let told: Vec<String> = lab.hosts.iter().map(problems).filter(|told| !told.is_empty()).collect();
+    lab.hosts.iter().for_each(well);
+    let told: Vec<String> = lab.hosts.iter().map(notices).filter(|told| !told.is_empty()).collect();
     assert!(told.len() == 1 && told[0].contains("network red was taken off this host's Docker"), "{told:?}");
     // By name it is refused in the call.
     let refused =
@@ -231,7 +261,7 @@ fn of_two_creates_that_differ_one_wins() {
     let subnet = subnets[0].as_str().expect("a subnet");
     lab.h(2).docker(&format!("{CREATE} --subnet {subnet} pink"));
     vanishes(lab.h(2), "pink");
-    tells(lab.h(2), &format!("network pink was taken off this host's Docker: {subnet} is network red's"));
+    notes(lab.h(2), &format!("network pink was taken off this host's Docker: {subnet} is network red's"));
     appears(lab.h(2), "red");
 }
 
@@ -318,4 +348,43 @@ fn a_subnet_that_docker_does_not_like_is_followed_by_another() {
     assert!(refused.contains("64 subnets of the pools were refused on this host"), "{refused}");
     let dump = h1.ok(&["store", "export"]);
     assert!(!dump.contains("reservations/"), "{dump}");
+}
+
+#[test]
+fn an_address_can_be_named_on_every_host_whoever_chose_the_subnet() {
+    let lab = lab(2);
+    lab.h(1).docker(&format!("{CREATE} blue"));
+    let blue = lab.h(1).docker("network inspect -f {{.Id}} blue");
+    lab.h(1).docker(&format!("{CREATE} used"));
+    run(lab.h(1), "c1", "--network used");
+    ["blue", "used"].iter().for_each(|network| appears(lab.h(2), network));
+    for (i, host) in lab.hosts.iter().enumerate() {
+        let addr = format!("10.192.0.{}", 200 + i);
+        eventually("the container starts with the address", || {
+            let said = host
+                .try_docker(&format!("run -d --name fixed --network blue --ip {addr} {IMAGE} sleep 1000"));
+            if !said.ok() {
+                host.try_docker("rm -f fixed");
+            }
+            if said.ok() { Ok(()) } else { Err(said) }
+        });
+        assert_eq!(address(host, "fixed", "blue"), addr);
+    }
+    assert!(reaches(lab.h(1), "fixed", "10.192.0.201"));
+    // One that was used is left alone, also when nobody is on it: it may be known by its id.
+    let id = || lab.h(1).docker("network inspect -f {{.Id}} used");
+    let before = id();
+    lab.h(1).docker("restart -t 0 c1");
+    lab.h(1).docker("rm -f c1");
+    assert_ne!(lab.h(1).docker("network inspect -f {{.Id}} blue"), blue, "it was made again");
+    // Made later than that one was left, it has been made again: so the other would have been.
+    lab.h(1).docker(&format!("{CREATE} later"));
+    let later = lab.h(1).docker("network inspect -f {{.Id}} later");
+    eventually("a network that nobody uses is made again", || {
+        let said = lab.h(1).try_docker("network inspect -f {{.Id}} later");
+        if said.ok() && said.out.trim() != later { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(id(), before);
+    lab.hosts.iter().for_each(settled);
+    lab.hosts.iter().for_each(well);
 }

@@ -7,7 +7,7 @@ use margay_tests::{
     host::{Host, margay},
     lab::{ETCD, Lab},
     plugin::call,
-    process::Process,
+    process::{Process, sh},
 };
 use nix::sys::signal::Signal;
 
@@ -117,17 +117,22 @@ fn what_a_store_lost_was_not_removed() {
 fn dockerd_may_restart_and_die() {
     let mut lab = lab(2);
     let peer = two_containers(&lab);
+    let own = address(lab.h(1), "c1", "blue");
+    let mut wanted = [&*own, &*peer];
+    wanted.sort_unstable();
     lab.host(1).engine_mut().stop();
-    holds(lab.h(1), &[&peer]);
+    holds(lab.h(1), &wanted);
     lab.host(1).engine_mut().run();
     lab.h(1).docker("start c1");
     assert!(reaches(lab.h(1), "c1", &peer));
+    assert_eq!(address(lab.h(1), "c1", "blue"), own);
     // Killed, it ends what lives when it comes back.
     lab.host(1).engine_mut().kill();
     lab.host(1).engine_mut().run();
-    holds(lab.h(1), &[&peer]);
+    holds(lab.h(1), &wanted);
     lab.h(1).docker("start c1");
     assert!(reaches(lab.h(1), "c1", &peer));
+    assert_eq!(address(lab.h(1), "c1", "blue"), own);
     assert_eq!(lab.h(1).json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(1));
 }
 
@@ -234,4 +239,45 @@ fn handed_over_sockets_stay_open_while_the_agent_restarts() {
     assert!(!refused.wait().success());
     assert!(refused.log().contains("stray.sock was handed over"), "{}", refused.log());
     lab.host(1).engine = None;
+}
+
+/// An etcd that hangs is worse than one that is dead: every request waits.
+#[test]
+fn without_the_store_containers_restart_with_their_addresses() {
+    let mut lab = lab(1);
+    lab.h(1).docker(&format!("{CREATE} --subnet 10.65.0.0/16 blue"));
+    run(lab.h(1), "any", "--network blue");
+    run(lab.h(1), "fixed", "--network blue --ip 10.65.0.40 --restart always");
+    let any = address(lab.h(1), "any", "blue");
+    let restart = |lab: &Lab| {
+        let h1 = lab.h(1);
+        for (name, addr) in [("any", &*any), ("fixed", "10.65.0.40")] {
+            h1.docker(&format!("restart -t 0 {name}"));
+            assert_eq!(address(h1, name, "blue"), addr);
+        }
+        // Docker starts it again by itself.
+        let before = h1.docker("inspect -f {{.State.StartedAt}} fixed");
+        let pid = h1.docker("inspect -f {{.State.Pid}} fixed");
+        sh(&format!("kill -9 {pid}"));
+        eventually("it runs again", || {
+            let said = h1.docker("inspect -f {{.State.Running}}{{.State.StartedAt}} fixed");
+            if said.starts_with("true") && !said.ends_with(&before) { Ok(()) } else { Err(said) }
+        });
+        assert_eq!(address(h1, "fixed", "blue"), "10.65.0.40");
+        run(h1, "stashed", "--network blue");
+        assert!(reaches(h1, "stashed", "10.65.0.40"));
+        h1.docker("rm -f stashed");
+    };
+    let etcd = lab.etcd_id();
+    sh(&format!("kill -STOP {etcd}"));
+    restart(&lab);
+    sh(&format!("kill -CONT {etcd}"));
+    well(lab.h(1));
+    lab.kill_etcd();
+    restart(&lab);
+    lab.start_etcd();
+    well(lab.h(1));
+    let mut wanted = [&*any, "10.65.0.40"];
+    wanted.sort_unstable();
+    holds(lab.h(1), &wanted);
 }

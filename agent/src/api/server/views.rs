@@ -276,5 +276,6 @@ pub(crate) fn status(
         world: world(actual),
         pending: pending.collect(),
         problems: problems(state),
+        notices: Vec::new(),
     })
 }

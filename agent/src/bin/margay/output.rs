@@ -257,6 +257,9 @@ pub fn status(status: &wire::Status, format: Format, extra: Extra<'_>) -> Result
     for problem in &status.problems {
         line(&format!("PROBLEM    {} -> {}", problem.problem, problem.mend))?;
     }
+    for notice in &status.notices {
+        line(&format!("notice     {} -> {}", notice.problem, notice.mend))?;
+    }
     Ok(())
 }
 

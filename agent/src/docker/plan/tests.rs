@@ -5,7 +5,8 @@ fn seen(id: &str, name: &str, driver: &str) -> Seen {
 }
 
 fn entry(id: &str, network: u32) -> (String, DockerNetwork) {
-    let entry = DockerNetwork { id: id.into(), network, wanted: None, since: 100, removed: false };
+    let entry =
+        DockerNetwork { id: id.into(), network, wanted: None, since: 100, chosen: false, removed: false };
     (id.into(), entry)
 }
 
@@ -21,8 +22,20 @@ fn network(id: u32, name: &str, unnamed: bool) -> (u32, Network) {
 
 /// The plan of a host at second 1000, as text.
 fn steps(docker: &[Seen], book: &[(String, DockerNetwork)], cluster: &[(u32, Network)]) -> Vec<String> {
+    used_steps(&[], docker, book, cluster)
+}
+
+/// The same where containers are on networks of these names.
+fn used_steps(
+    used: &[&str],
+    docker: &[Seen],
+    book: &[(String, DockerNetwork)],
+    cluster: &[(u32, Network)],
+) -> Vec<String> {
     let (book, cluster) = (book.iter().cloned().collect(), cluster.iter().cloned().collect());
-    let view = View { docker, book: &book, cluster: &cluster, making: &BTreeSet::new(), now: 1000 };
+    let used = used.iter().copied().collect();
+    let view =
+        View { docker, used: &used, book: &book, cluster: &cluster, making: &BTreeSet::new(), now: 1000 };
     plan(&view).0.iter().map(|step| format!("{step:?}")).collect()
 }
 
@@ -42,6 +55,22 @@ fn what_one_lacks_comes_or_goes() {
     assert_eq!(strange, [r#"Adopt { docker: "a" }"#]);
     let lost = steps(&[], &[entry("a", 1)], &[network(1, "blue", false)]);
     assert_eq!(lost, [r#"Forget { docker: "a", network: 1 }"#]);
+}
+
+#[test]
+fn a_network_without_a_named_subnet_is_made_again_once_nobody_is_on_it() {
+    let (docker, cluster) = ([seen("a", "blue", DRIVER)], [network(1, "blue", false)]);
+    let (id, plain) = entry("a", 1);
+    let of = |since| (id.clone(), DockerNetwork { chosen: true, since, ..plain.clone() });
+    let remake = r#"Remake { docker: "a", network: 1 }"#;
+    assert_eq!(steps(&docker, &[of(100)], &cluster), [remake]);
+    assert!(steps(&docker, &[of(999)], &cluster).is_empty(), "who made it may be about to use it");
+    for used in ["a", "blue"] {
+        assert!(used_steps(&[used], &docker, &[of(100)], &cluster).is_empty(), "{used}");
+    }
+    assert_eq!(used_steps(&["red"], &docker, &[of(100)], &cluster), [remake]);
+    let unnamed = steps(&docker, &[of(100)], &[network(1, "docker-abc", true)]);
+    assert!(unnamed[0].starts_with("Name"), "{unnamed:?}");
 }
 
 #[test]
@@ -77,7 +106,14 @@ fn of_two_that_are_one_the_older_stays() {
 fn nothing_is_made_while_a_user_may_be_making_it() {
     let cluster = BTreeMap::from([network(1, "blue", false)]);
     let making = BTreeSet::from(["10.1.0.0/16".parse().expect("a literal")]);
-    let view = View { docker: &[], book: &BTreeMap::new(), cluster: &cluster, making: &making, now: 1000 };
+    let view = View {
+        docker: &[],
+        used: &BTreeSet::new(),
+        book: &BTreeMap::new(),
+        cluster: &cluster,
+        making: &making,
+        now: 1000,
+    };
     assert_eq!(plan(&view), (vec![], true));
     let fresh = BTreeMap::from([entry("a", 2)]);
     let view = View { book: &fresh, making: &BTreeSet::new(), now: 105, ..view };

@@ -1,0 +1,144 @@
+//! Whose address Docker asks for. Docker names no container when it asks, so the agent
+//! finds out who is being started: dockerd holds a container's lock all the while, and
+//! an inspection of that container waits for the lock. The answer may be wrong where
+//! several start at once; [`super::settle`] then connects them anew.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use super::{
+    Docker,
+    engine::{ANSWER, Cut, Engine, Place},
+    server::DEADLINE,
+    settle::Found,
+};
+use crate::{
+    control::State,
+    model::network::{Network, Subnet},
+    workload::ADDRESS,
+};
+
+/// How often Docker is asked for the container of an endpoint, and how long between.
+const ASKS: usize = 20;
+const PAUSE: Duration = Duration::from_millis(25);
+/// How long a network may take to get its name. It is learnt from Docker.
+const NAMING: Duration = Duration::from_secs(2);
+/// How long one of these questions may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How many stopped containers are asked about, the last stopped ones. More would make
+/// dockerd busy at every start.
+const CANDIDATES: usize = 64;
+
+// Docker is to have an address, or to be told why there is none, in time.
+const _: () = assert!(NAMING.as_secs() + ANSWER.as_secs() + ADDRESS.as_secs() < DEADLINE.as_secs());
+
+impl Docker {
+    /// The address of a subnet that the container keeps which Docker is starting now, if
+    /// one does.
+    pub(super) async fn returning(&self, network: &Network, subnet: &Subnet) -> Option<IpAddr> {
+        let mut kept = self.workloads.kept_of(network, subnet);
+        kept.drain(..kept.len().saturating_sub(CANDIDATES));
+        let wish = self.wishes().get(&subnet.cidr).map(|wish| wish.container.clone());
+        // A container that is connected anew comes first.
+        kept.sort_by_key(|kept| wish.as_ref() != Some(&kept.container));
+        let busy = match self.engine() {
+            Some(engine) => {
+                let ids: Vec<String> = kept.iter().map(|kept| kept.container.clone()).collect();
+                engine.busy(&ids).await
+            }
+            // dockerd itself starts, and with it the containers that are always to run.
+            None => kept.iter().map(|kept| kept.container.clone()).collect(),
+        };
+        debug!(network = network.name, "{} keep addresses, {} of them start", kept.len(), busy.len());
+        let found = kept.into_iter().find(|kept| busy.contains(&kept.container))?;
+        found.addresses.into_iter().find(|addr| subnet.cidr.contains(addr))
+    }
+
+    /// Waits until a network that Docker has just made has its name: until then another host
+    /// may turn out to have made a network of that name, which comes in its place.
+    pub(super) async fn has_name(&self, network: &Network) -> Result<()> {
+        let id = network.id;
+        let begun = Instant::now();
+        while self.engine().is_some() && begun.elapsed() < NAMING {
+            let of = move |state: &State| state.snapshot.networks.get(&id).map(|network| network.unnamed);
+            match self.workloads.control.look(of).await? {
+                Some(true) if !self.replaced().contains(&id) => sleep(PAUSE).await,
+                Some(false) => return Ok(()),
+                _ => bail!(
+                    "another host created a network of this name at the same time, and that one comes in \
+                     this one's place: start the container again"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one container is being started or connected, as far as that can be told.
+    pub(super) async fn is_starting(&self, container: &str) -> bool {
+        match self.engine() {
+            Some(engine) => engine.busy(&[container.to_owned()]).await.contains(container),
+            None => true,
+        }
+    }
+
+    /// Finds out the container of an endpoint that Docker has just made. It may be gone
+    /// again before anybody looks at containers.
+    pub(super) fn find_container(self: &Arc<Self>, network: String, endpoint: String) {
+        let docker = Arc::clone(self);
+        tokio::spawn(async move {
+            for _ in 0..ASKS {
+                let Some(engine) = docker.engine() else { return };
+                match timeout(PATIENCE, engine.container_of(&network, &endpoint)).await {
+                    Ok(Ok(Some((container, name)))) => {
+                        match docker.workloads.identify(&endpoint, &container, &name).await {
+                            Ok(true) => {}
+                            Ok(false) => docker.asked(),
+                            Err(error) => warn!("endpoint {endpoint}: {error:#}"),
+                        }
+                        return;
+                    }
+                    Ok(Ok(None)) => sleep(PAUSE).await,
+                    Ok(Err(error)) => debug!("endpoint {endpoint}: {error:#}"),
+                    Err(_) => debug!("endpoint {endpoint}: Docker does not answer"),
+                }
+            }
+        });
+    }
+
+    /// The way to Docker's API, if it answered the last time.
+    fn engine(&self) -> Option<Arc<Engine>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes the way to Docker's API, or that there is none.
+    pub(super) fn reaches(&self, engine: Option<&Arc<Engine>>) {
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = engine.cloned();
+    }
+
+    /// Forgets what containers keep that Docker has no more, or not on the network.
+    pub(super) async fn release_removed(&self, found: &Found, cut: &[Cut]) -> Result<()> {
+        let view = &found.containers;
+        let book = self.networks.entries();
+        for kept in &found.kept {
+            let ours =
+                |place: &&Place| book.get(&place.network).is_some_and(|entry| entry.network == kept.network);
+            // While a network is made anew Docker does not list who is on it.
+            let known = book.values().any(|entry| entry.network == kept.network && !entry.removed);
+            let stays =
+                view.places.iter().filter(|place| place.container == kept.container).any(|p| ours(&p))
+                    || cut.iter().any(|cut| cut.place.container == kept.container);
+            let lives = view.ids.contains(&kept.container);
+            if !lives || (known && !stays) {
+                self.workloads.unkeep(kept).await?;
+            }
+        }
+        Ok(())
+    }
+}
