@@ -98,10 +98,7 @@ pub async fn run(config: Config) -> Result<()> {
     greet(&config, &facts, mode);
     places(&config, &facts, device).write(&config.run_dir)?;
     let members = journal.networks()?;
-    let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
-    let ipam =
-        Ipam::new(Arc::clone(&store), config.node.clone(), config.address_rest, &facts.endpoints, stash)
-            .with_kept(aside(journal.kept(), &facts.endpoints));
+    let ipam = ipam(&config, &store, &journal, &members, &facts);
     let (begun, state) = (begun(&facts), first_state(&journal, &members, facts, &*store).await?);
     let sources = Sources {
         store: store.watch(),
@@ -161,6 +158,20 @@ async fn serve(
     info!("agent stopped; the programs keep forwarding");
     doors.close();
     Ok(())
+}
+
+/// Addresses for containers: what this node has of each network, and what it keeps aside.
+fn ipam(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    journal: &Journal,
+    members: &BTreeMap<u32, Member>,
+    facts: &LocalFacts,
+) -> Ipam {
+    let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
+    let (store, node) = (Arc::clone(store), config.node.clone());
+    let ipam = Ipam::new(store, node, config.address_rest, &facts.endpoints, stash);
+    ipam.with_kept(aside(journal.kept(), &facts.endpoints))
 }
 
 fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
