@@ -282,7 +282,9 @@ impl Workloads {
     /// Nothing is agreed upon before this node is a member, or with a store that
     /// is away or not to be believed.
     pub async fn agreed(&self) -> Result<()> {
-        self.believed().await?;
+        if let Some(away) = self.control.look(|state| state.store.unusable().cloned()).await? {
+            bail!(away.to_problem());
+        }
         self.joined().await?;
         self.believed().await
     }
