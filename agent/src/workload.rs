@@ -8,7 +8,6 @@ pub mod staged;
 
 use std::{
     collections::BTreeMap,
-    fmt::Display,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{
@@ -57,9 +56,8 @@ pub use staged::Create;
 
 /// How long an attach waits for the node to join.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the store may take to give an address or to be told of one, before the agent
-/// goes on without it. One request of the store may take longer, and an address needs
-/// several.
+/// How long the store may take to give an address, before it comes out of the stash. One
+/// request of the store may take longer, and an address needs several.
 const STORE: Duration = Duration::from_secs(3);
 /// How long a front end may have to wait for an address.
 pub const ADDRESS: Duration = Duration::from_secs(PATIENCE.as_secs() + STORE.as_secs());
@@ -320,19 +318,6 @@ impl Workloads {
         Ok((self.ipam.allocate_from_stash(network, request, &why).await?, true))
     }
 
-    /// Has the store told of addresses. Why that did not come about, if so: then membership
-    /// tells it once it answers.
-    async fn tell(&self, work: impl Future<Output = Result<(), impl Display>>) -> Option<String> {
-        let away = match timeout(STORE, work).await {
-            Ok(told) => told.err().map(|away| away.to_string()),
-            Err(_) => Some(format!("the store did not answer within {} s", STORE.as_secs())),
-        };
-        if away.is_some() {
-            self.dirty.store(true, Ordering::Relaxed);
-        }
-        away
-    }
-
     /// Has membership tell the store of an address out of the stash, now that
     /// it stands in the journal, or is no endpoint's any more.
     fn tell_store(&self, stashed: bool) {
@@ -407,7 +392,9 @@ impl Workloads {
         if self.keep(endpoint)? {
             return self.journal.remove(&endpoint.id);
         }
-        if let Some(away) = self.tell(self.ipam.release(endpoint.network, &endpoint.id)).await {
+        if let Err(away) = self.ipam.release(endpoint.network, &endpoint.id).await {
+            // Membership takes them back once the store answers.
+            self.dirty.store(true, Ordering::Relaxed);
             debug!("addresses of endpoint {}: {away}", endpoint.id);
         }
         self.journal.remove(&endpoint.id)

@@ -187,7 +187,7 @@ impl Workloads {
                 }
                 Some(reason.problem)
             }
-            None => self.tell(self.ipam.release(kept.network, &kept.holder)).await,
+            None => self.ipam.release(kept.network, &kept.holder).await.err().map(|away| away.to_string()),
         };
         if let Some(away) = away {
             self.dirty.store(true, Ordering::Relaxed);

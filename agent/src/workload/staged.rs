@@ -127,7 +127,10 @@ impl Workloads {
         // the address back once it answers.
         let away = match self.control.refusal() {
             Some(reason) => Some(reason.problem),
-            None => self.tell(self.ipam.release_one(lease.network, &lease.holder, addr)).await,
+            None => {
+                let released = self.ipam.release_one(lease.network, &lease.holder, addr).await;
+                released.err().map(|away| away.to_string())
+            }
         };
         if let Some(away) = away {
             self.dirty.store(true, Ordering::Relaxed);
@@ -302,7 +305,7 @@ impl Workloads {
                 self.ipam.adopt(from, &to.endpoint).await;
                 Some(reason.problem)
             }
-            None => self.tell(self.ipam.hand_over(network, from, to)).await,
+            None => self.ipam.hand_over(network, from, to).await.err().map(|away| away.to_string()),
         };
         if let Some(away) = away {
             self.dirty.store(true, Ordering::Relaxed);
