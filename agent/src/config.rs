@@ -489,6 +489,9 @@ mod tests {
             let node_ip = given.iter().map(|addr| addr.parse().expect("a literal")).collect();
             assert!(refused(Settings { node_ip, ..at("embedded") }).contains(given[given.len() - 1]));
         }
+        // Nobody's tests write the usual one.
+        let usual: &Path = CONFIG.as_ref();
+        assert!(usual.exists() || Settings::default().or_file(Some(usual)).is_ok());
         let missing = Settings::default().or_file(Some("/nonexistent/agent.toml".as_ref()));
         assert!(
             format!("{:#}", missing.expect_err("not the usual file")).contains("/nonexistent/agent.toml")

@@ -103,11 +103,17 @@ impl Networks {
         bail!("others create and remove networks at every attempt; try again");
     }
 
-    /// Changes what all agree upon, as `plan` says of what is there; nothing if
+    /// Adds to what all agree upon, as `plan` says of what is there; nothing if
     /// all is as wanted. Gives the revision of the change.
     async fn amend(&self, plan: impl Fn(&Snapshot) -> Result<Vec<Op>>) -> Result<i64> {
+        self.read().await?;
+        self.lessen(plan).await
+    }
+
+    /// Takes away from what all agree upon, whatever else of it cannot be read.
+    async fn lessen(&self, plan: impl Fn(&Snapshot) -> Result<Vec<Op>>) -> Result<i64> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, same_nodes, .. } = self.read().await?;
+            let Reading { snapshot, guard, unchanged, same_nodes, .. } = self.read_what_can_be().await?;
             let mut ops = plan(&snapshot)?;
             if ops.is_empty() {
                 return Ok(0);
@@ -184,7 +190,7 @@ impl Networks {
     /// Removes the network that `find` gives; `None` if it gives none.
     async fn take_away(&self, find: impl Fn(&Snapshot) -> Option<&Network> + Sync) -> Result<Option<i64>> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+            let Reading { snapshot, guard, unchanged, .. } = self.read_what_can_be().await?;
             let Some(network) = find(&snapshot) else { return Ok(None) };
             let name = &network.name;
             let ipam = self.store.list(&[ipam_of(network.id)]).await?;
@@ -219,8 +225,18 @@ impl Networks {
         Ok(snapshot.network(name).and_then(|network| snapshot.network_revisions.get(&network.id).copied()))
     }
 
-    /// Networks, nodes, pools and the guard at one revision.
+    /// Networks, nodes, pools and the guard at one revision, all of them readable: whoever
+    /// adds something has to know what is there.
     async fn read(&self) -> Result<Reading> {
+        let reading = self.read_what_can_be().await?;
+        match reading.snapshot.unreadable.first_key_value() {
+            Some((key, reason)) => bail!("{key} {reason}; until that is mended nothing can be created"),
+            None => Ok(reading),
+        }
+    }
+
+    /// The same, whatever cannot be read: enough for taking something away.
+    async fn read_what_can_be(&self) -> Result<Reading> {
         let mut prefixes: Vec<String> = ["refused/", "networks/", "nodes/", "pools/", "reservations/"]
             .map(|p| format!("{ROOT}{p}"))
             .into();
@@ -228,9 +244,6 @@ impl Networks {
         let listing = self.store.list(&prefixes).await?;
         let mut snapshot = Snapshot::default();
         snapshot.replace(&listing.entries);
-        if let Some((key, reason)) = snapshot.unreadable.first_key_value() {
-            bail!("{key} {reason}; until that is mended no network can be created or removed");
-        }
         let guard = match listing.value_of(&Key::Guard) {
             Some(value) => model::decode(&Key::Guard, value).with_context(|| Key::Guard.to_string())?,
             None => Guard { next_network: 1, unknown: Unknown::new() },
@@ -298,12 +311,6 @@ fn check_overlap(
                 bail!(
                     "subnet {cidr} contains {addr}, by which node {} reaches the store or the world; \
                      choose another",
-                    node.name
-                );
-            }
-            if let Some(found) = node.occupied.iter().find(|found| overlap(**found, cidr)) {
-                bail!(
-                    "subnet {cidr} overlaps {found}, which is on a link of node {}; choose another",
                     node.name
                 );
             }

@@ -23,7 +23,7 @@ pub struct Problem {
 impl Problem {
     /// That something is wrong.
     pub fn new(problem: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { problem: problem.into(), mend: mend.into() }
+        Self { problem: plain(&problem.into()).into_owned(), mend: mend.into() }
     }
 
     /// What an error tells, with the mend of the problem that caused it; `mend`
@@ -59,6 +59,8 @@ mod tests {
         let told = Problem::of(&error, "wait");
         assert_eq!(told.problem, "this host: uplink eth0 is down; it carries nothing");
         assert_eq!(told.mend, "ip link set eth0 up");
+        let io = std::io::Error::from_raw_os_error(13);
+        assert_eq!(Problem::new(format!("no way in: {io}"), "").problem, "no way in: Permission denied");
         assert_eq!(Problem::of(&anyhow!("a; b").context("c"), "wait"), Problem::new("c: a; b", "wait"));
     }
 }

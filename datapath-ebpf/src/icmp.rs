@@ -66,9 +66,9 @@ pub fn answer(
 }
 
 /// Whose budget an error is taken from. Containers and nodes have a budget each: their
-/// source was verified by `from_workload`, here or on their own node. Everybody else can
-/// forge sources and shares one, so that forged sources neither fill the table of budgets
-/// nor take errors from containers.
+/// source was verified by `from_workload`, here or on their own node, as far as the link
+/// between the nodes is trusted. Everybody else can forge sources and shares one, so that
+/// forged sources neither fill the table of budgets nor take errors from containers.
 #[inline(always)]
 fn payer(program: Program, ip: &Ip) -> Addr {
     match program {

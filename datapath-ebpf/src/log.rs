@@ -34,7 +34,7 @@ fn log_packet(packet: &Packet<'_>, program: Program, reason: DropReason) {
     // A container can forge its source but not its interface.
     let sender = match program {
         Program::FromWorkload => maps::workload(drop.ifindex).map_or(Addr::UNSPECIFIED, own_address),
-        _ => maps::sender(&drop.src),
+        _ => maps::logged_for(&drop.src),
     };
     log(program, &sender, &drop);
 }
@@ -55,7 +55,7 @@ fn log_frame(frame: &Frame<'_>, reason: DropReason) {
         Family::V6 => frame.read(V6_ADDRESSES),
     });
     [drop.src, drop.dst] = addresses.unwrap_or_default();
-    log(Program::Xdp, &maps::sender(&drop.src), &drop);
+    log(Program::Xdp, &maps::logged_for(&drop.src), &drop);
 }
 
 /// Both addresses as they lie in a header of IPv4.

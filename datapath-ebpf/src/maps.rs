@@ -26,7 +26,7 @@ use margay_common::{
     icmp::{ERRORS_PER_SECOND, QUOTE_MAX},
     log::{LINES_PER_SECOND, Logged},
     net::Addr,
-    route::{Neighbour, Node, Prefix, Route, RouteKey},
+    route::{Neighbour, Node, Prefix, Route, RouteKey, SUBNET},
     table,
     verdict::{COUNTERS as COUNTER_ENTRIES, Count},
 };
@@ -308,11 +308,23 @@ pub fn is_own_address(addr: &Addr) -> bool {
     unsafe { OWN_ADDRESSES.get(addr) }.is_some()
 }
 
-/// Whom a source address stands for in budgets: itself if it belongs to a network, a node
-/// or this host, else the unspecified address, which all outsiders share.
+/// Whom a source address stands for in the budgets of ICMP errors: itself if it belongs to
+/// a network, a node or this host, else the unspecified address, which all outsiders share.
 #[inline(always)]
 pub fn sender(src: &Addr) -> Addr {
     if prefix(src).is_some() || is_own_address(src) { *src } else { Addr::UNSPECIFIED }
+}
+
+/// The same in the budgets of the log, where a whole network has one: whoever is on the link
+/// can use all addresses of a subnet, and must not fill the log by that.
+#[inline(always)]
+pub fn logged_for(src: &Addr) -> Addr {
+    match prefix(src) {
+        Some(found) if found.kind == SUBNET => found.via,
+        Some(_) => *src,
+        None if is_own_address(src) => *src,
+        None => Addr::UNSPECIFIED,
+    }
 }
 
 /// Takes one ICMP error out of a sender's budget of this second.

@@ -76,7 +76,7 @@ async fn try_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> Res
     let endpoints = journal.endpoints();
     let expected = endpoints.values().map(|endpoint| &endpoint.host_interface);
     let look = facts::look(netlink, &name, expected).await?;
-    let addresses = facts::node_addresses(&look, &name, &config.addresses, &[]);
+    let addresses = facts::node_addresses(&look, &name, &config.addresses, &[], |_| false);
     let Look { interfaces, occupied, own, uplink, no_ipv6, .. } = look;
     let (uplink, addresses) = (uplink?, addresses?);
     if let Some(why) = why {

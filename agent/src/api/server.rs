@@ -24,6 +24,7 @@ use nix::{
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Mutex, Notify, watch},
+    task::JoinError,
     time::timeout,
 };
 
@@ -331,9 +332,26 @@ async fn create_network(
     Ok(Json(found.ok_or_else(|| anyhow!("the network was removed again just now"))?))
 }
 
+/// What a task came to. One that failed by a fault of our own is told so.
+fn ended<T>(task: Result<Result<T>, JoinError>) -> Result<T> {
+    let fault = || Problem::new("the agent failed at this", "report it with what the agent's log says");
+    task.map_err(|_| anyhow::Error::from(fault())).flatten()
+}
+
 async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answer<()> {
     agent.workloads.believed().await?;
-    let revision = agent.workloads.networks.remove(&name).await?;
+    let networks = &agent.workloads.networks;
+    let revision = match networks.remove(&name).await {
+        Ok(revision) => revision,
+        Err(refusal) => {
+            // What stopped containers of this host keep does not hold a network.
+            let found = name.clone();
+            let id = move |state: &control::State| state.snapshot.network(&found).map(|network| network.id);
+            let Some(id) = agent.workloads.control.look(id).await? else { return Err(refusal.into()) };
+            agent.workloads.unkeep_all(id).await?;
+            networks.remove(&name).await?
+        }
+    };
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }
@@ -361,7 +379,7 @@ async fn attach(State(agent): Shared, Json(request): Json<wire::AttachRequest>) 
     };
     // In a task of its own: a client that goes away must not leave half.
     let attached = tokio::spawn(async move { agent.workloads.attach(request).await });
-    Ok(Json(views::endpoint(attached.await??)))
+    Ok(Json(views::endpoint(ended(attached.await)?)))
 }
 
 async fn detach(
@@ -386,7 +404,7 @@ async fn detach(
         .into());
     }
     let detached = tokio::spawn(async move { agent.workloads.detach(&which).await });
-    Ok(Json(detached.await??.map(views::endpoint)))
+    Ok(Json(ended(detached.await)?.map(views::endpoint)))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::{
         Kernel,
         facts::{self, Look},
         link,
-        routes::{self, Changed},
+        routes::{self, Changed, Way},
         world,
     },
     model::network::{net, overlap},
@@ -150,7 +150,9 @@ impl<K: Kernel> Loop<K> {
     /// Takes over what the uplink and its addresses are now, or what is wrong with them.
     async fn take_uplink(&mut self, look: Look) {
         let facts = &self.state.facts;
-        let addresses = facts::node_addresses(&look, &facts.uplink.name, &facts.given, &facts.addresses);
+        let is_taken = |addr| self.state.snapshot.is_in_subnet(addr);
+        let (name, given, now) = (&facts.uplink.name, &facts.given, &facts.addresses);
+        let addresses = facts::node_addresses(&look, name, given, now, is_taken);
         let mut problem = None;
         match look.uplink {
             Ok(uplink) => self.uplink_is(uplink).await,
@@ -225,9 +227,10 @@ impl<K: Kernel> Loop<K> {
         for addr in self.state.addresses_to_look_at(changed) {
             let uplink = &self.state.facts.uplink;
             let on_link = match routes::way_to(&self.netlink, addr).await? {
-                Some(way) => way.interface == uplink.ifindex && way.gateway.is_none(),
+                Way::By { interface, gateway } => interface == uplink.ifindex && gateway.is_none(),
+                Way::Nowhere => false,
                 // Whoever takes all routes away for a moment does not move the other hosts.
-                None => uplink.prefixes.iter().any(|prefix| prefix.contains(&addr)),
+                Way::Unsaid => uplink.prefixes.iter().any(|prefix| prefix.contains(&addr)),
             };
             let dirty = self.state.is_on_link(addr, on_link);
             self.dirty.add(dirty);
@@ -252,8 +255,9 @@ impl<K: Kernel> Loop<K> {
         let own = self.state.facts.interfaces.values().copied().collect();
         let mut spoken = routes::spoken(&self.netlink, &among, &own).await?;
         for addr in self.state.facts.store.clone() {
-            let way = routes::way_to(&self.netlink, addr).await?;
-            spoken.gateways.extend(way.and_then(|way| way.gateway));
+            if let Way::By { gateway, .. } = routes::way_to(&self.netlink, addr).await? {
+                spoken.gateways.extend(gateway);
+            }
         }
         spoken.routed.retain(|cidr| !self.state.facts.occupied.contains(cidr));
         self.state.routes.among = among;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use margay_common::net::Mac;
 
 use super::world::World;
-use crate::model::endpoint::Endpoint;
+use crate::model::{endpoint::Endpoint, snapshot::Vital};
 
 /// The uplink's XDP program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,15 +114,15 @@ impl LocalFacts {
     }
 
     /// The addresses without which this node reaches nothing, each with what it is.
-    pub fn vital(&self) -> BTreeMap<IpAddr, String> {
-        let store = self.store.iter().map(|addr| (*addr, "an address of the store".to_owned()));
-        let gateways = self.gateways.iter().map(|addr| (*addr, "a gateway of this host".to_owned()));
-        let own = self.addresses.iter().map(|addr| (*addr, "an address of this node".to_owned()));
-        store.chain(gateways).chain(own).collect()
+    pub fn vital(&self) -> BTreeMap<IpAddr, Vital> {
+        let own = self.addresses.iter().map(|addr| (*addr, Vital::Own));
+        let gateways = self.gateways.iter().map(|addr| (*addr, Vital::Gateway));
+        // The last one counts: what is the store's is.
+        own.chain(gateways).chain(self.store.iter().map(|addr| (*addr, Vital::Store))).collect()
     }
 
     /// The vital address that a prefix holds, and what it is.
-    pub fn vital_in(&self, cidr: IpNet) -> Option<(IpAddr, String)> {
+    pub fn vital_in(&self, cidr: IpNet) -> Option<(IpAddr, Vital)> {
         self.vital().into_iter().find(|(addr, _)| cidr.contains(addr))
     }
 }

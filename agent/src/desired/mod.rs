@@ -40,7 +40,7 @@ pub fn entries<'a>(snapshot: &'a Snapshot, facts: &'a LocalFacts) -> impl Iterat
         let prefixes = prefixes::subnets(network, snapshot);
         prefixes.chain(host::routes(network, facts))
     });
-    let nodes = snapshot.nodes.values().flat_map(|node| prefixes::node(node, facts));
+    let nodes = snapshot.nodes.values().flat_map(|node| prefixes::node(node, snapshot, facts));
     let endpoints = facts.endpoints.values().flat_map(|endpoint| {
         let network = snapshot.networks.get(&endpoint.network);
         network.into_iter().flat_map(|network| endpoints::entries(endpoint, network, snapshot, facts))

@@ -50,7 +50,7 @@ pub(super) fn flags(network: &Network, snapshot: &Snapshot) -> u32 {
 }
 
 /// The addresses of a node, this one's included.
-pub(super) fn node(node: &Node, facts: &LocalFacts) -> Vec<Entry> {
+pub(super) fn node(node: &Node, snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
     let this = node.name == facts.node;
     let entry = |addr: &IpAddr| {
         let on_link = !this && facts.is_on_link(*addr);
@@ -63,6 +63,8 @@ pub(super) fn node(node: &Node, facts: &LocalFacts) -> Vec<Entry> {
         };
         Entry::Prefix(PrefixKey { len: 128, addr: Addr::from(*addr) }, prefix)
     };
-    // Whatever another says, this node's own address is its own.
-    node.addresses.iter().filter(|addr| this || !facts.addresses.contains(addr)).map(entry).collect()
+    // Whatever another says, this node's own address is its own, and a container's no node's.
+    let is_its_own =
+        |addr: &&IpAddr| this || !(facts.addresses.contains(addr) || snapshot.is_in_subnet(**addr));
+    node.addresses.iter().filter(is_its_own).map(entry).collect()
 }

@@ -78,7 +78,11 @@ impl Source {
                     .collect()
             }
             Self::Node(name) => {
-                let own = snapshot.nodes.get(name).into_iter().flat_map(|node| prefixes::node(node, facts));
+                let own = snapshot
+                    .nodes
+                    .get(name)
+                    .into_iter()
+                    .flat_map(|node| prefixes::node(node, snapshot, facts));
                 let claims = snapshot.claims_of(name);
                 own.chain(
                     claims.filter_map(|(id, cidr, claim)| routes::entry(id, cidr, claim, snapshot, facts)),

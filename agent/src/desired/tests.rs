@@ -309,6 +309,11 @@ fn what_would_cut_this_node_off_is_neither_blocked_nor_followed() {
     assert_eq!(guards, [prefix_key(cidr("198.51.100.16/28"))], "the others hold what is needed");
     assert!(!tables.host_routes.contains_key(&cidr("198.51.100.0/24")));
     assert!(snapshot.barred[&3].1.contains("198.51.100.9, an address of the store"));
+    // What a neighbour gives this host later does not take a network that is followed.
+    facts.addresses.push(ip("fd00:1::77"));
+    facts.gateways.insert(ip("10.2.0.9"));
+    snapshot.settle(&facts.vital(), &snapshot.followed());
+    assert_eq!(snapshot.followed().into_keys().collect::<Vec<_>>(), [1, 2]);
     // The store is elsewhere from now on.
     facts.store.clear();
     snapshot.settle(&facts.vital(), &snapshot.followed());
@@ -317,10 +322,11 @@ fn what_would_cut_this_node_off_is_neither_blocked_nor_followed() {
 }
 
 #[test]
-fn another_node_does_not_take_this_ones_address() {
+fn another_node_takes_neither_this_ones_address_nor_a_containers() {
     let mut snapshot = snapshot();
+    snapshot.settle(&facts().vital(), &BTreeMap::new());
     let before = desired(&snapshot, &facts());
-    let value = br#"{"v":1,"name":"h9","addresses":["192.0.2.1"]}"#.to_vec();
+    let value = br#"{"v":1,"name":"h9","addresses":["192.0.2.1","fd00:1::9"]}"#.to_vec();
     snapshot.apply(&Event::Put { key: "/margay/v1/nodes/h9".into(), value, revision: 2 });
     assert_eq!(desired(&snapshot, &facts()), before);
 }

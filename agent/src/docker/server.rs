@@ -71,7 +71,7 @@ async fn handle(State(docker): State<Arc<Docker>>, uri: Uri, body: Bytes) -> Res
     });
     let result = match timeout(DEADLINE, work).await {
         Ok(Ok(result)) => result,
-        Ok(Err(error)) => Err(anyhow!("{call} failed: {error}")),
+        Ok(Err(_)) => Err(anyhow!("the agent failed at {call}; report it with what the agent's log says")),
         Err(_) => Err(anyhow!("{call} took more than {} s; see `margay status`", DEADLINE.as_secs())),
     };
     docker.calls.observe(&call, begun.elapsed(), result.is_ok());

@@ -150,12 +150,19 @@ fn occupied(found: &[Address], own: &BTreeMap<String, u32>) -> Vec<IpNet> {
 }
 
 /// The node's addresses: those that were `given`, if the uplink has them, else one of each
-/// family that it has. One that it has still is kept, since others know the node by it.
+/// family that it has. One that it has still is kept, since others know the node by it. One
+/// that `is_taken`, as by a network that a neighbour's advertisements speak for, is nobody's.
 ///
 /// # Errors
 ///
 /// Says what the uplink lacks.
-pub fn node_addresses(look: &Look, uplink: &str, given: &[IpAddr], now: &[IpAddr]) -> Result<Vec<IpAddr>> {
+pub fn node_addresses(
+    look: &Look,
+    uplink: &str,
+    given: &[IpAddr],
+    now: &[IpAddr],
+    is_taken: impl Fn(IpAddr) -> bool,
+) -> Result<Vec<IpAddr>> {
     let there = || look.addresses.iter().map(|found| found.net.addr());
     if let Some(addr) = given.iter().find(|addr| !there().any(|found| found == **addr)) {
         let others: Vec<String> = there().map(|addr| addr.to_string()).collect();
@@ -167,7 +174,7 @@ pub fn node_addresses(look: &Look, uplink: &str, given: &[IpAddr], now: &[IpAddr
     }
     let usable = || {
         let lasting = look.addresses.iter().filter(|found| found.lasting);
-        lasting.map(|found| found.net.addr()).filter(|addr| is_underlay(*addr))
+        lasting.map(|found| found.net.addr()).filter(|addr| is_underlay(*addr) && !is_taken(*addr))
     };
     let of_family = |v4: bool| {
         let current = now.iter().copied().find(|addr| addr.is_ipv4() == v4);

@@ -8,6 +8,9 @@ use margay_common::{log::Logged, table};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::FromBytes;
 
+/// Drops that the buffer holds, each with its header of eight bytes.
+const RING_MAX: usize = table::LOGGED_BYTES as usize / (8 + size_of::<Logged>());
+
 /// The ring buffer of drops. It has one reader at a time.
 pub struct Drops(AsyncFd<RingBuf<MapData>>);
 
@@ -17,7 +20,11 @@ impl Drops {
         let path = dir.join(table::LOGGED);
         let map = MapData::from_pin(&path).with_context(|| format!("map {}", path.display()))?;
         let mut ring = RingBuf::try_from(Map::RingBuf(map))?;
-        while ring.next().is_some() {}
+        for _ in 0..RING_MAX {
+            if ring.next().is_none() {
+                break;
+            }
+        }
         // SAFETY: the ring owns its descriptor and gives it up only when it is dropped, after
         // the registration.
         Ok(Self(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?))
@@ -29,11 +36,14 @@ impl Drops {
         Ok(())
     }
 
-    /// Takes all drops that are there.
+    /// Takes the drops that are there, as many as the buffer holds: who fills it meanwhile
+    /// does not keep the agent.
     pub fn take(&mut self) -> Vec<Logged> {
         let ring = self.0.get_mut();
         let mut drops = Vec::new();
-        while let Some(item) = ring.next() {
+        while drops.len() < RING_MAX
+            && let Some(item) = ring.next()
+        {
             drops.extend(Logged::read_from_bytes(&item));
         }
         drops

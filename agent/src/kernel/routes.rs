@@ -15,7 +15,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
-use rtnetlink::{Error, Handle, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::warn;
 
@@ -70,11 +70,18 @@ impl Changed {
 
 /// Where the kernel sends packets for an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// The interface.
-    pub interface: u32,
-    /// The gateway; without one the address is on the interface's link.
-    pub gateway: Option<IpAddr>,
+pub enum Way {
+    /// By an interface.
+    By {
+        /// Its index.
+        interface: u32,
+        /// The gateway; without one the address is on the interface's link.
+        gateway: Option<IpAddr>,
+    },
+    /// Nowhere: a route says so, or the address is this host's own.
+    Nowhere,
+    /// No route says anything about it.
+    Unsaid,
 }
 
 /// What the host's routes speak for.
@@ -87,31 +94,39 @@ pub struct Spoken {
     pub gateways: BTreeSet<IpAddr>,
 }
 
-/// Where the kernel sends packets for an address (`ip route get`); `None` where it has no
-/// route.
+/// Where the kernel sends packets for an address (`ip route get`).
 ///
 /// # Errors
 ///
 /// The kernel does not answer.
-pub async fn way_to(netlink: &Handle, addr: IpAddr) -> Result<Option<Way>> {
+pub async fn way_to(netlink: &Handle, addr: IpAddr) -> Result<Way> {
     let builder = RouteMessageBuilder::<IpAddr>::new();
     let host = net(addr, u8::MAX);
     let message = builder.destination_prefix(addr, host.prefix_len())?.build();
     match netlink.route().get(message).execute().try_next().await {
-        Ok(found) => Ok(found.as_ref().and_then(way)),
-        // ENETUNREACH, EHOSTUNREACH and what prohibiting routes say: there is no way.
-        Err(Error::NetlinkError(_)) => Ok(None),
+        Ok(found) => Ok(found.as_ref().map_or(Way::Unsaid, way)),
+        Err(error) if link::is(&error, libc::ENETUNREACH) => Ok(Way::Unsaid),
+        // What routes of the kinds unreachable, prohibit and blackhole say.
+        Err(error)
+            if [libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL].iter().any(|e| link::is(&error, *e)) =>
+        {
+            Ok(Way::Nowhere)
+        }
         Err(error) => Err(error.into()),
     }
 }
 
-fn way(message: &RouteMessage) -> Option<Way> {
-    let local = message.header.kind == RouteType::Local;
+fn way(message: &RouteMessage) -> Way {
     let interface = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
-    })?;
-    (!local).then(|| Way { interface, gateway: gateway(&message.attributes) })
+    });
+    match interface {
+        Some(interface) if message.header.kind == RouteType::Unicast => {
+            Way::By { interface, gateway: gateway(&message.attributes) }
+        }
+        _ => Way::Nowhere,
+    }
 }
 
 /// The gateway of a route; one of the other family is told as unspecified.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Unknown;
+use super::{Unknown, network::overlap};
 
 /// The value of a blocked prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,14 @@ pub struct Blocked {
     /// Fields of a newer agent.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// What neighbours, routers and next hops speak from.
+pub const LINK_LOCAL: &str = "fe80::/10";
+
+/// Whether a prefix has a part of [`LINK_LOCAL`].
+pub fn is_link_local(cidr: IpNet) -> bool {
+    LINK_LOCAL.parse().is_ok_and(|link_local| overlap(link_local, cidr))
 }
 
 /// Whether an IPv6 prefix lies across the IPv4-mapped addresses (RFC 4291 section

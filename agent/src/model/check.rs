@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     block::{Allocations, Claim, Holder},
-    blocked::{Blocked, holds_mapped},
+    blocked::{Blocked, holds_mapped, is_link_local},
     key::Key,
     network::{Dressing, Network, max_len},
     node::{AddressHolder, Alive, Cluster, Node, Removed},
@@ -71,7 +71,7 @@ impl Value for Pool {
 impl Value for Blocked {
     fn check(&self, key: &Key) -> Result<(), String> {
         match key {
-            Key::Blocked(cidr) if cidr.prefix_len() == 0 || holds_mapped(*cidr) => {
+            Key::Blocked(cidr) if cidr.prefix_len() == 0 || holds_mapped(*cidr) || is_link_local(*cidr) => {
                 return Err(format!("blocks {cidr}, which no agent blocks"));
             }
             _ => {}

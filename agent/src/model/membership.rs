@@ -146,7 +146,9 @@ mod tests {
             unknown: Unknown::new(),
         };
         let nodes = [("h1".to_owned(), node("h1"))].into();
-        Snapshot { cluster: Some(cluster), nodes, ..Snapshot::default() }
+        let mut snapshot = Snapshot::default();
+        (snapshot.cluster, snapshot.nodes) = (Some(cluster), nodes);
+        snapshot
     }
 
     #[test]

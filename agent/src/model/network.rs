@@ -310,6 +310,9 @@ impl Subnet {
         if aux.len() > AUX_MAX {
             return Err(NetworkError::TooManyAux(*cidr, aux.len()));
         }
+        for name in aux.keys() {
+            words::check("the name of auxiliary address", name, AUX_NAME_MAX)?;
+        }
         match aux.values().find(|addr| !cidr.contains(*addr) || *addr == gateway) {
             Some(addr) if addr == gateway => Err(NetworkError::AuxGateway(*addr)),
             Some(addr) => Err(NetworkError::AuxOutside(*addr)),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
@@ -49,6 +50,29 @@ pub struct Snapshot {
     /// Networks that can be read and must not be followed on this node, and why
     /// ([`Snapshot::settle`]).
     pub barred: BTreeMap<u32, (Network, String)>,
+    /// The subnets of the networks that are followed, as they were settled last.
+    subnets: Subnets,
+}
+
+/// What an address is, without which a node reaches nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vital {
+    /// The store's.
+    Store,
+    /// A gateway's of the host.
+    Gateway,
+    /// The node's own.
+    Own,
+}
+
+impl fmt::Display for Vital {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Store => "an address of the store",
+            Self::Gateway => "a gateway of this host",
+            Self::Own => "an address of this node",
+        })
+    }
 }
 
 /// One change of the store.
@@ -149,7 +173,9 @@ impl Snapshot {
         let value = |key: &String| {
             let value = match Key::parse(key)? {
                 Key::Cluster => encode(self.cluster.as_ref()?),
-                Key::Network(id) => encode(self.networks.get(&id)?),
+                Key::Network(id) => {
+                    encode(self.networks.get(&id).or_else(|| self.barred.get(&id).map(|(found, _)| found))?)
+                }
                 Key::Node(name) => encode(self.nodes.get(&name)?),
                 Key::Pool(cidr) => encode(self.pools.get(&cidr)?),
                 Key::Blocked(cidr) => encode(self.blocked.get(&cidr)?),
@@ -227,8 +253,9 @@ impl Snapshot {
     /// again: one that holds an address without which this node reaches nothing, one that
     /// overlaps another, one with another's name. Of two that exclude each other one that
     /// is `followed` already stays, else the older. `vital` are those addresses, each
-    /// with what it is.
-    pub fn settle(&mut self, vital: &BTreeMap<IpAddr, String>, followed: &BTreeMap<u32, Vec<IpNet>>) {
+    /// with what it is. Only the store's bar a network that is followed: others a neighbour
+    /// may have given to this host later, by router advertisements or DHCP.
+    pub fn settle(&mut self, vital: &BTreeMap<IpAddr, Vital>, followed: &BTreeMap<u32, Vec<IpNet>>) {
         let read = std::mem::take(&mut self.networks).into_values();
         let barred = std::mem::take(&mut self.barred).into_values().map(|(network, _)| network);
         let same = |network: &Network| {
@@ -239,14 +266,16 @@ impl Snapshot {
         let mut names = BTreeMap::<String, u32>::new();
         let mut taken = Subnets::default();
         for network in all {
-            let lost = vital.iter().find(|(addr, _)| network.subnet_of(**addr).is_some());
+            let counts = |what: &Vital| *what == Vital::Store || !same(&network);
+            let mut held = vital.iter().filter(|(addr, _)| network.subnet_of(**addr).is_some());
+            let lost = held.find(|(_, what)| counts(what));
             let other = || network.cidrs().find_map(|cidr| taken.overlapping(cidr));
             let reason = if let Some((addr, what)) = lost {
                 format!("its subnet holds {addr}, {what}")
             } else if let Some((cidr, id)) = other() {
                 format!("its subnet overlaps {cidr} of network {id}")
             } else if let Some(id) = names.get(&network.name) {
-                format!("network {id} has its name")
+                format!("network {id} has its name, which two cannot have")
             } else {
                 names.insert(network.name.clone(), network.id);
                 network.cidrs().for_each(|cidr| taken.insert(cidr, network.id));
@@ -255,6 +284,12 @@ impl Snapshot {
             };
             self.barred.insert(network.id, (network, reason));
         }
+        self.subnets = taken;
+    }
+
+    /// Whether an address lies in a subnet of a network that is followed.
+    pub fn is_in_subnet(&self, addr: IpAddr) -> bool {
+        self.subnets.overlapping(addr.into()).is_some()
     }
 
     fn delete(&mut self, key: &str) {
@@ -287,7 +322,10 @@ impl Snapshot {
         }
         match Key::parse(key) {
             Some(Key::Cluster) => self.cluster.clone_from(&old.cluster),
-            Some(Key::Network(id)) => copy(&mut self.networks, &old.networks, id),
+            Some(Key::Network(id)) => {
+                copy(&mut self.networks, &old.networks, id);
+                copy(&mut self.barred, &old.barred, id);
+            }
             Some(Key::Node(name)) => copy(&mut self.nodes, &old.nodes, name),
             Some(Key::Pool(cidr)) => copy(&mut self.pools, &old.pools, cidr),
             Some(Key::Blocked(cidr)) => copy(&mut self.blocked, &old.blocked, cidr),
@@ -314,7 +352,7 @@ fn not_a_block(network: &Network) -> String {
 }
 
 /// Subnets that do not overlap, by where they end.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Subnets(BTreeMap<(bool, u128), (IpNet, u32)>);
 
 impl Subnets {

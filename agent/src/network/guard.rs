@@ -9,7 +9,7 @@ use super::{Networks, overlap};
 use crate::{
     model::{
         self, Unknown,
-        blocked::{Blocked, holds_mapped},
+        blocked::{Blocked, LINK_LOCAL, holds_mapped, is_link_local},
         key::Key,
         snapshot::Snapshot,
     },
@@ -21,8 +21,6 @@ use crate::{
 const AT_ONCE: usize = 100;
 /// The longest comment, characters.
 const COMMENT_MAX: usize = 256;
-/// What neighbours, routers and next hops speak from.
-const LINK_LOCAL: &str = "fe80::/10";
 
 impl Networks {
     /// Blocks a prefix since `now`, seconds since 1970; the same again is fine.
@@ -45,7 +43,7 @@ impl Networks {
 
     /// Blocks a prefix no longer.
     pub async fn unblock(&self, cidr: IpNet) -> Result<i64> {
-        self.amend(|snapshot| {
+        self.lessen(|snapshot| {
             if !snapshot.blocked.contains_key(&cidr) {
                 bail!("the guard does not block {cidr}; margay guard ls lists what it blocks");
             }
@@ -86,7 +84,7 @@ fn check(cidr: IpNet, snapshot: &Snapshot, store: &[IpAddr]) -> Result<()> {
     if holds_mapped(cidr) {
         bail!("{cidr} holds IPv4 in IPv6's clothes, ::ffff:0:0/96: name what is IPv4 as IPv4");
     }
-    if overlap(cidr, LINK_LOCAL.parse()?) {
+    if is_link_local(cidr) {
         bail!("{cidr} overlaps {LINK_LOCAL}, by which the nodes find each other: block a smaller prefix");
     }
     for node in snapshot.nodes.values() {

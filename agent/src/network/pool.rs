@@ -43,7 +43,7 @@ impl Networks {
 
     /// Removes a pool. Networks keep the subnets that they have.
     pub async fn remove_pool(&self, cidr: IpNet) -> Result<i64> {
-        self.amend(|snapshot| {
+        self.lessen(|snapshot| {
             if !snapshot.pools.contains_key(&cidr) {
                 bail!("there is no pool {cidr}; margay pool ls lists them");
             }

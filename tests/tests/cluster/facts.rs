@@ -114,7 +114,16 @@ fn addresses_that_do_not_last_are_nobodys() {
     // The kernel lists the newest first.
     lab.host(1).start();
     node_has(lab.h(1), "h1", &["192.0.2.1", "2001:db8:7::1"]);
+    // Nor is one that a neighbour's advertisements put into a network of the cluster.
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "fd00:1::/64"]);
+    let (a, addr) = lab.attached(1, "blue");
+    lab.h(1).namespace.sh("ip addr add fd00:1::77/64 dev up0 nodad");
     lab.h(1).namespace.sh("ip addr change 2001:db8:7::1/64 dev up0 preferred_lft 0");
+    tells(lab.h(1), &["fd00:1::/64", "network blue"]);
+    assert_eq!(addresses_of(lab.h(1), "h1"), ["192.0.2.1", "2001:db8:7::1"]);
+    let gateway = ip("fd00:1::1");
+    assert!(a.pings(gateway, 1), "{addr:?} is served as before");
+    lab.h(1).namespace.sh("ip addr del fd00:1::77/64 dev up0");
     lab.h(1).namespace.sh("ip addr add 2001:db8:8::1/64 dev up0 nodad");
     node_has(lab.h(1), "h1", &["192.0.2.1", "2001:db8:8::1"]);
 }
@@ -197,6 +206,15 @@ fn what_the_kernel_routes_to_the_link_is_on_the_link() {
     to_the_link.iter().for_each(|line| drop(lab.h(1).namespace.sh(line)));
     reached(true);
     lab.h(1).well();
+    // A route may also say that there is no way, whatever the prefixes are.
+    for kind in ["unreachable", "prohibit", "blackhole"] {
+        let routes =
+            [format!("ip route add {kind} 192.0.2.2/32"), format!("ip -6 route add {kind} 2001:db8::2/128")];
+        routes.iter().for_each(|line| drop(lab.h(1).namespace.sh(line)));
+        tells(lab.h(1), &["node h2 is not on the link of up0"]);
+        routes.iter().for_each(|line| drop(lab.h(1).namespace.sh(&line.replace(" add ", " del "))));
+        lab.h(1).well();
+    }
     // By a gateway it is not on the link, however the prefixes look.
     lab.h(1).namespace.sh("ip route add 192.0.2.2/32 via 192.0.2.254 dev up0");
     lab.h(1).namespace.sh("ip -6 route add 2001:db8::2/128 via 2001:db8::fe dev up0");

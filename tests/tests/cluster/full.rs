@@ -115,8 +115,8 @@ fn an_embedded_store_on_a_full_disk_loses_nothing() {
     assert!(refusal.contains("takes no writes") && refusal.contains("no storage space"), "{refusal}");
     assert!(!refusal.contains("os error"), "{refusal}");
     takes_no_writes(lab.h(1), "no storage space", "its disk has space");
-    let (b, _) = lab.attached(1, "blue");
-    assert!(b.pings(addr_a[0], 2) && a.reaches(addr_a[0]), "out of the stash");
+    let (b, addr_b) = lab.attached(1, "blue");
+    assert!(b.pings(addr_a[0], 2) && a.pings(addr_b[0], 1), "out of the stash");
     lab.host(1).stop();
     lab.host(1).start();
     takes_no_writes(lab.h(1), "no storage space", "its disk has space");

@@ -43,6 +43,7 @@ fn strange_values_are_unreadable_and_concern_nobody_else() {
         ("alive/h9", r#"{"v":1,"since":18446744073709551615}"#, "beyond the year 9999"),
         ("pools/10.64.0.0-10", r#"{"v":1,"cidr":"10.64.0.0/10","network_len":2}"#, "--network-size"),
         ("refused/0.0.0.0-0", r#"{"v":1,"since":1}"#, "which no agent blocks"),
+        ("refused/fe80::-10", r#"{"v":1,"since":1}"#, "which no agent blocks"),
         ("routes/1/10.66.0.0-24", r#"{"v":1,"node":"h2"}"#, "neither a block nor an address of network red"),
         ("routes/1/10.66.0.0-8", r#"{"v":1,"node":"h2"}"#, "the key is not one that this agent knows"),
     ] {
@@ -59,6 +60,7 @@ fn strange_values_are_unreadable_and_concern_nobody_else() {
         "alive/h9",
         "pools/10.64.0.0-10",
         "refused/0.0.0.0-0",
+        "refused/fe80::-10",
         "routes/1/10.66.0.0-24",
         "routes/1/10.66.0.0-8",
     ] {
@@ -92,6 +94,11 @@ fn a_network_in_the_way_of_another_waits_until_it_may_be() {
     tells(lab.h(1), &["network red is not served on this node", "overlaps 10.66.128.0/17 of network 77"]);
     lab.h(1).ok(&["network", "rm", "late"]);
     lab.h(1).well();
+    let other = r#"{"cidr":"10.78.0.0/16","gateway":"10.78.0.1","block_len":26}"#;
+    etcdctl(&lab, &["put", "/margay/v1/networks/78", &network(78, "red", other)]);
+    tells(lab.h(1), &["network 1 has its name", "etcdctl del /margay/v1/networks/78"]);
+    etcdctl(&lab, &["del", "/margay/v1/networks/78"]);
+    lab.h(1).well();
     assert!(a.pings(addr_b[0], 1));
 }
 
@@ -122,6 +129,7 @@ fn what_a_node_needs_is_neither_a_networks_nor_blocked() {
     let subnet = r#"{"cidr":"198.51.100.0/24","gateway":"198.51.100.1","block_len":30}"#;
     etcdctl(&lab, &["put", "/margay/v1/networks/77", &network(77, "evil", subnet)]);
     etcdctl(&lab, &["put", "/margay/v1/refused/198.51.100.0-24", r#"{"v":1,"since":1}"#]);
+    etcdctl(&lab, &["put", "/margay/v1/nodes/h9", "{"]);
     tells(
         lab.h(1),
         &[
@@ -130,9 +138,12 @@ fn what_a_node_needs_is_neither_a_networks_nor_blocked() {
         ],
     );
     assert!(lab.h(1).namespace.sh("ip route get 198.51.100.9").contains("via 192.0.2.254"));
-    // So it still hears, and may mend it.
+    // So it still hears, and may mend it, whatever else cannot be read.
     lab.h(1).ok(&["guard", "rm", "198.51.100.0/24"]);
     lab.h(1).ok(&["network", "rm", "evil"]);
+    let refusal = lab.h(1).refused(&["network", "create", "red", "--subnet", "10.66.0.0/16"]);
+    assert!(refusal.contains("/margay/v1/nodes/h9"), "{refusal}");
+    etcdctl(&lab, &["del", "/margay/v1/nodes/h9"]);
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.66.0.0/16"]);
     lab.hosts.iter().for_each(|host| drop(host.well()));
 }

@@ -25,7 +25,7 @@ pub async fn run(socket: &Path, command: EndpointCommand) -> Result<()> {
             if pid.is_some() {
                 output::notice(
                     "attached until the container ends: a restart makes a new namespace, which has to be \
-                     attached again, unless the container joins a namespace that you keep (README, Podman)",
+                     attached again, unless the container joins a namespace that you keep (README, By hand)",
                 );
             }
             output::endpoints(&[made], format, &[])

@@ -136,6 +136,7 @@ fn strange() -> impl Strategy<Value = (String, Value)> {
         1 => of_time().prop_map(at("removed/h9")),
         1 => of_time().prop_map(at("refused/192.0.2.0-24")),
         1 => of_time().prop_map(at("refused/0.0.0.0-0")),
+        1 => of_time().prop_map(at("refused/fe80::-10")),
         1 => (numbers(), names()).prop_map(|(n, id)| ("cluster".to_owned(), json!({"v": 1, "id": id, "epoch": n}))),
     ]
 }
@@ -170,6 +171,8 @@ proptest! {
             let kept = after.entries().any(|found| found == entry);
             prop_assert!(kept, "{entry:?} is lost by {strange:?}");
         }
+        let blocked = after.guards.keys().filter(|key| key.addr == Addr::from(ip("fe80::")));
+        prop_assert_eq!(blocked.count(), 0, "neighbours are blocked");
         // Whatever was taken is usable, and told of in finite time.
         for network in snapshot.networks.values() {
             prop_assert!(network.check().is_ok());

@@ -6,7 +6,10 @@ use super::add;
 use crate::{
     api::wire::Problem,
     control::State,
-    model::network::{Network, overlap},
+    model::{
+        key::Key,
+        network::{Network, overlap},
+    },
 };
 
 /// Everything of that.
@@ -22,11 +25,12 @@ pub(super) fn problems(state: &State, problems: &mut Vec<Problem>) {
 fn barred(state: &State, problems: &mut Vec<Problem>) {
     for (network, reason) in state.snapshot.barred.values() {
         let what = format!("network {} is not served on this node: {reason}", network.name);
-        add(
-            problems,
-            what,
-            &format!("margay network rm {}, and create it with another subnet", network.name),
-        );
+        // By its name the other one would be removed.
+        let mend = match state.snapshot.network(&network.name) {
+            Some(_) => format!("etcdctl del {}", Key::Network(network.id)),
+            None => format!("margay network rm {}, and create it with another subnet", network.name),
+        };
+        add(problems, what, &mend);
     }
 }
 
@@ -76,7 +80,11 @@ fn without_ipv6(state: &State, problems: &mut Vec<Problem>) {
          by IPv6, nor this one",
         state.facts.uplink.name
     );
-    add(problems, what, "sysctl -w net.ipv6.conf.all.disable_ipv6=0, or use networks of IPv4 alone");
+    let mend = match why.split_once(" is 1") {
+        Some((switch, _)) => format!("sysctl -w {switch}=0, or use networks of IPv4 alone"),
+        None => "start this host without ipv6.disable=1, or use networks of IPv4 alone".into(),
+    };
+    add(problems, what, &mend);
 }
 
 /// Nodes that packets cannot be sent to.
