@@ -374,11 +374,10 @@ impl Docker {
 
     /// Networks that were used are not made again, also once nobody is on them: compose 2
     /// names them by Docker's id, and a container that it has just created could not start.
+    /// A container that names one and never started on it, as one that Docker refuses an
+    /// address, is no use.
     fn leave_used(&self, view: &View<'_>) -> Result<()> {
-        let used = |id: &str| {
-            let seen = view.docker.iter().find(|seen| seen.id == id);
-            view.used.contains(id) || seen.is_some_and(|seen| view.used.contains(&*seen.name))
-        };
+        let used = |id: &str| view.used.contains(id);
         for entry in view.book.values().filter(|entry| entry.chosen && !entry.removed && used(&entry.id)) {
             self.networks.put(DockerNetwork { chosen: false, ..entry.clone() })?;
         }

@@ -16,9 +16,13 @@ use crate::{address, appears, lab, notes, notices, problems, reaches, run, settl
 const CREATE: &str = "network create -d margay --ipam-driver margay";
 
 fn inspect(host: &margay_tests::host::Host, network: &str) -> Value {
-    let value: Value =
-        serde_json::from_str(&host.docker(&format!("network inspect {network}"))).expect("JSON");
-    value[0].clone()
+    // It is away for a moment where it is made again.
+    let said = eventually("Docker has the network", || {
+        let said = host.try_docker(&format!("network inspect {network}"));
+        if said.ok() { Ok(said.out) } else { Err(said) }
+    });
+    let found: Value = serde_json::from_str(&said).expect("JSON");
+    found[0].clone()
 }
 
 #[test]
