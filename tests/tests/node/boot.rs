@@ -1,5 +1,7 @@
 //! A host that boots, and is not ready yet.
 
+use std::{io::ErrorKind, os::unix::net::UnixDatagram, path::PathBuf};
+
 use margay_tests::{
     eventually::eventually,
     host::{Host, margay},
@@ -11,8 +13,24 @@ use nix::sys::signal::Signal;
 /// Starts an agent and does not wait for it.
 fn start(host: &Host) -> Process {
     let mut command = host.namespace.command(margay());
-    command.args(host.own_flags()).env("MARGAY_LOG", "info");
+    command.args(host.own_flags()).env("MARGAY_LOG", "info").env("NOTIFY_SOCKET", manager(host));
     Process::start(command, &host.dir().join("agent.log"), true)
+}
+
+/// Where the host's service manager hears of its services (sd_notify(3)).
+fn manager(host: &Host) -> PathBuf {
+    host.dir().join("manager.sock")
+}
+
+/// Waits until the service manager is told something.
+#[track_caller]
+fn manager_hears(socket: &UnixDatagram, what: &str) {
+    eventually(&format!("the service manager hears {what}"), || {
+        let mut bytes = [0; 4096];
+        let len = socket.recv(&mut bytes).map_err(|error| error.to_string())?;
+        let said = String::from_utf8_lossy(&bytes[..len]).into_owned();
+        if said.contains(what) { Ok(()) } else { Err(said) }
+    });
 }
 
 /// Waits until whoever asks the agent is told what it waits for.
@@ -42,11 +60,18 @@ fn the_agent_waits_for_its_host_and_says_for_what() {
     // Who waits can be told to end.
     agent.signal(Signal::SIGTERM);
     assert!(agent.wait().success(), "{}", agent.log());
+    // The service manager is told the same, and that the agent serves only when it does.
+    let told = UnixDatagram::bind(manager(h)).expect("a socket");
+    told.set_nonblocking(true).expect("a socket's mode");
     let mut agent = start(h);
     waits_for(h, &["192.0.2.1"]);
+    manager_hears(&told, "STATUS=waiting: node address 192.0.2.1 is not on uplink up0");
+    let more = told.recv(&mut [0; 64]).expect_err("it is not ready");
+    assert_eq!(more.kind(), ErrorKind::WouldBlock);
     host.sh("ip addr add 192.0.2.1/24 dev up0");
     host.sh("ip addr add 2001:db8::1/64 dev up0 nodad");
     h.well();
+    manager_hears(&told, "READY=1");
     h.settled();
     agent.signal(Signal::SIGTERM);
     assert!(agent.wait().success(), "{}", agent.log());
@@ -85,4 +110,15 @@ fn an_uplink_that_is_not_clear_is_asked_for() {
     assert!(h.log().contains("the only one with an address"), "{}", h.log());
     agent.signal(Signal::SIGTERM);
     assert!(agent.wait().success(), "{}", agent.log());
+}
+
+#[test]
+fn the_unit_never_gives_up_and_needs_no_file() {
+    let unit = include_str!("../../../agent/systemd/margay.service");
+    let has = |line: &str| unit.lines().any(|found| found == line);
+    for line in ["Type=notify", "Restart=always", "StartLimitIntervalSec=0"] {
+        assert!(has(line), "{line}");
+    }
+    // This file may be missing, as the settings' own test shows.
+    assert!(unit.contains(&format!(" agent --config {}\n", margay::config::CONFIG)), "{unit}");
 }
