@@ -21,8 +21,17 @@ pub struct Report(Mutex<Inner>);
 struct Inner {
     /// What is wrong now, by who found it.
     standing: BTreeMap<&'static str, Vec<Trouble>>,
-    /// What happened once: when, about what, and what.
-    past: Vec<(Instant, String, Trouble)>,
+    /// What happened once.
+    past: Vec<Happened>,
+}
+
+#[derive(Debug)]
+struct Happened {
+    when: Instant,
+    about: String,
+    /// Whether what it is about was there since. The look that comes next may be older.
+    seen: bool,
+    trouble: Trouble,
 }
 
 impl Report {
@@ -39,13 +48,19 @@ impl Report {
     /// however often it happens.
     pub fn happened(&self, about: impl Into<String>, trouble: Trouble) {
         let mut inner = self.lock();
-        inner.past.retain(|(_, _, old)| *old != trouble);
-        inner.past.push((Instant::now(), about.into(), trouble));
+        inner.past.retain(|old| old.trouble != trouble);
+        inner.past.push(Happened { when: Instant::now(), about: about.into(), seen: false, trouble });
     }
 
-    /// Forgets what happened to things that `concerns` denies: it is of no account any more.
-    pub fn forget(&self, concerns: impl Fn(&str) -> bool) {
-        self.lock().past.retain(|(_, about, _)| concerns(about));
+    /// Forgets what happened to things that were there and are there no more: it is of no
+    /// account any more.
+    pub fn forget_gone(&self, is_there: impl Fn(&str) -> bool) {
+        self.lock().past.retain_mut(|past| {
+            let there = is_there(&past.about);
+            let gone = past.seen && !there;
+            past.seen |= there;
+            !gone
+        });
     }
 
     /// Everything that is wrong now.
@@ -57,8 +72,8 @@ impl Report {
     /// is wrong now.
     pub fn notices(&self) -> Vec<Trouble> {
         let mut inner = self.lock();
-        inner.past.retain(|(since, ..)| since.elapsed() < TOLD);
-        inner.past.iter().map(|(_, _, trouble)| trouble).cloned().collect()
+        inner.past.retain(|past| past.when.elapsed() < TOLD);
+        inner.past.iter().map(|past| past.trouble.clone()).collect()
     }
 }
 
@@ -75,9 +90,11 @@ mod tests {
         report.happened("x", b.clone());
         assert_eq!((report.troubles(), report.notices()), (vec![a], vec![b.clone()]));
         report.stands("one", vec![]);
-        report.forget(|about| about == "x");
+        // Who looks may not know of it yet.
+        report.forget_gone(|about| about == "y");
+        report.forget_gone(|about| about == "x");
         assert_eq!((report.troubles(), report.notices()), (vec![], vec![b]));
-        report.forget(|about| about == "y");
+        report.forget_gone(|about| about == "y");
         assert!(report.notices().is_empty());
     }
 }

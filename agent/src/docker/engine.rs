@@ -69,12 +69,24 @@ pub struct Place {
     pub name: String,
     /// Whether the container runs.
     pub running: bool,
-    /// Docker's id of the network; empty if the container was never started.
+    /// Docker's id of the network; empty if the container was connected while it did not
+    /// run, and has not started since.
     pub network: String,
     /// What the container calls the network: its name, or its id.
     pub on: String,
     /// Docker's id of the endpoint; empty if there is none now.
     pub endpoint: String,
+}
+
+impl Place {
+    /// Whether it is on the same network as another place of the container.
+    pub fn shares_network(&self, other: &Self) -> bool {
+        if self.network.is_empty() {
+            self.on == other.on || self.on == other.network
+        } else {
+            self.network == other.network
+        }
+    }
 }
 
 /// A container that was taken off a network to be put there again.
@@ -154,13 +166,13 @@ impl Engine {
 
     /// All containers, and every container's place on every network.
     pub async fn containers(&self) -> Result<Containers> {
-        let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+        let options = ListContainersOptions { all: true, ..ListContainersOptions::default() };
         let (mut ids, mut places) = (BTreeSet::new(), Vec::new());
-        for container in self.docker.list_containers(Some(all)).await? {
+        for container in self.docker.list_containers(Some(options)).await? {
             let names = container.names.unwrap_or_default();
             let name = names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
-            ids.extend(container.id.clone());
             let running = container.state == Some(ContainerSummaryStateEnum::RUNNING);
+            ids.extend(container.id.clone());
             let networks = container.network_settings.and_then(|settings| settings.networks);
             places.extend(networks.unwrap_or_default().into_iter().map(|(on, settings)| Place {
                 on,

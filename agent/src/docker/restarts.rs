@@ -4,6 +4,7 @@
 //! several start at once; [`super::settle`] then connects them anew.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, PoisonError},
     time::Duration,
@@ -15,13 +16,17 @@ use tracing::{debug, warn};
 
 use super::{
     Docker,
-    engine::{ANSWER, Cut, Engine, Place},
+    engine::{ANSWER, Containers, Cut, Engine, Place},
     server::DEADLINE,
     settle::Found,
 };
 use crate::{
     control::State,
-    model::network::{Network, Subnet},
+    journal::DockerNetwork,
+    model::{
+        endpoint::Kept,
+        network::{Network, Subnet},
+    },
     workload::ADDRESS,
 };
 
@@ -124,21 +129,82 @@ impl Docker {
 
     /// Forgets what containers keep that Docker has no more, or not on the network.
     pub(super) async fn release_removed(&self, found: &Found, cut: &[Cut]) -> Result<()> {
-        let view = &found.containers;
         let book = self.networks.entries();
         for kept in &found.kept {
-            let ours =
-                |place: &&Place| book.get(&place.network).is_some_and(|entry| entry.network == kept.network);
-            // While a network is made anew Docker does not list who is on it.
-            let known = book.values().any(|entry| entry.network == kept.network && !entry.removed);
-            let stays =
-                view.places.iter().filter(|place| place.container == kept.container).any(|p| ours(&p))
-                    || cut.iter().any(|cut| cut.place.container == kept.container);
-            let lives = view.ids.contains(&kept.container);
-            if !lives || (known && !stays) {
+            if is_over(kept, &found.containers, &book, cut) {
                 self.workloads.unkeep(kept).await?;
             }
         }
         Ok(())
+    }
+}
+
+/// Whether Docker has a container no more, or not on the network of what it keeps.
+fn is_over(kept: &Kept, view: &Containers, book: &BTreeMap<String, DockerNetwork>, cut: &[Cut]) -> bool {
+    if !view.ids.contains(&kept.container) {
+        return true;
+    }
+    // While a network is made anew Docker does not list who is on it.
+    let known = book.values().any(|entry| entry.network == kept.network && !entry.removed);
+    // Until it starts, a container that was connected while it was stopped has its network's
+    // name alone.
+    let on_it = |place: &Place| {
+        place.network.is_empty() || book.get(&place.network).is_some_and(|e| e.network == kept.network)
+    };
+    let mut own = view.places.iter().filter(|place| place.container == kept.container);
+    known && !own.any(on_it) && !cut.iter().any(|cut| cut.place.container == kept.container)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn place(container: &str, network: &str) -> Place {
+        Place {
+            on: "blue".into(),
+            container: container.into(),
+            name: container.into(),
+            running: false,
+            network: network.into(),
+            endpoint: String::new(),
+        }
+    }
+
+    #[test]
+    fn addresses_are_kept_until_docker_has_the_container_elsewhere() {
+        let kept = Kept {
+            container: "web".into(),
+            name: "web".into(),
+            network: 7,
+            addresses: vec![],
+            holder: "e".into(),
+            released: 0,
+        };
+        let entry = |id: &str, network| DockerNetwork {
+            id: id.into(),
+            network,
+            wanted: None,
+            since: 0,
+            chosen: false,
+            removed: false,
+        };
+        let book = BTreeMap::from([("b".into(), entry("b", 7)), ("r".into(), entry("r", 8))]);
+        let ids = |container: &str| BTreeSet::from([container.to_owned()]);
+        let over = |places: &[Place], cut: &[Cut]| {
+            is_over(&kept, &Containers { ids: ids("web"), places: places.to_vec() }, &book, cut)
+        };
+        assert!(!over(&[place("web", "b")], &[]));
+        assert!(!over(&[place("web", "")], &[]), "connected and not started");
+        assert!(over(&[place("web", "r")], &[]));
+        assert!(over(&[place("other", "b")], &[]));
+        let cut = Cut { place: place("web", "b"), addresses: vec![], settings: Default::default() };
+        assert!(!over(&[], &[cut]), "about to be connected again");
+        let gone = Containers { ids: ids("other"), places: vec![place("web", "b")] };
+        assert!(is_over(&kept, &gone, &book, &[]));
+        // Its network is being made anew.
+        let view = Containers { ids: ids("web"), places: vec![] };
+        assert!(!is_over(&kept, &view, &BTreeMap::from([("r".into(), entry("r", 8))]), &[]));
     }
 }

@@ -74,7 +74,7 @@ impl Docker {
         let soon = self.take_off_misplaced(engine, &misplaced, may_connect, settling).await;
         self.end_stale(engine, docker, &before, &view.places, settling).await?;
         self.take_off_missing(engine, &view.places, may_connect, settling).await?;
-        self.connect_again(engine, &view.places, settling).await;
+        self.connect_again(engine, &view, settling).await;
         Ok(soon || !settling.missing.is_empty())
     }
 
@@ -194,13 +194,14 @@ impl Docker {
     }
 
     /// Connects the containers that were taken off.
-    async fn connect_again(&self, engine: &Engine, places: &[Place], settling: &mut Settling) {
-        // Those that have ended or were connected by somebody else are done.
+    async fn connect_again(&self, engine: &Engine, view: &Containers, settling: &mut Settling) {
+        // Those that were removed or connected by somebody else are done. One that was stopped
+        // is not: it is to have its network when it starts.
         settling.cut.retain(|cut| {
-            let mut own = places.iter().filter(|place| place.container == cut.place.container);
+            let mut own = view.places.iter().filter(|place| place.container == cut.place.container);
             let on_it =
-                |place: &Place| place.network == cut.place.network && place.endpoint != cut.place.endpoint;
-            own.clone().any(|place| place.running) && !own.any(on_it)
+                |place: &Place| place.shares_network(&cut.place) && place.endpoint != cut.place.endpoint;
+            view.ids.contains(&cut.place.container) && !own.any(on_it)
         });
         let mut troubles = Vec::new();
         for cut in std::mem::take(&mut settling.cut) {

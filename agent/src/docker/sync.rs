@@ -211,7 +211,7 @@ impl Docker {
             }
         }
         self.report.stands(BY, troubles);
-        self.report.forget(|about| view.cluster.values().any(|network| network.name == about));
+        self.report.forget_gone(|about| view.cluster.values().any(|network| network.name == about));
         Ok(soon)
     }
 
