@@ -12,7 +12,7 @@ mod ebpf;
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed=MARGAY_EBPF_OBJECT");
-    for path in ["../datapath-ebpf", "../common", "../Cargo.lock", "../xtask/src/ebpf.rs"] {
+    for path in ["../datapath-ebpf", "../packet", "../common", "../Cargo.lock", "../xtask/src/ebpf.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rustc-env=MARGAY_COMMIT={}", commit());

@@ -13,5 +13,6 @@ pub mod icmp;
 pub mod log;
 pub mod net;
 pub mod route;
+pub mod sent;
 pub mod table;
 pub mod verdict;

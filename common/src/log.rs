@@ -30,11 +30,12 @@ pub struct Logged {
 }
 
 impl Logged {
-    /// A drop by a program, of a frame of `len` bytes at the hook of an interface.
+    /// A drop by a program, of a frame of `len` bytes at the hook of an interface. `reason` is
+    /// the code of a [`DropReason`].
     #[inline(always)]
-    pub const fn new(program: Program, reason: DropReason, ifindex: u32, len: u32) -> Self {
+    pub const fn new(program: Program, reason: u32, ifindex: u32, len: u32) -> Self {
         let (src, dst) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
-        Self { src, dst, ifindex, len, program: program as u32, reason: reason as u32 }
+        Self { src, dst, ifindex, len, program: program as u32, reason }
     }
 
     /// The program; none of a code that there is not.
@@ -56,7 +57,7 @@ mod tests {
     fn program_and_reason_decode_from_their_codes() {
         for program in Program::ALL {
             for reason in DropReason::ALL {
-                let drop = Logged::new(*program, *reason, 1, 98);
+                let drop = Logged::new(*program, *reason as u32, 1, 98);
                 assert_eq!((drop.program(), drop.reason()), (Some(*program), Some(*reason)));
             }
         }

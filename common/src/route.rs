@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::net::{Addr, MacWord};
+use crate::net::{Addr, Family, MacWord};
 
 /// The highest id that a network may have: 24 bits.
 pub const NETWORK_MAX: u32 = (1 << 24) - 1;
@@ -130,6 +130,17 @@ pub struct Node {
     pub v4: Addr,
     /// The node's IPv6 address, or unspecified.
     pub v6: Addr,
+}
+
+impl Node {
+    /// Its address of a family, or unspecified.
+    #[inline(always)]
+    pub const fn address(&self, family: Family) -> &Addr {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
 }
 
 #[cfg(test)]

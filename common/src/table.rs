@@ -37,6 +37,8 @@ pub const LOGGED: &str = "LOGGED";
 /// Hash and trie look-ups so far, one entry per CPU, where programs are loaded
 /// to tally them.
 pub const LOOKUPS: &str = "LOOKUPS";
+/// [`crate::sent::Sent`], one entry, where programs are loaded to tally look-ups.
+pub const SENT: &str = "SENT";
 /// The global that has them tallied, 0 or 1.
 pub const TALLY: &str = "TALLY";
 /// Slots of pairs of addresses to how XDP sends on what passes between them, per CPU;

@@ -89,6 +89,18 @@ codes! {
     }
 }
 
+impl Program {
+    /// The program of tc that has this number; any other number is that of the last.
+    #[inline(always)]
+    pub const fn of_tc(number: u32) -> Self {
+        match number {
+            0 => Self::FromWorkload,
+            1 => Self::FromNetwork,
+            _ => Self::FromHost,
+        }
+    }
+}
+
 /// Codes that one program may use.
 pub const CODES: u32 = 64;
 /// Entries of the table of counters.

@@ -1,84 +1,64 @@
-//! From the host's stack, which has one route per network and family, to
+//! What the host's stack sends to a network. It has one route per network and family, to
 //! `margay0`.
 
 use margay_common::{
-    endpoint::ROUTABLE,
+    endpoint::Endpoint,
     net::{Addr, Family},
-    route::{Prefix, SUBNET},
+    route::Prefix,
     verdict::DropReason,
 };
+use margay_packet::is_link_local;
 
 use crate::{
-    forward::Forward,
-    icmp::Blame,
-    ip::{Ip, check_size},
-    maps, ndp,
-    packet::Packet,
-    route::{self, Blocks, Hop},
+    act::Forward,
+    admit::{Origin, admit},
+    authenticate,
+    context::Context,
+    locate::{self, Blocks, Place},
+    onward::{self, Hop},
 };
 
 /// Decides about a packet that the host sends to a network.
 #[inline(always)]
-pub fn decide(packet: &Packet<'_>, place: &mut Ip, blame: &mut Blame) -> Result<Forward, DropReason> {
-    let family = packet.family().ok_or(DropReason::EtherType)?;
-    let ip = Ip::parse(packet, family, place)?;
-    if is_multicast(&ip.dst, family) {
+pub fn decide(cx: &mut Context<'_>) -> Result<Forward, DropReason> {
+    let family = cx.packet.family().ok_or(DropReason::EtherType)?;
+    cx.headers.parse(&cx.packet, family)?;
+    if is_multicast(&cx.headers.dst, family) {
         return Err(DropReason::Multicast);
     }
-    let welcome = is_own(packet, ip) || packet.is_masqueraded_reply();
-    if let Some(endpoint) = maps::endpoint(&ip.dst) {
-        if !welcome && endpoint.flags & ROUTABLE == 0 {
-            return Err(DropReason::Outside);
-        }
-        if packet.l3_len() > endpoint.mtu {
-            blame.mtu = endpoint.mtu;
-            blame.gateway = maps::prefix(&ip.dst).map(|subnet| subnet.via).unwrap_or_default();
-            check_size(packet, ip, endpoint.mtu)?;
-        }
-        return Ok(Forward::out(endpoint));
-    }
-    match maps::prefix(&ip.dst) {
-        Some(subnet) if subnet.kind == SUBNET => to_remote(packet, ip, subnet, welcome, blame),
-        _ => Err(DropReason::BadDestination),
+    let origin = if authenticate::is_hosts_own(cx) || cx.packet.is_masqueraded_reply() {
+        Origin::Node
+    } else {
+        Origin::Outside
+    };
+    match locate::by_address(&cx.headers.dst) {
+        Place::Here(endpoint) => to_endpoint(cx, origin, endpoint),
+        Place::Subnet(subnet) => to_remote(cx, origin, subnet),
+        Place::Elsewhere => Err(DropReason::BadDestination),
     }
 }
 
-/// Whether this host made the packet. The proof is a socket. Some replies of the kernel have
-/// none (TCP resets, SYN cookies, rejections by a firewall); those come from one of the
-/// host's own addresses and are no fragments. A source address alone proves nothing: a
-/// neighbour of a router can forge it in IPv6. Nor does a missing ingress interface:
-/// `ip6_copy_metadata` drops it when the kernel fragments a forwarded packet.
 #[inline(always)]
-fn is_own(packet: &Packet<'_>, ip: &Ip) -> bool {
-    packet.ingress_ifindex() == 0
-        && (packet.has_socket() || !ip.is_fragment() && maps::is_own_address(&ip.src))
+fn to_endpoint(cx: &mut Context<'_>, origin: Origin, endpoint: &Endpoint) -> Result<Forward, DropReason> {
+    admit(origin, endpoint.network, endpoint.flags)?;
+    onward::fits(cx, endpoint)?;
+    Ok(Forward::out(endpoint))
 }
 
-/// Sends to the node that has the address. The host's stack has already taken
-/// one off the TTL of what it forwards.
+/// Sends to the node that has the address. The host's stack has already taken one off the TTL
+/// of what it forwards.
 #[inline(always)]
-fn to_remote(
-    packet: &Packet<'_>,
-    ip: &Ip,
-    subnet: &Prefix,
-    welcome: bool,
-    blame: &mut Blame,
-) -> Result<Forward, DropReason> {
-    if !welcome && subnet.flags & ROUTABLE == 0 {
-        return Err(DropReason::Outside);
-    }
-    blame.gateway = subnet.via;
-    let blocks = Blocks::of(subnet);
-    match route::lookup(&ip.dst, &blocks) {
-        Some(route) => route::follow(packet, ip, route, Hop::Origin, blame),
-        None => Err(DropReason::NoEndpoint),
-    }
+fn to_remote(cx: &mut Context<'_>, origin: Origin, subnet: &Prefix) -> Result<Forward, DropReason> {
+    admit(origin, subnet.network, subnet.flags)?;
+    cx.error.gateway = subnet.via;
+    let route = Blocks::of(subnet).route(&cx.headers.dst).ok_or(DropReason::NoEndpoint)?;
+    onward::by_route(cx, route, Hop::Origin)
 }
 
 #[inline(always)]
 fn is_multicast(addr: &Addr, family: Family) -> bool {
     match family {
         Family::V4 => matches!(addr.v4_word().to_ne_bytes(), [224..=239, ..] | [255, 255, 255, 255]),
-        Family::V6 => addr.is_multicast_v6() || ndp::is_link_local(addr),
+        Family::V6 => addr.is_multicast_v6() || is_link_local(addr),
     }
 }

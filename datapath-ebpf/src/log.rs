@@ -1,34 +1,42 @@
 //! Dropped packets for the agent's log, while it is switched on.
 
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use margay_common::{
     endpoint::Workload,
     log::Logged,
-    net::{Addr, Family},
+    net::Addr,
     verdict::{DropReason, Note, Program, counter},
 };
 
+use margay_packet::{ETH_LEN, Frame, IPV6_LEN, addresses};
+
 use crate::{
     maps,
-    packet::{Bytes, Packet, V4_ADDRESSES, V6_ADDRESSES},
-    xdp::{self, Frame},
+    skb::Skb,
+    xdp::{self, XdpFrame},
 };
 
 /// Logs a dropped packet, if drops are logged.
 #[inline(always)]
-pub fn of_packet(packet: &Packet<'_>, program: Program, reason: DropReason) {
+pub fn of_packet(packet: &Skb<'_>, program: Program, reason: DropReason) {
     if maps::is_logging() {
-        log_packet(packet, program, reason);
+        log_packet(packet.raw(), program as u32, reason as u32);
     }
 }
 
-/// Not inlined, so that it costs forwarded packets no registers.
+/// [`of_packet`] in a global function, which the verifier goes through once and which costs
+/// forwarded packets no registers.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn log_packet(packet: &Packet<'_>, program: Program, reason: DropReason) {
+pub extern "C" fn log_packet(skb: *mut __sk_buff, program: u32, reason: u32) -> i32 {
+    let ctx = TcContext::new(skb);
+    let packet = &Skb::new(&ctx);
+    let program = Program::of_tc(program);
     let mut drop = Logged::new(program, reason, packet.ifindex(), packet.len());
     // The drop may have come before the header was parsed, so read the addresses here.
-    let addresses = packet.family().and_then(|family| match family {
-        Family::V4 => packet.load(V4_ADDRESSES).map(of_v4),
-        Family::V6 => packet.load(V6_ADDRESSES),
+    let addresses = packet.family().and_then(|family| {
+        packet.pull(ETH_LEN + IPV6_LEN);
+        addresses(packet, family)
     });
     [drop.src, drop.dst] = addresses.unwrap_or_default();
     // A container can forge its source but not its interface.
@@ -37,31 +45,23 @@ fn log_packet(packet: &Packet<'_>, program: Program, reason: DropReason) {
         _ => maps::logged_for(&drop.src),
     };
     log(program, &sender, &drop);
+    0
 }
 
 /// The same for a frame that XDP drops.
 #[inline(always)]
-pub fn of_frame(frame: &Frame<'_>, reason: DropReason) {
+pub fn of_frame(frame: &XdpFrame<'_>, reason: DropReason) {
     if maps::is_logging() {
         log_frame(frame, reason);
     }
 }
 
 #[inline(never)]
-fn log_frame(frame: &Frame<'_>, reason: DropReason) {
-    let mut drop = Logged::new(Program::Xdp, reason, frame.ifindex(), frame.len());
-    let addresses = xdp::family(frame).and_then(|family| match family {
-        Family::V4 => frame.read(V4_ADDRESSES).map(of_v4),
-        Family::V6 => frame.read(V6_ADDRESSES),
-    });
+fn log_frame(frame: &XdpFrame<'_>, reason: DropReason) {
+    let mut drop = Logged::new(Program::Xdp, reason as u32, frame.ifindex(), frame.len());
+    let addresses = xdp::family(frame).and_then(|family| addresses(frame, family));
     [drop.src, drop.dst] = addresses.unwrap_or_default();
     log(Program::Xdp, &maps::logged_for(&drop.src), &drop);
-}
-
-/// Both addresses as they lie in a header of IPv4.
-#[inline(always)]
-fn of_v4(addresses: [u32; 2]) -> [Addr; 2] {
-    addresses.map(Addr::from_v4_word)
 }
 
 /// The address that stands for a container in the budgets.

@@ -9,13 +9,17 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
-mod arp;
+mod act;
+#[cfg(target_arch = "bpf")]
+mod admit;
+#[cfg(target_arch = "bpf")]
+mod answer;
+#[cfg(target_arch = "bpf")]
+mod authenticate;
+#[cfg(target_arch = "bpf")]
+mod context;
 #[cfg(target_arch = "bpf")]
 mod count;
-#[cfg(target_arch = "bpf")]
-mod echo;
-#[cfg(target_arch = "bpf")]
-mod forward;
 #[cfg(target_arch = "bpf")]
 mod from_host;
 #[cfg(target_arch = "bpf")]
@@ -23,19 +27,17 @@ mod from_network;
 #[cfg(target_arch = "bpf")]
 mod from_workload;
 #[cfg(target_arch = "bpf")]
-mod icmp;
+mod guard;
 #[cfg(target_arch = "bpf")]
-mod ip;
+mod locate;
 #[cfg(target_arch = "bpf")]
 mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
-mod ndp;
+mod onward;
 #[cfg(target_arch = "bpf")]
-mod packet;
-#[cfg(target_arch = "bpf")]
-mod route;
+mod skb;
 #[cfg(target_arch = "bpf")]
 mod xdp;
 
@@ -44,24 +46,18 @@ mod hooks {
     use core::hint::black_box;
 
     use aya_ebpf::{
-        bindings::{BPF_F_INGRESS, TC_ACT_SHOT, xdp_action},
+        bindings::xdp_action,
         macros::{classifier, xdp},
         programs::{TcContext, XdpContext},
     };
-    use margay_common::{
-        icmp::error_for,
-        verdict::{DropReason, Program, Verdict},
-    };
+    use margay_common::verdict::{DropReason, Program, Verdict};
 
     use crate::{
-        count,
-        forward::{self, Forward},
-        from_host, from_network, from_workload,
-        icmp::{self, Blame},
-        ip::Ip,
-        log,
-        packet::Packet,
-        xdp::{self, Frame, Onward},
+        act::{self, Forward},
+        answer,
+        context::{Context, Memory},
+        count, from_host, from_network, from_workload, log,
+        xdp::{self, Onward, XdpFrame},
     };
 
     /// What a container sends: ingress of its veth's host side, or its netkit's inner end.
@@ -85,7 +81,7 @@ mod hooks {
     /// XDP of the uplink.
     #[xdp]
     pub fn xdp_uplink(ctx: XdpContext) -> u32 {
-        let frame = Frame::new(&ctx);
+        let frame = XdpFrame::new(&ctx);
         let (code, action) = match xdp::decide(&frame) {
             Ok(Onward::Pass) => (Verdict::Passed as u8, xdp_action::XDP_PASS),
             Ok(Onward::Transmit) => (Verdict::Remote as u8, xdp_action::XDP_TX),
@@ -98,42 +94,28 @@ mod hooks {
         action
     }
 
-    /// Has a program decide about a packet, counts the decision and carries it out. What is
-    /// found out about the packet lies in memory whose address is hidden from LLVM (`Ip::parse`).
+    /// Has a program decide about a packet, counts the decision and carries it out.
     #[inline(always)]
     fn run(
         program: Program,
         ctx: &TcContext,
-        decide: impl FnOnce(&Packet<'_>, &mut Ip, &mut Blame) -> Result<Forward, DropReason>,
+        decide: impl FnOnce(&mut Context<'_>) -> Result<Forward, DropReason>,
     ) -> i32 {
-        let packet = Packet::new(ctx);
-        let mut memory = (Ip::NONE, Blame::NONE);
-        let (ip, blame) = black_box(&mut memory);
-        match decide(&packet, ip, blame) {
+        let mut memory = Memory::EMPTY;
+        let mut cx = Context::new(program, ctx, black_box(&mut memory));
+        match decide(&mut cx) {
             Ok(decision) => {
-                count::verdict(program, &packet, decision.verdict());
-                forward::carry_out(&packet, &decision)
+                if let Some(verdict) = decision.verdict() {
+                    count::verdict(program, &cx.packet, verdict);
+                }
+                act::carry_out(&cx.packet, &decision)
             }
             Err(reason) => {
-                count::drop(program, &packet, reason);
-                log::of_packet(&packet, program, reason);
-                explain(program, &packet, reason, ip, blame)
+                count::drop(program, &cx.packet, reason);
+                log::of_packet(&cx.packet, program, reason);
+                answer::explain(&cx, reason)
             }
         }
-    }
-
-    /// Turns a dropped packet into the ICMP error about it, where one is due.
-    #[inline(always)]
-    fn explain(program: Program, packet: &Packet<'_>, reason: DropReason, ip: &Ip, blame: &Blame) -> i32 {
-        let Some(error) = error_for(reason, ip.family) else { return TC_ACT_SHOT };
-        let ifindex = packet.ifindex();
-        if icmp::answer(program, packet, error, ip, blame).is_err() {
-            return TC_ACT_SHOT;
-        }
-        // What came out of margay0 goes back in, everything else back where
-        // it came from.
-        let flags = if matches!(program, Program::FromHost) { BPF_F_INGRESS } else { 0 };
-        packet.redirect(ifindex, flags.into())
     }
 }
 

@@ -23,14 +23,15 @@ use aya_ebpf::{
 };
 use margay_common::{
     endpoint::{Endpoint, Workload, WorkloadSlot},
-    icmp::{ERRORS_PER_SECOND, QUOTE_MAX},
+    icmp::ERRORS_PER_SECOND,
     log::{LINES_PER_SECOND, Logged},
     net::Addr,
     route::{Neighbour, Node, Prefix, Route, RouteKey, SUBNET},
+    sent::Sent,
     table,
     verdict::{COUNTERS as COUNTER_ENTRIES, Count},
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use margay_packet::{Cursor, icmp::Draft};
 
 #[map]
 static NODE: Array<Node> = Array::with_max_entries(1, 0);
@@ -70,9 +71,11 @@ static FLOWS: PerCpuArray<Flow> = PerCpuArray::with_max_entries(table::MAX_FLOWS
 #[map]
 static LOOKUPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
+static SENT: Array<Sent> = Array::with_max_entries(1, 0);
+#[map]
 static CURSOR: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Draft> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether look-ups are tallied. The agent has it 0, and the verifier then removes
 /// what depends on it.
@@ -96,6 +99,18 @@ fn tally() {
     }
 }
 
+/// Tells where a packet goes, where look-ups are tallied.
+#[inline(always)]
+pub fn tell_sent(way: u32, ifindex: u32, next_hop: &Addr) {
+    if TALLY.load() != 0
+        && let Some(sent) = SENT.get_ptr_mut(0)
+    {
+        // SAFETY: the entry is the map's for as long as the program is loaded, and tests run
+        // one packet at a time.
+        unsafe { *sent = Sent { way, ifindex, next_hop: *next_hop } };
+    }
+}
+
 /// What one sender was granted in the second that began at `since`, nanoseconds of the
 /// monotonic clock.
 #[derive(Clone, Copy)]
@@ -115,17 +130,19 @@ struct Flow {
     way: Neighbour,
 }
 
-/// What the checksum of an ICMP error covers.
-pub const SUM_LEN: usize = size_of::<Scratch>();
+/// A whole address as a key of a trie. What stands before the key aligns the address: the
+/// verifier takes no access to the stack that is not aligned.
+#[repr(C, align(8))]
+struct TrieKey {
+    padding: u32,
+    key: Key<Addr>,
+}
 
-/// Scratch space for an ICMP error under construction.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Scratch {
-    /// Pseudo header and the error's own header.
-    pub head: [u8; 48],
-    /// The quote, zero behind its end.
-    pub quote: [u8; QUOTE_MAX],
+impl TrieKey {
+    #[inline(always)]
+    fn new(addr: &Addr) -> Self {
+        Self { padding: 0, key: Key::new(128, *addr) }
+    }
 }
 
 /// What the programs know of this node.
@@ -168,7 +185,7 @@ pub fn route(key: &RouteKey) -> Option<&'static Route> {
 #[inline(always)]
 pub fn prefix(addr: &Addr) -> Option<&'static Prefix> {
     tally();
-    PREFIXES.get(Key::new(128, *addr))
+    PREFIXES.get(&TrieKey::new(addr).key)
 }
 
 /// Whether the guard blocks anything at all.
@@ -181,7 +198,7 @@ pub fn has_guards() -> bool {
 #[inline(always)]
 pub fn is_guarded(addr: &Addr) -> bool {
     tally();
-    GUARD.get(Key::new(128, *addr)).is_some()
+    GUARD.get(&TrieKey::new(addr).key).is_some()
 }
 
 /// A next hop that the agent vouches for now.
@@ -254,47 +271,44 @@ pub fn count(index: u32, bytes: u32) {
 
 /// This CPU's scratch space.
 #[inline(always)]
-pub fn scratch() -> Option<&'static mut Scratch> {
+pub fn draft() -> Option<&'static mut Draft> {
     // SAFETY: the value is this CPU's own, programs do not preempt one another
     // on a CPU, and one run takes it once.
     SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
 }
 
-/// Two numbers in memory whose content the verifier does not follow. A loop
-/// that keeps its state here has one state for the verifier, not one for each
-/// way through all of its rounds.
+/// This CPU's two numbers.
 #[derive(Clone, Copy)]
-pub struct Cursor(*mut [u32; 2]);
+pub struct Numbers(*mut [u32; 2]);
 
-impl Cursor {
-    /// This CPU's, with both numbers set.
+impl Numbers {
+    /// Sets both.
     #[inline(always)]
     pub fn new(at: u32, end: u32) -> Option<Self> {
-        let cursor = Self(CURSOR.get_ptr_mut(0)?);
-        cursor.set(at);
+        let numbers = Self(CURSOR.get_ptr_mut(0)?);
+        numbers.set(at);
         // SAFETY: as in `set`.
-        unsafe { core::ptr::write_volatile(&raw mut (*cursor.0)[1], end) };
-        Some(cursor)
+        unsafe { core::ptr::write_volatile(&raw mut (*numbers.0)[1], end) };
+        Some(numbers)
     }
+}
 
-    /// Moves on to a place.
+impl Cursor for Numbers {
     #[inline(always)]
-    pub fn set(self, at: u32) {
+    fn set(&self, at: u32) {
         // SAFETY: the value is this CPU's own and valid for this run; volatile
         // keeps the compiler from holding it in a register instead.
         unsafe { core::ptr::write_volatile(&raw mut (*self.0)[0], at) }
     }
 
-    /// The place.
     #[inline(always)]
-    pub fn at(self) -> u32 {
+    fn at(&self) -> u32 {
         // SAFETY: as in `set`.
         unsafe { core::ptr::read_volatile(&raw const (*self.0)[0]) }
     }
 
-    /// The end.
     #[inline(always)]
-    pub fn end(self) -> u32 {
+    fn end(&self) -> u32 {
         // SAFETY: as in `set`.
         unsafe { core::ptr::read_volatile(&raw const (*self.0)[1]) }
     }

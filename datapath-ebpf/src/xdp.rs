@@ -7,20 +7,24 @@
 use aya_ebpf::programs::XdpContext;
 use margay_common::{
     endpoint::{Endpoint, ROUTABLE},
+    icmp::error_for,
     net::Family,
-    route::{Neighbour, Prefix, SUBNET, THIS_NODE},
+    route::{Neighbour, Prefix},
     verdict::DropReason,
 };
+use margay_packet::{Frame, Headers, IPV4, IPV6, decrement_ttl};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
-    ip::{Ip, decrement_ttl},
+    admit::{Origin, admit},
+    guard,
+    locate::{self, Blocks, Place},
     maps,
-    packet::{Bytes, ETH_LEN, IPV4, IPV6},
-    route::{self, Blocks},
+    skb::view,
 };
 
 /// A frame as the driver hands it over.
-pub struct Frame<'a> {
+pub struct XdpFrame<'a> {
     ctx: &'a XdpContext,
 }
 
@@ -32,23 +36,31 @@ pub enum Onward {
     Transmit,
 }
 
-impl Bytes for Frame<'_> {
+impl Frame for XdpFrame<'_> {
     #[inline(always)]
-    fn start(&self) -> usize {
-        self.ctx.data()
-    }
-
-    #[inline(always)]
-    fn end(&self) -> usize {
-        self.ctx.data_end()
+    fn len(&self) -> u32 {
+        (self.ctx.data_end() - self.ctx.data()) as u32
     }
 
     /// A frame without fragments is all there.
     #[inline(always)]
     fn pull(&self, _: usize) {}
+
+    #[inline(always)]
+    fn get<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `view` compared the end with the frame's, and every bit pattern is a `T`.
+        view(self.ctx.data(), self.ctx.data_end(), offset).map(|p: *mut T| unsafe { p.read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn set<T: IntoBytes + Immutable>(&self, offset: usize, value: T) -> Option<()> {
+        // SAFETY: as in `get`; no reference to the bytes lives, since `get` copies.
+        view(self.ctx.data(), self.ctx.data_end(), offset)
+            .map(|p: *mut T| unsafe { p.write_unaligned(value) })
+    }
 }
 
-impl<'a> Frame<'a> {
+impl<'a> XdpFrame<'a> {
     /// Wraps the context of a program.
     #[inline(always)]
     pub fn new(ctx: &'a XdpContext) -> Self {
@@ -62,50 +74,35 @@ impl<'a> Frame<'a> {
         // and rewrites this access into one of its own structure.
         unsafe { (*self.ctx.ctx).ingress_ifindex }
     }
-
-    /// Length of the frame with its link header.
-    #[inline(always)]
-    pub fn len(&self) -> u32 {
-        (self.end() - self.start()) as u32
-    }
 }
 
 /// Decides about a frame that came in on the uplink.
 #[inline(always)]
-pub fn decide(frame: &Frame<'_>) -> Result<Onward, DropReason> {
+pub fn decide(frame: &XdpFrame<'_>) -> Result<Onward, DropReason> {
     let (Some(ethernet), Some(node)) = (frame.ethernet(), maps::node()) else { return Ok(Onward::Pass) };
     let Some(family) = family_of(ethernet.kind) else { return Ok(Onward::Pass) };
     if ethernet.dst != node.uplink_mac {
         return Ok(Onward::Pass);
     }
-    let l3_len = frame.len().wrapping_sub(ETH_LEN as u32);
-    // Whatever its shape.
-    if maps::has_guards() && Ip::source(frame, family).is_some_and(|src| maps::is_guarded(&src)) {
-        return Err(DropReason::Guarded);
-    }
-    let ip = match Ip::parse_plain(frame, family, l3_len) {
-        Ok(Some(ip)) => ip,
+    guard::check(frame, family)?;
+    let headers = match Headers::parse_plain(frame, family) {
+        Ok(Some(headers)) => headers,
         Ok(None) => return Ok(Onward::Pass),
-        Err(reason) => return refuse_if_ours(frame, family, reason),
+        Err(reason) if locate::is_for_a_subnet(frame, family) => return Err(reason),
+        Err(_) => return Ok(Onward::Pass),
     };
-    let own = match family {
-        Family::V4 => &node.v4,
-        Family::V6 => &node.v6,
-    };
-    if ip.dst == *own {
+    if headers.dst == *node.address(family) {
         return Ok(Onward::Pass);
     }
     // With nothing to be said about it to its sender.
-    let fits = ip.ttl > 1 && l3_len <= node.uplink_mtu;
-    if fits && let Some(way) = maps::known_flow(&ip.src, &ip.dst) {
-        return transmit(frame, &ip, way);
+    let fits = headers.ttl > 1 && frame.l3_len() <= node.uplink_mtu;
+    if fits && let Some(way) = maps::known_flow(&headers.src, &headers.dst) {
+        return transmit(frame, &headers, way);
     }
-    if let Some(endpoint) = maps::endpoint(&ip.dst) {
-        return to_endpoint(&ip, endpoint);
-    }
-    match maps::prefix(&ip.dst) {
-        Some(subnet) if subnet.kind == SUBNET => through(frame, &ip, subnet, fits),
-        _ => Ok(Onward::Pass),
+    match locate::by_address(&headers.dst) {
+        Place::Here(endpoint) => to_endpoint(&headers, endpoint),
+        Place::Subnet(subnet) => through(frame, &headers, subnet, fits),
+        Place::Elsewhere => Ok(Onward::Pass),
     }
 }
 
@@ -121,61 +118,53 @@ fn family_of(kind: u16) -> Option<Family> {
 
 /// The family of a frame.
 #[inline(always)]
-pub fn family(frame: &Frame<'_>) -> Option<Family> {
+pub fn family(frame: &XdpFrame<'_>) -> Option<Family> {
     family_of(frame.ethernet()?.kind)
-}
-
-/// What cannot be read is dropped only if it is for a subnet of ours, as by
-/// `from_network`.
-#[inline(always)]
-fn refuse_if_ours(frame: &Frame<'_>, family: Family, reason: DropReason) -> Result<Onward, DropReason> {
-    match Ip::destination(frame, family) {
-        Some(dst) if maps::prefix(&dst).is_some_and(|p| p.kind == SUBNET) => Err(reason),
-        _ => Ok(Onward::Pass),
-    }
 }
 
 /// A frame for a container here. Those of its own subnet pay for no look at prefixes.
 #[inline(always)]
-fn to_endpoint(ip: &Ip, endpoint: &Endpoint) -> Result<Onward, DropReason> {
-    if !ip.src.matches(&ip.dst, &endpoint.subnet_mask) {
-        admit(maps::prefix(&ip.src), endpoint.flags & ROUTABLE != 0)?;
+fn to_endpoint(headers: &Headers, endpoint: &Endpoint) -> Result<Onward, DropReason> {
+    if !headers.src.matches(&headers.dst, &endpoint.subnet_mask) {
+        is_admitted(headers, endpoint.network, endpoint.flags)?;
     }
     Ok(Onward::Pass)
 }
 
-/// Ends what comes from outside of the network if nobody would be told of it;
-/// `from_network` tells the others.
+/// Whether a frame enters a network. Ends those of which nobody would be told; `from_network`
+/// tells the others.
 #[inline(always)]
-fn admit(source: Option<&Prefix>, routable: bool) -> Result<(), DropReason> {
-    match source {
-        Some(source) if source.kind == THIS_NODE => Err(DropReason::SpoofedSource),
-        None if !routable => Err(DropReason::Outside),
-        _ => Ok(()),
+fn is_admitted(headers: &Headers, network: u32, flags: u32) -> Result<bool, DropReason> {
+    match admit(Origin::of(&headers.src), network, flags) {
+        Ok(()) => Ok(true),
+        Err(reason) if error_for(reason, headers.family).is_none() => Err(reason),
+        Err(_) => Ok(false),
     }
 }
 
 /// A frame for a subnet of ours whose endpoint is not here: of a routable network
 /// it is sent on to the node that has it, if it fits.
 #[inline(always)]
-fn through(frame: &Frame<'_>, ip: &Ip, subnet: &Prefix, fits: bool) -> Result<Onward, DropReason> {
-    let routable = subnet.flags & ROUTABLE != 0;
-    let source = maps::prefix(&ip.src);
-    admit(source, routable)?;
-    let isolated = source.is_some_and(|s| s.kind == SUBNET && s.network != subnet.network);
-    if isolated || !routable || !fits {
+fn through(
+    frame: &XdpFrame<'_>,
+    headers: &Headers,
+    subnet: &Prefix,
+    fits: bool,
+) -> Result<Onward, DropReason> {
+    let admitted = is_admitted(headers, subnet.network, subnet.flags)?;
+    if !admitted || subnet.flags & ROUTABLE == 0 || !fits {
         return Ok(Onward::Pass);
     }
-    let Some(route) = route::lookup(&ip.dst, &Blocks::of(subnet)) else { return Ok(Onward::Pass) };
+    let Some(route) = Blocks::of(subnet).route(&headers.dst) else { return Ok(Onward::Pass) };
     let Some(neighbour) = maps::neighbour(&route.next_hop) else { return Ok(Onward::Pass) };
-    maps::remember_flow(&ip.src, &ip.dst, neighbour);
-    transmit(frame, ip, neighbour)
+    maps::remember_flow(&headers.src, &headers.dst, neighbour);
+    transmit(frame, headers, neighbour)
 }
 
 /// One hop further.
 #[inline(always)]
-fn transmit(frame: &Frame<'_>, ip: &Ip, way: &Neighbour) -> Result<Onward, DropReason> {
-    decrement_ttl(frame, ip)?;
+fn transmit(frame: &XdpFrame<'_>, headers: &Headers, way: &Neighbour) -> Result<Onward, DropReason> {
+    decrement_ttl(frame, headers)?;
     frame.set_macs(way.mac, way.own).ok_or(DropReason::Malformed)?;
     Ok(Onward::Transmit)
 }

@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use crate::sent::Telling;
 use aya::{
     TestRun, TestRunOptions, TestRunResult,
     programs::{ProgramError, ProgramInfo, SchedClassifier, Xdp},
@@ -60,6 +61,11 @@ pub struct Outcome {
     pub frame: Vec<u8>,
     /// Every counter that moved: program, label and by how much.
     pub counted: Vec<String>,
+    /// Where it was sent, in words of [`crate::sent`]; empty where it was not, or where the
+    /// programs do not tell.
+    pub sent: String,
+    /// The interface of the hook, by name.
+    pub from: String,
 }
 
 /// `TC_ACT_UNSPEC`: not ours.
@@ -128,7 +134,7 @@ const CLUSTER: &[(&str, &str)] = &[
 /// Local endpoints: name, network, host part of the addresses, sandbox. `c1`
 /// and `c1red` are one container on two networks; `small` has an MTU of 1300;
 /// `c3` is in this node's second block, `o2` has borrowed an address of h2's.
-const ENDPOINTS: &[(&str, u32, u8, u32)] = &[
+pub const ENDPOINTS: &[(&str, u32, u8, u32)] = &[
     ("c1", 1, 2, 101),
     ("c2", 1, 3, 102),
     ("c1red", 2, 2, 101),
@@ -151,7 +157,7 @@ pub const UPLINK_MTU: u32 = 1400;
 pub fn node() -> MutexGuard<'static, Node> {
     static NODE: OnceLock<Mutex<Node>> = OnceLock::new();
     // A test that failed has not harmed the node: it is as it was.
-    let decides_anew = || Mutex::new(Node::with(Extras { hold: Some(0), ..Extras::default() }));
+    let decides_anew = || Mutex::new(Node::with(Extras { hold: Some(0), tally: true }));
     let node = NODE.get_or_init(decides_anew).lock().unwrap_or_else(PoisonError::into_inner);
     setns(&node.netns, CloneFlags::CLONE_NEWNET).expect("root may enter");
     node.forget_budgets();
@@ -214,6 +220,8 @@ impl Node {
     /// Runs a program.
     pub fn run(&mut self, program: Program, frame: &[u8], context: Context) -> Outcome {
         let before = self.counters();
+        let from = self.ifindexes.iter().find(|(_, ifindex)| **ifindex == context.ifindex);
+        let from = from.map(|(name, _)| name.clone()).unwrap_or_default();
         let mut out = vec![0; frame.len() + 256];
         let context = context.bytes();
         let options = TestRunOptions {
@@ -223,7 +231,9 @@ impl Node {
             ctx_in: (program != Program::Xdp).then_some(&context[..]),
             ..TestRunOptions::default()
         };
+        let telling = Telling::of(&self.maps_dir());
         let result = self.test_run(program, options);
+        let sent = telling.map(|telling| telling.told(&self.ifindexes)).unwrap_or_default();
         out.truncate(result.data_size_out as usize);
         let after = self.counters();
         let moved = after.iter().filter(|(name, count)| before[*name] != **count);
@@ -231,7 +241,7 @@ impl Node {
             1 => name.clone(),
             n => format!("{name} {n}"),
         });
-        Outcome { action: result.return_value as i32, frame: out, counted: counted.collect() }
+        Outcome { action: result.return_value as i32, frame: out, counted: counted.collect(), sent, from }
     }
 
     /// Nanoseconds that one run takes, the mean of `repeat` in one call.
@@ -412,7 +422,8 @@ pub fn both(network: u8, host: u8) -> [IpAddr; 2] {
     [v4, v6]
 }
 
-fn interface(endpoint: &str) -> String {
+/// The host side of an endpoint's interface.
+pub fn interface(endpoint: &str) -> String {
     format!("mgy-{endpoint}")
 }
 

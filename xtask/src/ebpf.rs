@@ -78,12 +78,14 @@ pub fn find() -> Result<Toolchain, Missing> {
 pub fn command(tools: &Toolchain, verb: &str, workspace: &Path, target_dir: &Path) -> Command {
     // Full debug information has to reach `core` as well, or the verifier
     // counts fewer functions than it is told of. The order of expanded copies
-    // does not matter here, and LLVM 22 crashes on keeping it.
+    // does not matter here, and LLVM 22 crashes on keeping it. Every machine that Margay runs
+    // on takes loads at any address, and so does its verifier, but for the stack.
     let flags = [
         "--cfg=bpf_target_arch=\"x86_64\"",
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
         "-Clink-arg=--disable-expand-memcpy-in-order",
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
     ];
     let path = env::var_os("PATH").unwrap_or_default();
     // The compiler's own folder first: `cargo clippy` looks for its driver there.

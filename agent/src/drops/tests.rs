@@ -40,7 +40,7 @@ fn line(program: Program, reason: DropReason, ifindex: u32, src: &str, dst: &str
         state.facts.interfaces.insert(format!("mgy{id}"), index);
     }
     let (src, dst) = (ip(src).into(), ip(dst).into());
-    let mut drop = Logged::new(program, reason, ifindex, 98);
+    let mut drop = Logged::new(program, reason as u32, ifindex, 98);
     (drop.src, drop.dst) = (src, dst);
     let mut lines = lines(&state, &[drop]);
     assert_eq!(lines.len(), 1);

@@ -33,7 +33,7 @@ use super::{
 };
 
 /// The object that the binary carries.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay.bpf.o"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay.bpf.o"));
 
 /// The maps, as many as the agent reads or writes.
 pub struct Maps {
@@ -88,7 +88,8 @@ impl Guards {
 /// What the programs do besides.
 #[derive(Clone, Copy, Debug, Default, Hash)]
 pub struct Extras {
-    /// Count their look-ups in `LOOKUPS`, for tests and the bench.
+    /// Count their look-ups in `LOOKUPS` and tell in `SENT` where a packet went, for tests and
+    /// the bench.
     pub tally: bool,
     /// Have XDP remember flows for another while, nanoseconds, or with 0 not at all; for
     /// tests and the bench.
@@ -196,7 +197,8 @@ fn load_and_pin(pins: &Pins, dir: &Path, extras: Extras) -> Result<()> {
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(table::TALLY, &tally, true)
         .override_global(table::HOLD, &hold, true);
-    let pinned = PINNED.into_iter().chain(extras.tally.then_some(table::LOOKUPS));
+    let for_tests = extras.tally.then_some([table::LOOKUPS, table::SENT]);
+    let pinned = PINNED.into_iter().chain(for_tests.into_iter().flatten());
     for name in pinned {
         loader.map_pin_path(name, pins.maps().join(name));
     }

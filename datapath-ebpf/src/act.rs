@@ -1,4 +1,4 @@
-//! The ways on for a packet, and how each is taken.
+//! The last stage: the ways on for a packet, and how each is taken.
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use margay_common::{
@@ -7,7 +7,9 @@ use margay_common::{
     verdict::Verdict,
 };
 
-use crate::packet::{Bytes, Packet};
+use margay_packet::Frame;
+
+use crate::skb::Skb;
 
 /// What becomes of a packet that is not dropped.
 pub enum Forward {
@@ -24,8 +26,8 @@ pub enum Forward {
     World { ifindex: u32 },
     /// Up to the host's stack, as if it had come in on `margay0`.
     Host { ifindex: u32 },
-    /// Back to where it came from: it has become the answer.
-    Answer,
+    /// A function of its own has counted the packet and carried its decision out.
+    Finished { action: i32 },
 }
 
 impl Forward {
@@ -41,26 +43,26 @@ impl Forward {
         Self::Out { ifindex: endpoint.ifindex, mac: endpoint.mac }
     }
 
-    /// What this is counted as.
+    /// What this is still to be counted as.
     #[inline(always)]
-    pub const fn verdict(&self) -> Verdict {
-        match self {
+    pub const fn verdict(&self) -> Option<Verdict> {
+        Some(match self {
             Self::Pass => Verdict::Passed,
             Self::Peer { .. } | Self::Out { .. } => Verdict::Local,
             Self::Node { .. } => Verdict::Remote,
             Self::World { .. } => Verdict::World,
             Self::Host { .. } => Verdict::Host,
-            Self::Answer => Verdict::Answered,
-        }
+            Self::Finished { .. } => return None,
+        })
     }
 }
 
 /// Sends a packet on its way.
 #[inline(always)]
-pub fn carry_out(packet: &Packet<'_>, decision: &Forward) -> i32 {
+pub fn carry_out(packet: &Skb<'_>, decision: &Forward) -> i32 {
     match *decision {
         Forward::Pass => TC_ACT_UNSPEC,
-        Forward::Answer => packet.redirect(packet.ifindex(), 0),
+        Forward::Finished { action } => action,
         Forward::Peer { ifindex, mac } => {
             packet.adopt();
             readdress(packet, mac, packet.redirect_peer(ifindex))
@@ -80,7 +82,7 @@ pub fn carry_out(packet: &Packet<'_>, decision: &Forward) -> i32 {
 
 /// Addresses the frame to `mac`, from the gateway.
 #[inline(always)]
-fn readdress(packet: &Packet<'_>, mac: MacWord, action: i32) -> i32 {
+fn readdress(packet: &Skb<'_>, mac: MacWord, action: i32) -> i32 {
     match packet.set_macs(mac, GATEWAY_MAC.word()) {
         Some(()) => action,
         None => TC_ACT_SHOT,

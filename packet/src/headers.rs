@@ -1,0 +1,304 @@
+//! IPv4 and IPv6 headers: one view of both.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use margay_common::{
+    net::{Addr, Family},
+    verdict::DropReason,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{
+    frame::{Frame, IPV4_LEN, IPV6_LEN, Packet, mapped},
+    walk::{is_extension, is_hop_by_hop},
+};
+
+/// ICMP in the protocol field.
+pub const ICMP: u8 = 1;
+/// TCP.
+pub const TCP: u8 = 6;
+/// UDP.
+pub const UDP: u8 = 17;
+/// ICMPv6 in the next header field.
+pub const ICMPV6: u8 = 58;
+
+/// Where IPv4 says that more fragments follow, and where its fragment begins.
+pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// An offset other than zero.
+pub(crate) const SOME_OFFSET: u16 = 0x1000;
+
+/// What the programs know of a packet's headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Source.
+    pub src: Addr,
+    /// Destination.
+    pub dst: Addr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// The protocol behind the IP header and all extensions.
+    pub proto: u8,
+    /// Where that protocol's header starts in the frame, bytes.
+    pub l4: usize,
+    /// The half-word of IPv4 that tells of fragments, host byte order. Of IPv6 only
+    /// whether it is one: [`MORE_FRAGMENTS`] for any, [`SOME_OFFSET`] for a later one.
+    fragment: u16,
+}
+
+/// IPv4, RFC 791, without options.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Ipv4Header {
+    version_ihl: u8,
+    tos: u8,
+    total_len: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    proto: u8,
+    checksum: u16,
+    src: u32,
+    dst: u32,
+}
+
+/// IPv6, RFC 8200.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Ipv6Header {
+    version_class: u8,
+    class_flow: u8,
+    flow: u16,
+    payload_len: u16,
+    next: u8,
+    hop_limit: u8,
+    src: Addr,
+    dst: Addr,
+}
+
+impl Ipv4Header {
+    #[inline(always)]
+    fn view(&self, l4: usize) -> Headers {
+        Headers {
+            family: Family::V4,
+            src: Addr::from_v4_word(self.src),
+            dst: Addr::from_v4_word(self.dst),
+            ttl: self.ttl,
+            proto: self.proto,
+            l4,
+            fragment: u16::from_be(self.fragment),
+        }
+    }
+}
+
+impl Ipv6Header {
+    #[inline(always)]
+    fn view(&self, l4: usize) -> Headers {
+        Headers {
+            family: Family::V6,
+            src: self.src,
+            dst: self.dst,
+            ttl: self.hop_limit,
+            proto: self.next,
+            l4,
+            fragment: 0,
+        }
+    }
+}
+
+impl Headers {
+    /// No header yet.
+    pub const NONE: Self = Self {
+        family: Family::V4,
+        src: Addr::UNSPECIFIED,
+        dst: Addr::UNSPECIFIED,
+        ttl: 0,
+        proto: 0,
+        l4: 0,
+        fragment: 0,
+    };
+
+    /// Whether the packet is any fragment.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    }
+
+    /// Whether the packet is a fragment other than the first, so that no header of its
+    /// protocol is there.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment & FRAGMENT_OFFSET != 0
+    }
+
+    /// Reads the header of a packet of that family. The result lies in memory that LLVM does
+    /// not see through, if the caller hides the address: LLVM would carry every field of a
+    /// value along, in ten registers, and move the others to and from the stack at every turn.
+    /// The fence keeps it from doing so with what it has just written; it is a hint alone, and
+    /// nothing else rests on it.
+    ///
+    /// # Errors
+    ///
+    /// The header is cut off, contradicts itself or its frame, or asks for a source route.
+    #[inline(always)]
+    pub fn parse<P: Packet>(&mut self, packet: &P, family: Family) -> Result<(), DropReason> {
+        match family {
+            Family::V4 => self.parse_v4(packet)?,
+            Family::V6 => self.parse_v6(packet)?,
+        }
+        compiler_fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn parse_v4<P: Packet>(&mut self, packet: &P) -> Result<(), DropReason> {
+        packet.pull(P::L3 + IPV4_LEN);
+        let header: Ipv4Header = packet.get(P::L3).ok_or(DropReason::Malformed)?;
+        let header_len = usize::from(header.version_ihl & 0xf) * 4;
+        *self = header.view(P::L3 + header_len);
+        let total_len = u32::from(u16::from_be(header.total_len));
+        // Only a super-packet above 64 KiB says 0.
+        let truncated = match total_len {
+            0 => packet.gso_size() == 0,
+            len => len > packet.l3_len() || len < header_len as u32,
+        };
+        if header.version_ihl >> 4 != 4 || header_len < IPV4_LEN || truncated {
+            return Err(DropReason::Malformed);
+        }
+        if header_len > IPV4_LEN {
+            packet.options((header_len - IPV4_LEN) as u32).check()?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn parse_v6<P: Packet>(&mut self, packet: &P) -> Result<(), DropReason> {
+        packet.pull(P::L3 + IPV6_LEN);
+        let header: Ipv6Header = packet.get(P::L3).ok_or(DropReason::Malformed)?;
+        *self = header.view(P::L3 + IPV6_LEN);
+        let payload_len = u32::from(u16::from_be(header.payload_len));
+        // A super-packet above 64 KiB says 0.
+        let truncated = payload_len != 0 && payload_len + IPV6_LEN as u32 > packet.l3_len();
+        // IPv4-mapped addresses have no place on a wire (RFC 4291 section 2.5.5.2),
+        // and in the maps they are IPv4.
+        let mapped = header.src.is_v4() || header.dst.is_v4();
+        let wrong_super_packet = payload_len == 0 && is_hop_by_hop(header.next) && packet.gso_size() == 0;
+        if header.version_class >> 4 != 6 || truncated || mapped || wrong_super_packet {
+            return Err(DropReason::Malformed);
+        }
+        if is_extension(header.next) {
+            let walked = packet.extensions(header.next).check()?;
+            self.proto = walked.proto();
+            self.l4 = walked.l4();
+            self.fragment = walked.fragment();
+        }
+        Ok(())
+    }
+
+    /// Reads a header that has neither options nor extensions. `None` if it takes a closer
+    /// look: options, extensions, and the length that only a super-packet has.
+    ///
+    /// # Errors
+    ///
+    /// The header contradicts itself or its frame.
+    #[inline(always)]
+    pub fn parse_plain<F: Frame>(frame: &F, family: Family) -> Result<Option<Self>, DropReason> {
+        let l3_len = frame.l3_len();
+        match family {
+            Family::V4 => {
+                let Some(header) = frame.get::<Ipv4Header>(F::L3) else { return Ok(None) };
+                let total_len = u32::from(u16::from_be(header.total_len));
+                let header_len = u32::from(header.version_ihl & 0xf) * 4;
+                let wrong = header.version_ihl >> 4 != 4 || header_len < IPV4_LEN as u32;
+                if wrong || total_len > l3_len || (total_len != 0 && total_len < header_len) {
+                    return Err(DropReason::Malformed);
+                }
+                let plain = header_len == IPV4_LEN as u32 && total_len != 0;
+                Ok(plain.then(|| header.view(F::L3 + IPV4_LEN)))
+            }
+            Family::V6 => {
+                let Some(header) = frame.get::<Ipv6Header>(F::L3) else { return Ok(None) };
+                let payload_len = u32::from(u16::from_be(header.payload_len));
+                let mapped = header.src.is_v4() || header.dst.is_v4();
+                if header.version_class >> 4 != 6 || mapped || payload_len + IPV6_LEN as u32 > l3_len {
+                    return Err(DropReason::Malformed);
+                }
+                Ok((!is_extension(header.next)).then(|| header.view(F::L3 + IPV6_LEN)))
+            }
+        }
+    }
+
+    /// The type field where this is ICMP of the packet's family.
+    #[inline(always)]
+    pub fn icmp_type<P: Packet>(&self, packet: &P) -> Option<u8> {
+        let icmp = match self.family {
+            Family::V4 => ICMP,
+            Family::V6 => ICMPV6,
+        };
+        if self.proto != icmp || self.is_later_fragment() {
+            return None;
+        }
+        packet.load(self.l4)
+    }
+
+    /// Source and destination port of TCP and UDP, host byte order; of an ICMP echo its
+    /// identifier in both places (RFC 792, RFC 4443 section 4). `None` where the packet has
+    /// none: another protocol, another message, or a later fragment.
+    #[inline(always)]
+    pub fn ports<P: Packet>(&self, packet: &P) -> Option<[u16; 2]> {
+        match (self.proto, self.icmp_type(packet)) {
+            _ if self.is_later_fragment() => None,
+            (TCP | UDP, _) => packet.load::<[u16; 2]>(self.l4).map(|ports| ports.map(u16::from_be)),
+            (_, Some(0 | 8 | 128 | 129)) => {
+                let [id, _] = packet.load::<[u16; 2]>(self.l4 + 4)?;
+                Some([u16::from_be(id); 2])
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The source alone, of a packet of which nothing else is known.
+#[inline(always)]
+pub fn source<F: Frame>(frame: &F, family: Family) -> Option<Addr> {
+    match family {
+        Family::V4 => {
+            frame.pull(F::L3 + IPV4_LEN);
+            frame.get::<Ipv4Header>(F::L3).map(|h| Addr::from_v4_word(h.src))
+        }
+        Family::V6 => {
+            frame.pull(F::L3 + IPV6_LEN);
+            frame.get::<Ipv6Header>(F::L3).map(|h| h.src)
+        }
+    }
+}
+
+/// The destination alone, of a packet that may be broken otherwise.
+#[inline(always)]
+pub fn destination<F: Frame>(frame: &F, family: Family) -> Option<Addr> {
+    match family {
+        Family::V4 => frame.get::<Ipv4Header>(F::L3).map(|h| Addr::from_v4_word(h.dst)),
+        Family::V6 => frame.get::<Ipv6Header>(F::L3).map(|h| h.dst),
+    }
+}
+
+/// Where the source stands in an IP header, and behind it the destination.
+pub(crate) const V4_ADDRESSES: usize = 12;
+pub(crate) const V6_ADDRESSES: usize = 8;
+
+/// Source and destination alone.
+#[inline(always)]
+pub fn addresses<F: Frame>(frame: &F, family: Family) -> Option<[Addr; 2]> {
+    match family {
+        Family::V4 => frame.get(F::L3 + V4_ADDRESSES).map(mapped),
+        Family::V6 => frame.get(F::L3 + V6_ADDRESSES),
+    }
+}
+
+/// `fe80::/10`.
+#[inline(always)]
+pub fn is_link_local(addr: &Addr) -> bool {
+    addr.0[0] & 0xffc0_0000_0000_0000_u64.to_be() == 0xfe80_0000_0000_0000_u64.to_be()
+}

@@ -1,0 +1,89 @@
+//! Where the programs sent a packet: as they tell it, and as it has to be.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
+
+use aya::maps::{Array, Map, MapData};
+use margay::tables::HOST_INTERFACE;
+use margay_common::{
+    sent::{INTO, NEXT_HOP, OUT, PEER, ROUTED, Sent},
+    table,
+};
+
+use zerocopy::FromBytes;
+
+use crate::bpf::{ENDPOINTS, UPLINK, both, interface};
+
+/// The map in which the programs tell.
+pub struct Telling(Array<MapData, [u8; size_of::<Sent>()]>);
+
+impl Telling {
+    /// Begins to listen to the programs whose maps are in a folder; `None` if they do not tell.
+    pub fn of(maps: &Path) -> Option<Self> {
+        let map = MapData::from_pin(maps.join(table::SENT)).ok()?;
+        let map = Map::from_map_data(map).expect("a map");
+        let mut told = Array::try_from(map).expect("an array");
+        told.set(0, [0; size_of::<Sent>()], 0).expect("the map takes it");
+        Some(Self(told))
+    }
+
+    /// What they have told since, in words.
+    pub fn told(&self, ifindexes: &BTreeMap<String, u32>) -> String {
+        let sent = self.0.get(&0, 0).expect("the map");
+        let sent = Sent::read_from_bytes(&sent).expect("its size");
+        let name = ifindexes.iter().find(|(_, ifindex)| **ifindex == sent.ifindex);
+        let name = name.map_or_else(|| sent.ifindex.to_string(), |(name, _)| name.clone());
+        match sent.way {
+            OUT => format!("out of {name}"),
+            INTO => format!("into {name}"),
+            PEER => format!("behind {name}"),
+            NEXT_HOP => format!("out of {name} to {}", IpAddr::from(sent.next_hop)),
+            ROUTED => format!("out of {name} as routed"),
+            _ => String::new(),
+        }
+    }
+}
+
+/// Where a packet has to go that a program counts under a verdict, by its destination and the
+/// interface that it came from. The node's containers, its uplink and the node h2 are those of
+/// [`crate::bpf`].
+pub fn expected(program: &str, verdict: &str, from: &str, dst: IpAddr) -> String {
+    match verdict {
+        "local" => {
+            let peer = program != "from_host";
+            let (name, ..) = ENDPOINTS
+                .iter()
+                .find(|(_, network, host, _)| both(*network as u8, *host).contains(&dst))
+                .expect("an endpoint's address");
+            format!("{} {}", if peer { "behind" } else { "out of" }, interface(name))
+        }
+        "remote" => {
+            let next_hop: IpAddr = match dst {
+                IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 2).into(),
+                IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2).into(),
+            };
+            format!("out of {UPLINK} to {next_hop}")
+        }
+        "host" => format!("into {HOST_INTERFACE}"),
+        "world" => format!("out of {UPLINK} as routed"),
+        _ => back(from),
+    }
+}
+
+/// Where an answer goes to what came from an interface.
+pub fn back(from: &str) -> String {
+    let way = if from == HOST_INTERFACE { "into" } else { "out of" };
+    format!("{way} {from}")
+}
+
+/// The destination of a frame, if it has one.
+pub fn destination(frame: &[u8]) -> Option<IpAddr> {
+    match frame.get(12..14)? {
+        [8, 0] => Some(Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(30..34)?).ok()?).into()),
+        [0x86, 0xdd] => Some(Ipv6Addr::from(<[u8; 16]>::try_from(frame.get(38..54)?).ok()?).into()),
+        _ => None,
+    }
+}
