@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    ebpf,
+    ebpf, plot,
     run::{self, cargo, has},
     setup::{self, Need},
     tidy,
@@ -14,11 +14,12 @@ type Check = fn() -> Result<()>;
 /// Runs every check and tells of all that fail.
 pub fn run() -> Result<()> {
     setup::run(Need::Build)?;
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
         ("rustfmt", format),
         ("clippy on the host", clippy_host),
         ("clippy on the BPF target", clippy_bpf),
         ("edges, sizes and words", tidy::run),
+        ("the plot of docs/performance.md", plot::check),
         ("licences", licences),
     ];
     let mut failed = Vec::new();

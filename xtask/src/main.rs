@@ -7,6 +7,7 @@ mod ebpf;
 mod engine;
 mod lint;
 mod machine;
+mod plot;
 mod run;
 mod runner;
 mod setup;
@@ -38,6 +39,8 @@ enum Verb {
     Ci(ci::Options),
     /// Formatting, clippy, dependency edges, sizes, licences
     Lint,
+    /// Draw docs/performance.svg from the tables of docs/performance.md
+    Plot,
     /// Measure: time per packet, throughput, latencies, memory
     Bench(bench::Options),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::Ci(options) => ci::run(&options),
         Verb::Lint => lint::run(),
+        Verb::Plot => plot::run(),
         Verb::Bench(options) => bench::run(&options),
     };
     match done {
