@@ -2,6 +2,8 @@
 //! modules may not name, how long files and functions are, and words that have
 //! no place in the repository.
 
+mod documents;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -153,7 +155,10 @@ pub fn run() -> Result<()> {
         check_file(&path, &mut faults, &mut tests)?;
     }
     check_words(&mut faults)?;
-    faults.extend(unproven(&fs::read_to_string(root().join(SECURITY))?, &tests));
+    documents::check(&mut faults)?;
+    for (name, head) in PROVEN {
+        faults.extend(unproven(name, head, &fs::read_to_string(root().join(name))?, &tests));
+    }
     if !faults.is_empty() {
         bail!("\n  {}", faults.join("\n  "));
     }
@@ -320,25 +325,31 @@ fn functions(tokens: TokenStream) -> Vec<String> {
     pairs.map(|pair| pair[1].clone()).collect()
 }
 
-/// What is tried against Margay, and the tests that show what happens.
-const SECURITY: &str = "SECURITY.md";
+/// Documents with tables of three columns of which the last one names tests, and the head of
+/// another column by which these tables are known.
+const PROVEN: [(&str, &str); 2] = [("SECURITY.md", "attack"), ("ARCHITECTURE.md", "invariant")];
 
-/// What is wrong with the tables of attacks: each names in its last column, in backticks, tests
-/// that there are.
-fn unproven(text: &str, tests: &BTreeSet<String>) -> Vec<String> {
+/// What is wrong with the tables of attacks or invariants: each row names in its last column, in
+/// backticks, tests that exist.
+fn unproven(name: &str, head: &str, text: &str, tests: &BTreeSet<String>) -> Vec<String> {
     let mut faults = Vec::new();
+    let mut inside = false;
     for (number, line) in text.lines().enumerate() {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let [_, attack, _, proof, _] = cells[..] else { continue };
-        if attack == "attack" || attack.starts_with("---") {
+        let [_, first, second, proof, _] = cells[..] else {
+            inside = false;
+            continue;
+        };
+        if !inside || first.starts_with("---") {
+            inside |= [first, second].contains(&head);
             continue;
         }
         let names: Vec<&str> = proof.split('`').skip(1).step_by(2).collect();
         if names.is_empty() {
-            faults.push(format!("{SECURITY}:{}: names no test", number + 1));
+            faults.push(format!("{name}:{}: names no test", number + 1));
         }
-        for name in names.into_iter().filter(|name| !tests.contains(*name)) {
-            faults.push(format!("{SECURITY}:{}: there is no test {name}", number + 1));
+        for test in names.into_iter().filter(|test| !tests.contains(*test)) {
+            faults.push(format!("{name}:{}: there is no test {test}", number + 1));
         }
     }
     faults
@@ -415,11 +426,13 @@ mod tests {
         let (_, tests) = look("x.rs", text);
         let table =
             |proof: &str| format!("| attack | what happens | tests |\n|---|---|---|\n| x | y | {proof} |");
-        assert!(unproven(&table("`a`, `b`, `p`"), &tests).is_empty());
+        let unproven = |text: &str| unproven("SECURITY.md", "attack", text, &tests);
+        assert!(unproven(&table("`a`, `b`, `p`")).is_empty());
+        assert!(unproven("| word | meaning | not |\n|---|---|---|\n| x | y | z |").is_empty());
         for (proof, fault) in
             [("`helper`", "there is no test helper"), ("`a`, `c`", "no test c"), ("a", "names no test")]
         {
-            let faults = unproven(&table(proof), &tests);
+            let faults = unproven(&table(proof));
             assert!(
                 faults.len() == 1 && faults[0].starts_with("SECURITY.md:3") && faults[0].contains(fault),
                 "{faults:?}"

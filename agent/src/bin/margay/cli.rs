@@ -223,7 +223,7 @@ pub enum GuardCommand {
         /// The prefix, or one address
         #[arg(value_parser = prefix)]
         cidr: IpNet,
-        /// Why it is blocked, shown by guard ls
+        /// Why it is denied, shown by `guard ls`
         #[arg(long, value_name = "TEXT")]
         comment: Option<String>,
     },
