@@ -35,7 +35,7 @@ use crate::{
         endpoint::Endpoint,
         membership::{Known, Trust},
     },
-    problem::Problem,
+    problem::{Problem, Rejection},
     reconcile::Change,
     store::Feed,
     tables::Entry,
@@ -197,10 +197,10 @@ impl Control {
         self.requests.send(request(send)).await.map_err(|_| ended())?;
         match timeout(PATIENCE, receive).await {
             Ok(answer) => answer.map_err(|_| ended()),
-            Err(_) => bail!(
-                "the kernel or the store did not get there within {} s; see `margay status`",
-                PATIENCE.as_secs()
-            ),
+            Err(_) => bail!(Rejection::Later(Problem::new(
+                format!("the kernel or the store did not get there within {} s", PATIENCE.as_secs()),
+                "see `margay status`"
+            ))),
         }
     }
 }

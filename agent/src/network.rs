@@ -7,7 +7,7 @@ mod runtime;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,7 @@ use crate::{
         network::{Network, NetworkRequest, overlap},
         snapshot::{Event, Snapshot},
     },
+    problem::{Problem, Rejection},
     store::{Commit, Condition, Op, Store, Txn},
 };
 use runtime::Reservation;
@@ -100,7 +101,7 @@ impl Networks {
                 return Ok(done);
             }
         }
-        bail!("others create and remove networks at every attempt; try again");
+        bail!(Rejection::contended("others create and remove networks at every attempt"));
     }
 
     /// Adds to what all agree upon, as `plan` says of what is there; nothing if
@@ -124,7 +125,7 @@ impl Networks {
                 return Ok(revision);
             }
         }
-        bail!("others change the cluster at every attempt; try again");
+        bail!(Rejection::contended("others change the cluster at every attempt"));
     }
 
     /// Adds a network that is not there, on subnets that are kept for it, as
@@ -138,7 +139,8 @@ impl Networks {
         let Reading { snapshot, mut reserved, guard, unchanged, same_nodes } = reading;
         let next = guard.next_network;
         if next > ID_MAX {
-            bail!("all {ID_MAX} network ids are used up; ids are never given twice");
+            let what = format!("all {ID_MAX} network ids are used up, and no id is given twice");
+            bail!(Rejection::conflict(what, "move to a new cluster"));
         }
         let network = request.into_network(next)?;
         let kept: Vec<IpNet> =
@@ -178,13 +180,14 @@ impl Networks {
                 return Ok(());
             }
         }
-        bail!("others create and remove networks at every attempt");
+        bail!(Rejection::contended("others create and remove networks at every attempt"));
     }
 
     /// Removes a network that has no endpoints anywhere.
     pub async fn remove(&self, name: &str) -> Result<i64> {
-        let gone = || anyhow!("there is no network {name}");
-        self.take_away(|snapshot| snapshot.network(name)).await?.ok_or_else(gone)
+        let missing =
+            || Rejection::missing(format!("there is no network {name}"), "margay network ls lists them");
+        Ok(self.take_away(|snapshot| snapshot.network(name)).await?.ok_or_else(missing)?)
     }
 
     /// Removes the network that `find` gives; `None` if it gives none.
@@ -196,7 +199,8 @@ impl Networks {
             let ipam = self.store.list(&[ipam_of(network.id)]).await?;
             let holders = holders(&ipam.entries);
             if !holders.is_empty() {
-                bail!("network {name} has endpoints: {}", holders.join(", "));
+                let what = format!("network {name} has endpoints: {}", holders.join(", "));
+                bail!(Rejection::conflict(what, "detach them first"));
             }
             let seen = snapshot.network_revisions.get(&network.id).copied().unwrap_or_default();
             let txn = Txn {
@@ -216,7 +220,7 @@ impl Networks {
                 return Ok(Some(revision));
             }
         }
-        bail!("others use the network at every attempt; try again");
+        bail!(Rejection::contended("others use the network at every attempt"));
     }
 
     /// The revision of the network of that name, if the store has it.
@@ -230,7 +234,10 @@ impl Networks {
     async fn read(&self) -> Result<Reading> {
         let reading = self.read_what_can_be().await?;
         match reading.snapshot.unreadable.first_key_value() {
-            Some((key, reason)) => bail!("{key} {reason}; until that is mended nothing can be created"),
+            Some((key, reason)) => bail!(Rejection::Unavailable(Problem::new(
+                format!("{key} {reason}, so nothing can be created"),
+                "write the value again, or delete the key"
+            ))),
             None => Ok(reading),
         }
     }
@@ -275,7 +282,13 @@ fn same(found: &Network, wanted: &Network) -> Result<Network> {
         let routable = if network.routable { ", routable" } else { "" };
         format!("{}{}{}{mtu}{internal}{routable}", subnets.join(" and "), ranges.concat(), aux.concat())
     };
-    bail!("network {} exists with other options: it has {}, not {}", found.name, plain(found), plain(wanted));
+    let what = format!(
+        "network {} exists with other options: it has {}, not {}",
+        found.name,
+        plain(found),
+        plain(wanted)
+    );
+    bail!(Rejection::conflict(what, "choose another name, or remove that network first"));
 }
 
 /// That a network's subnets are nobody else's, and hold nothing that a node needs to be
@@ -285,44 +298,42 @@ fn check_overlap(
     snapshot: &Snapshot,
     reserved: &BTreeMap<IpNet, Reservation>,
     store: &[IpAddr],
-) -> Result<()> {
+) -> Result<(), Rejection> {
+    const ANOTHER: &str = "choose another subnet";
     for cidr in network.cidrs() {
+        let overlaps = |what: String| Rejection::conflict(format!("subnet {cidr} overlaps {what}"), ANOTHER);
+        let contains = |what: String| Rejection::conflict(format!("subnet {cidr} contains {what}"), ANOTHER);
         if let Some((kept, by)) = reserved.iter().find(|(kept, _)| overlap(**kept, cidr)) {
-            bail!("subnet {cidr} overlaps {kept}, where node {} is creating a network", by.node);
+            return Err(overlaps(format!("{kept}, where node {} is creating a network", by.node)));
         }
         for other in snapshot.networks.values() {
             if let Some(theirs) = other.subnets.iter().find(|theirs| overlap(theirs.cidr, cidr)) {
-                bail!("subnet {cidr} overlaps {} of network {}", theirs.cidr, other.name);
+                return Err(overlaps(format!("{} of network {}", theirs.cidr, other.name)));
             }
         }
         if let Some(blocked) = snapshot.blocked.keys().find(|blocked| overlap(**blocked, cidr)) {
-            bail!("subnet {cidr} overlaps {blocked}, which the guard blocks: margay guard rm {blocked}");
+            let what = format!("subnet {cidr} overlaps {blocked}, which is on the deny list");
+            return Err(Rejection::conflict(what, format!("margay guard rm {blocked}")));
         }
         for node in snapshot.nodes.values() {
             if let Some(addr) = node.addresses.iter().find(|addr: &&IpAddr| cidr.contains(*addr)) {
-                bail!("subnet {cidr} contains {addr}, the address of node {}; choose another", node.name);
+                return Err(contains(format!("{addr}, the address of node {}", node.name)));
             }
         }
         if let Some(addr) = store.iter().find(|addr| cidr.contains(*addr)) {
-            bail!("subnet {cidr} contains {addr}, an address of the store; choose another");
+            return Err(contains(format!("{addr}, an address of the store")));
         }
         for node in snapshot.nodes.values() {
             if let Some(addr) = node.depends_on.iter().find(|addr| cidr.contains(*addr)) {
-                bail!(
-                    "subnet {cidr} contains {addr}, by which node {} reaches the store or the world; \
-                     choose another",
-                    node.name
-                );
+                let by = format!("{addr}, by which node {} reaches the store or the world", node.name);
+                return Err(contains(by));
             }
             // What holds the node's own address is the underlay, which may be wide.
             let underlay = |net: &IpNet| node.addresses.iter().any(|addr| net.contains(addr));
             let link = node.occupied.iter().find(|net| !underlay(net) && overlap(**net, cidr));
             if let Some(link) = link {
-                bail!(
-                    "subnet {cidr} overlaps {link}, which is on a link of node {}, such as a bridge of \
-                     Docker's; choose another",
-                    node.name
-                );
+                let of = format!("{link}, which is on a link of node {}, such as Docker's bridge", node.name);
+                return Err(overlaps(of));
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::{
         node::Removed,
         snapshot::{Snapshot, single},
     },
+    problem::Rejection,
     store::{Commit, Condition, Listing, Op, Store, Txn},
 };
 
@@ -45,7 +46,7 @@ pub async fn remove(store: &Arc<dyn Store>, name: &str, yes: bool) -> Result<usi
             }
         }
     }
-    bail!("others change what node {name} held at every attempt; run this again")
+    bail!(Rejection::contended(format!("others change what node {name} held at every attempt")))
 }
 
 /// Takes the node's own keys away and leaves word of it.
@@ -61,13 +62,12 @@ async fn bury(store: &Arc<dyn Store>, name: &str, yes: bool) -> Result<()> {
             if snapshot.removed.contains_key(name) {
                 return Ok(());
             }
-            bail!("there is no node {name}; margay node ls lists them");
+            let what = format!("there is no node {name}");
+            bail!(Rejection::missing(what, "margay node ls lists them"));
         };
         if snapshot.alive.contains_key(name) && !yes {
-            bail!(
-                "node {name} looks alive: its containers would lose their addresses; \
-                 stop its agent first, or say --yes"
-            );
+            let what = format!("node {name} looks alive: its containers would lose their addresses");
+            bail!(Rejection::conflict(what, "stop its agent first, or say --yes"));
         }
         let word = Removed { instance: found.instance.clone(), since: now() };
         let mut ops =
@@ -78,7 +78,7 @@ async fn bury(store: &Arc<dyn Store>, name: &str, yes: bool) -> Result<()> {
             return Ok(());
         }
     }
-    bail!("others change node {name} at every attempt; try again")
+    bail!(Rejection::contended(format!("others change node {name} at every attempt")))
 }
 
 /// Frees some blocks and borrowed addresses, if nobody changed them meanwhile.

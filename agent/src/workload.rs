@@ -46,7 +46,7 @@ use crate::{
         pick::{Face, pick},
     },
     network::Networks,
-    problem::Problem,
+    problem::{Problem, Rejection},
     tables::host_interface,
     words,
 };
@@ -273,15 +273,15 @@ impl Workloads {
         }
         let problem =
             self.control.look(|state| state.join_problem.clone().or_else(|| state.refusal())).await?;
-        let problem = problem.unwrap_or_else(|| Problem::new("it is still about to", "see `margay status`"));
-        Err(problem.within("this node has not joined the cluster").into())
+        let problem = problem.unwrap_or_else(|| Problem::new("it is joining", "see `margay status`"));
+        Err(Rejection::Later(problem.within("this node has not joined the cluster")).into())
     }
 
     /// Nothing is agreed upon before this node is a member, or with a store that
     /// is away or not to be believed.
     pub async fn agreed(&self) -> Result<()> {
         if let Some(away) = self.control.look(|state| state.store.unusable().cloned()).await? {
-            bail!(away.to_problem());
+            bail!(away);
         }
         self.joined().await?;
         self.believed().await
@@ -291,7 +291,7 @@ impl Workloads {
     /// store that can be asked and is believed.
     pub async fn believed(&self) -> Result<()> {
         match self.control.look(State::refusal).await? {
-            Some(reason) => bail!(reason),
+            Some(reason) => bail!(Rejection::Later(reason)),
             None => Ok(()),
         }
     }
@@ -381,7 +381,7 @@ impl Workloads {
         sysctl::set("ipv6", host, "disable_ipv6", "1")?;
         sysctl::set("ipv4", host, "rp_filter", "1")?;
         let index = link::index(&self.netlink, host).await?;
-        let index = index.ok_or_else(|| anyhow!("interface {host} vanished"))?;
+        let index = index.ok_or_else(|| anyhow!("interface {host} disappeared"))?;
         link::set_up(&self.netlink, index).await?;
         self.control.serve(endpoint.clone()).await
     }
@@ -409,13 +409,16 @@ impl Workloads {
     fn check_once(&self, network: &Network, netns: &Netns) -> Result<()> {
         let endpoints = self.journal.endpoints();
         match endpoints.values().find(|e| e.sandbox == netns.inode && e.network == network.id) {
-            Some(other) if other.netns == netns.path => bail!(
-                "{} is on network {} already, by interface {} (endpoint {})",
-                netns.path.display(),
-                network.name,
-                other.ifname,
-                other.id
-            ),
+            Some(other) if other.netns == netns.path => bail!(Rejection::conflict(
+                format!(
+                    "{} is on network {} already, by interface {} (endpoint {})",
+                    netns.path.display(),
+                    network.name,
+                    other.ifname,
+                    other.id
+                ),
+                "detach that endpoint first"
+            )),
             // The inode number of a namespace that is gone, in use again.
             _ => Ok(()),
         }
@@ -436,7 +439,8 @@ impl Workloads {
             }
             sleep(LOOK).await;
         }
-        bail!("endpoint {} of network {} is named {name} already", other.id, network.name)
+        let what = format!("endpoint {} of network {} is named {name} already", other.id, network.name);
+        bail!(Rejection::conflict(what, "choose another name"))
     }
 
     /// The network of that name: as known here, or as the store has it if it
@@ -446,10 +450,12 @@ impl Workloads {
             return Ok(network);
         }
         let Some(revision) = self.networks.find(name).await? else {
-            bail!("there is no network {name}; margay network create makes one")
+            let what = format!("there is no network {name}");
+            bail!(Rejection::missing(what, "margay network create makes one"))
         };
         self.control.revision(revision).await?;
-        self.known_network(name).await?.ok_or_else(|| anyhow!("network {name} was removed just now"))
+        let gone = || Rejection::missing(format!("network {name} was removed just now"), "create it again");
+        Ok(self.known_network(name).await?.ok_or_else(gone)?)
     }
 
     async fn mtu(&self, network: &Network) -> Result<u32> {
@@ -462,7 +468,10 @@ impl Workloads {
         let look = move |state: &State| {
             let barred = || state.snapshot.barred.values().find(|(network, _)| network.name == name);
             match (state.snapshot.network(&name), barred()) {
-                (None, Some((_, reason))) => bail!("network {name} is not served on this node: {reason}"),
+                (None, Some((_, reason))) => bail!(Rejection::conflict(
+                    format!("network {name} is not served on this node: {reason}"),
+                    "see `margay status`"
+                )),
                 (found, _) => Ok(found.cloned()),
             }
         };
@@ -492,13 +501,14 @@ fn same(found: Endpoint, request: &Attach) -> Result<Endpoint> {
     if network && addresses && mac && name {
         return Ok(found);
     }
-    bail!(
+    let what = format!(
         "interface {} in {} is endpoint {} of network {} already, attached with other options",
         request.ifname,
         request.netns.display(),
         found.id,
         found.network_name
-    )
+    );
+    bail!(Rejection::conflict(what, "detach it first, or choose another interface with --ifname"))
 }
 
 /// A MAC made of the endpoint's first address, so that it is the same again

@@ -39,10 +39,10 @@ const EDGES: [(&str, &[&str]); 29] = [
     ("ipam", &["model", "store"]),
     ("kernel", &["again", "files", "model", "problem", "reconcile", "tables", "desired", "words"]),
     ("journal", &["files", "model", "problem", "tables", "words"]),
-    ("network", &["model", "store", "words"]),
+    ("network", &["model", "problem", "store", "words"]),
     ("metrics", &["control", "kernel", "version"]),
     ("next_hops", &["control", "desired", "kernel"]),
-    ("node", &["control", "model", "store"]),
+    ("node", &["control", "model", "problem", "store"]),
     ("membership", &["again", "control", "ipam", "journal", "model", "problem", "store", "workload"]),
     ("control", &["again", "desired", "kernel", "model", "problem", "reconcile", "store", "tables"]),
     (
@@ -67,6 +67,7 @@ const EDGES: [(&str, &[&str]); 29] = [
         &[
             "control",
             "drops",
+            "ipam",
             "kernel",
             "membership",
             "metrics",

@@ -17,7 +17,7 @@ use super::{
     link::{is, super_packets},
     netns::{Netns, new_netlink},
 };
-use crate::model::endpoint::Device;
+use crate::{model::endpoint::Device, problem::Rejection};
 
 /// The first kernel whose netkits we use. They are there since 6.7, and have a MAC
 /// of one's choice since 6.10, but redirecting out of one ends 6.11's first
@@ -28,12 +28,12 @@ const SINCE: (u32, u32) = (6, 12);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Wanted {
-    /// A netkit where the kernel makes them, a veth elsewhere.
+    /// A netkit if the kernel supports it, else a veth.
     Auto,
-    /// A veth, which every kernel has.
+    /// A veth, which every kernel supports.
     #[default]
     Veth,
-    /// A netkit: Linux 6.12 and later, where it is configured.
+    /// A netkit, from Linux 6.12 on with CONFIG_NETKIT.
     Netkit,
 }
 
@@ -66,8 +66,8 @@ pub async fn choose(wanted: Wanted) -> Result<Device> {
     match (try_netkit().await, wanted) {
         (Ok(()), _) => Ok(Device::Netkit),
         (Err(why), Wanted::Netkit) => Err(why.context(
-            "--container-device netkit: there is none to be had (Linux 6.12 with CONFIG_NETKIT makes them); \
-             say veth or auto",
+            "--container-device netkit: this kernel has none (Linux 6.12 or later with CONFIG_NETKIT does); \
+             use veth or auto",
         )),
         (Err(why), _) => {
             info!("new containers get a veth: {why:#}");
@@ -104,11 +104,10 @@ fn version(release: &str) -> (u32, u32) {
 /// Makes a pair with its inner end in the namespace at once, both ends down.
 pub async fn add(netlink: &Handle, pair: &Pair<'_>) -> Result<()> {
     match (netlink.link().add(pair.message()).execute().await, pair.netns) {
-        (Err(error), Some(netns)) if is(&error, libc::EEXIST) => bail!(
-            "interface {} exists in {} already; choose another with --ifname",
-            pair.inside,
-            netns.path.display()
-        ),
+        (Err(error), Some(netns)) if is(&error, libc::EEXIST) => bail!(Rejection::conflict(
+            format!("interface {} exists in {} already", pair.inside, netns.path.display()),
+            "choose another with --ifname"
+        )),
         (result, _) => result.with_context(|| format!("create {}", pair.host)),
     }
 }

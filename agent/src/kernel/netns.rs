@@ -20,7 +20,10 @@ use rtnetlink::MulticastGroup;
 use tokio::{runtime, sync::Semaphore, time::timeout};
 
 use super::{Netlink, ready::Events, sysctl};
-use crate::{problem::Problem, words};
+use crate::{
+    problem::{Problem, Rejection},
+    words,
+};
 
 /// An open network namespace of somebody else.
 #[derive(Debug)]
@@ -43,6 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// ever are no more than these.
 static OPENING: Semaphore = Semaphore::const_new(16);
 
+/// Where network namespaces are.
+const NAMESPACE: &str = "use a path like /proc/PID/ns/net";
+
 impl Netns {
     /// Opens a namespace, which must be another than the agent's own. Whatever the
     /// path leads to, this comes to an end: nothing but a network namespace is
@@ -50,7 +56,8 @@ impl Netns {
     pub async fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         if path.to_str().is_none_or(|path| path.contains(words::acts)) {
-            bail!("network namespace {shown}: the path is no text without control characters");
+            let what = format!("network namespace {shown}: the path has control characters");
+            bail!(Rejection::invalid(what, "use a path without control characters"));
         }
         let busy = || {
             Problem::new(
@@ -66,7 +73,8 @@ impl Netns {
         });
         let (file, inode) = timeout(PATIENCE, opening).await.map_err(|_| busy())??;
         if inode == inode_of_own()? {
-            bail!("{shown} is the host's own network namespace, which cannot be attached");
+            let what = format!("{shown} is the host's own network namespace, which cannot be attached");
+            bail!(Rejection::invalid(what, "name the container's namespace"));
         }
         Ok(Self { path: path.to_owned(), inode, file })
     }
@@ -124,17 +132,18 @@ impl Netns {
 fn open(path: &Path) -> Result<(File, u32)> {
     let look = |flags: i32, path: &Path| File::options().read(true).custom_flags(flags).open(path);
     let found = look(libc::O_PATH, path).map_err(|error| {
-        let hint = match error.kind() {
+        let what = format!("network namespace {}: {error}", path.display());
+        match error.kind() {
             ErrorKind::PermissionDenied => {
-                "the agent lacks CAP_SYS_PTRACE, needed for other users' processes"
+                let mend = "give the agent CAP_SYS_PTRACE, needed for other users' processes";
+                anyhow::Error::from(Problem::new(what, mend))
             }
-            _ => "is the container gone?",
-        };
-        anyhow::Error::from(error).context(format!("network namespace {}: {hint}", path.display()))
+            _ => Rejection::missing(what, "is the container gone?").into(),
+        }
     })?;
     let shown = path.display();
     if fstatfs(&found)?.filesystem_type().0 as i64 != NSFS_MAGIC {
-        bail!("{shown} is no network namespace");
+        bail!(Rejection::invalid(format!("{shown} is no network namespace"), NAMESPACE));
     }
     // The very file that was looked at, whatever the path leads to by now.
     let again = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
@@ -143,7 +152,8 @@ fn open(path: &Path) -> Result<(File, u32)> {
     // argument and writes to no memory of ours.
     let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
     if kind != libc::CLONE_NEWNET {
-        bail!("{shown} is a namespace of another kind, not of the network (/proc/PID/ns/net)");
+        let what = format!("{shown} is a namespace of another kind, not of the network");
+        bail!(Rejection::invalid(what, NAMESPACE));
     }
     let inode = inode(&file)?;
     Ok((file, inode))

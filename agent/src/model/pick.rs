@@ -1,6 +1,6 @@
 //! Which of several things a user means by an id, the begin of an id, or a name.
 
-use crate::problem::Problem;
+use crate::problem::Rejection;
 
 /// How a thing may be meant.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub fn pick<'a, T>(
     all: impl IntoIterator<Item = &'a T>,
     wanted: &str,
     face: impl Fn(&T) -> Face<'_>,
-) -> Result<Option<&'a T>, Problem> {
+) -> Result<Option<&'a T>, Rejection> {
     let all: Vec<&T> = all.into_iter().collect();
     if let Some(found) = all.iter().find(|one| face(one).id == wanted) {
         return Ok(Some(found));
@@ -35,7 +35,7 @@ pub fn pick<'a, T>(
             };
             let listed: Vec<String> = found.iter().map(shown).collect();
             let what = format!("several {kind}s {how} {wanted}: {}", listed.join(", "));
-            Err(Problem::new(what, "use as much of the id as no other begins with"))
+            Err(Rejection::invalid(what, "use a prefix of the id that no other id has"))
         }
     };
     let named: Vec<&T> = all.iter().copied().filter(|one| face(one).name == Some(wanted)).collect();

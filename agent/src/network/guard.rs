@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use ipnet::IpNet;
 
 use super::{Networks, overlap};
@@ -13,6 +13,7 @@ use crate::{
         key::Key,
         snapshot::Snapshot,
     },
+    problem::Rejection,
     store::Op,
     words,
 };
@@ -45,7 +46,8 @@ impl Networks {
     pub async fn unblock(&self, cidr: IpNet) -> Result<i64> {
         self.lessen(|snapshot| {
             if !snapshot.blocked.contains_key(&cidr) {
-                bail!("the guard does not block {cidr}; margay guard ls lists what it blocks");
+                let what = format!("{cidr} is not on the deny list");
+                return Err(Rejection::missing(what, "margay guard ls lists it").into());
             }
             Ok(vec![Op::Delete(Key::Blocked(cidr))])
         })
@@ -69,43 +71,42 @@ impl Networks {
 }
 
 /// Nobody blocks a part of the cluster itself, and with it the way to mend that.
-fn check(cidr: IpNet, snapshot: &Snapshot, store: &[IpAddr]) -> Result<()> {
+fn check(cidr: IpNet, snapshot: &Snapshot, store: &[IpAddr]) -> Result<(), Rejection> {
+    const SMALLER: &str = "deny a smaller prefix";
     if cidr.trunc() != cidr {
-        bail!(
-            "{cidr} has bits behind its prefix: {} or {}/{}",
-            cidr.trunc(),
-            cidr.addr(),
-            cidr.max_prefix_len()
-        );
+        let mend = format!("use {} or {}/{}", cidr.trunc(), cidr.addr(), cidr.max_prefix_len());
+        return Err(Rejection::invalid(format!("{cidr} has bits behind its prefix"), mend));
     }
     if cidr.prefix_len() == 0 {
-        bail!("{cidr} is everything: block a smaller prefix");
+        return Err(Rejection::invalid(format!("{cidr} is every address"), SMALLER));
     }
     if holds_mapped(cidr) {
-        bail!("{cidr} holds IPv4 in IPv6's clothes, ::ffff:0:0/96: name what is IPv4 as IPv4");
+        let what = format!("{cidr} overlaps ::ffff:0:0/96, the IPv4-mapped addresses");
+        return Err(Rejection::invalid(what, "write IPv4 prefixes as IPv4"));
     }
     if is_link_local(cidr) {
-        bail!("{cidr} overlaps {LINK_LOCAL}, by which the nodes find each other: block a smaller prefix");
+        let what = format!("{cidr} overlaps {LINK_LOCAL}, by which the nodes find each other");
+        return Err(Rejection::invalid(what, SMALLER));
     }
     for node in snapshot.nodes.values() {
         if let Some(addr) = node.addresses.iter().find(|addr| cidr.contains(*addr)) {
-            bail!("{cidr} holds {addr} of node {}: block a smaller prefix", node.name);
+            return Err(Rejection::conflict(format!("{cidr} holds {addr} of node {}", node.name), SMALLER));
         }
     }
     if let Some(addr) = store.iter().find(|addr| cidr.contains(*addr)) {
-        bail!("{cidr} holds {addr} of the store: block a smaller prefix");
+        return Err(Rejection::conflict(format!("{cidr} holds {addr} of the store"), SMALLER));
     }
     for node in snapshot.nodes.values() {
         if let Some(addr) = node.depends_on.iter().find(|addr| cidr.contains(*addr)) {
-            bail!(
-                "{cidr} holds {addr}, by which node {} reaches the store or the world: block a smaller prefix",
-                node.name
-            );
+            let what =
+                format!("{cidr} holds {addr}, by which node {} reaches the store or the world", node.name);
+            return Err(Rejection::conflict(what, SMALLER));
         }
     }
     for network in snapshot.networks.values() {
         if let Some(subnet) = network.subnets.iter().find(|subnet| overlap(subnet.cidr, cidr)) {
-            bail!("{cidr} overlaps {} of network {}: block another prefix", subnet.cidr, network.name);
+            let what = format!("{cidr} overlaps {} of network {}", subnet.cidr, network.name);
+            return Err(Rejection::conflict(what, "deny another prefix"));
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use super::{Networks, Reading, overlap};
 use crate::{
     model::{self, key::Key, pool::Pool, snapshot::Snapshot},
+    problem::Rejection,
     store::Op,
 };
 
@@ -27,14 +28,13 @@ impl Networks {
                 if found.network_len == pool.network_len {
                     return Ok(Vec::new());
                 }
-                bail!(
-                    "pool {cidr} exists with networks of /{}, not /{}",
-                    found.network_len,
-                    pool.network_len
-                );
+                let (is, wanted) = (found.network_len, pool.network_len);
+                let what = format!("pool {cidr} exists with networks of /{is}, not /{wanted}");
+                bail!(Rejection::conflict(what, format!("remove it first: margay pool rm {cidr}")));
             }
             if let Some(other) = snapshot.pools.keys().find(|other| overlap(**other, cidr)) {
-                bail!("pool {cidr} overlaps pool {other}");
+                let what = format!("pool {cidr} overlaps pool {other}");
+                bail!(Rejection::conflict(what, "choose another CIDR"));
             }
             Ok(vec![Op::Put(Key::Pool(pool.cidr), model::encode(&pool))])
         })
@@ -45,7 +45,8 @@ impl Networks {
     pub async fn remove_pool(&self, cidr: IpNet) -> Result<i64> {
         self.lessen(|snapshot| {
             if !snapshot.pools.contains_key(&cidr) {
-                bail!("there is no pool {cidr}; margay pool ls lists them");
+                let what = format!("there is no pool {cidr}");
+                bail!(Rejection::missing(what, "margay pool ls lists them"));
             }
             Ok(vec![Op::Delete(Key::Pool(cidr))])
         })
@@ -94,16 +95,14 @@ pub(super) fn take_one(reading: &Reading, v4: bool) -> Result<IpNet> {
     let family = if v4 { "IPv4" } else { "IPv6" };
     let pools: Vec<String> =
         of_family().map(|pool| format!("{} in /{}", pool.cidr, pool.network_len)).collect();
-    if pools.is_empty() {
-        bail!(
-            "there is no {family} pool to take a subnet from: margay pool add CIDR, or name one with --subnet"
-        );
-    }
-    bail!(
-        "no {family} pool has a free subnet left ({}{}): margay pool add CIDR, or name one with --subnet",
-        pools.join(", "),
-        widest(reading, v4)
-    );
+    let what = match pools.is_empty() {
+        true => format!("there is no {family} pool to take a subnet from"),
+        false => {
+            let routed = widest(reading, v4);
+            format!("no {family} pool has a free subnet left ({}{routed})", pools.join(", "))
+        }
+    };
+    bail!(Rejection::conflict(what, "add a pool (margay pool add CIDR), or name a subnet with --subnet"));
 }
 
 /// The widest route of a host that overlaps a pool, for whoever wonders where it went.

@@ -16,6 +16,7 @@ use crate::{
         network::{Network, NetworkRequest, check_new_name},
         snapshot::{Event, Snapshot},
     },
+    problem::Rejection,
     store::{Commit, Condition, Op, Txn},
 };
 
@@ -41,7 +42,7 @@ pub(super) struct Reservation {
 impl Value for Reservation {
     fn check(&self, _: &Key) -> Result<(), String> {
         match &self.network {
-            Some(name) => check_new_name(name).map_err(|error| format!("cannot be: {error}")),
+            Some(name) => check_new_name(name).map_err(|error| format!("is invalid: {error}")),
             None => Ok(()),
         }
     }
@@ -73,7 +74,8 @@ impl Networks {
                     let mut subnets = network.subnets.iter().map(|subnet| &subnet.cidr);
                     let family = if v4 { "IPv4" } else { "IPv6" };
                     let Some(cidr) = subnets.find(of_family) else {
-                        bail!("network {name} exists, without a subnet of {family}");
+                        let what = format!("network {name} exists, without a subnet of {family}");
+                        bail!(Rejection::conflict(what, "choose another name"));
                     };
                     return Ok(*cidr);
                 }
@@ -83,7 +85,8 @@ impl Networks {
                 }
             }
             if reading.reserved.values().filter(|by| by.node == node).count() >= KEPT_MAX {
-                bail!("{KEPT_MAX} subnets of the pools were refused on this host; name one with --subnet");
+                let what = format!("{KEPT_MAX} subnets of the pools were refused on this host");
+                bail!(Rejection::conflict(what, "name a subnet with --subnet"));
             }
             let cidr = pool::take_one(&reading, v4)?;
             let value = Reservation {
@@ -101,7 +104,7 @@ impl Networks {
                 return Ok(cidr);
             }
         }
-        bail!("others create and remove networks at every attempt; try again");
+        bail!(Rejection::contended("others create and remove networks at every attempt"));
     }
 
     /// Gives up what this node keeps since before `before` and, if said, lies
@@ -139,11 +142,13 @@ impl Networks {
             }
             let found = with_subnet(&reading.snapshot, &request.subnets);
             if only.is_some() && only != found.map(|found| found.id) {
-                bail!("network {} was removed meanwhile", request.name);
+                let what = format!("network {} was removed meanwhile", request.name);
+                bail!(Rejection::missing(what, "create it again"));
             }
             if let Some(found) = found {
                 if !request.unnamed && !found.unnamed && found.name != request.name {
-                    bail!("subnet {} is network {}'s", found.subnets[0].cidr, found.name);
+                    let what = format!("subnet {} is network {}'s", found.subnets[0].cidr, found.name);
+                    bail!(Rejection::conflict(what, "choose another subnet"));
                 }
                 request.like(found);
                 let wanted = request.into_network(found.id)?;
@@ -165,7 +170,7 @@ impl Networks {
                 return Ok(done);
             }
         }
-        bail!("others create and remove networks at every attempt; try again");
+        bail!(Rejection::contended("others create and remove networks at every attempt"));
     }
 
     /// Gives a network that has none the name that it was made under.
@@ -195,7 +200,7 @@ impl Networks {
                 return Ok(Naming::Done(revision));
             }
         }
-        bail!("others create and remove networks at every attempt; try again");
+        bail!(Rejection::contended("others create and remove networks at every attempt"));
     }
 
     /// Removes the network of that id, if it is there and has no endpoints.
