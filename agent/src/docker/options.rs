@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::wire::Options;
@@ -12,7 +12,9 @@ use crate::model::network::{Dressing, IFACE_PREFIX, Network, NetworkRequest, che
 pub const NETWORK: &str = "margay.network";
 /// Whether any router may send to the network.
 const ROUTABLE: &str = "margay.routable";
-/// Addresses in one block.
+/// Lengths of the blocks' prefixes, with a comma between those of two families.
+const BLOCK_PREFIX: &str = "margay.block-prefix";
+/// Addresses in one block: an earlier way to say the same.
 const BLOCK_SIZE: &str = "margay.block-size";
 /// The names under which users know the MTU.
 const MTU: [&str; 3] = ["mtu", "com.docker.network.driver.mtu", "com.docker.network.mtu"];
@@ -25,7 +27,7 @@ const BRIDGE: [(&str, &str, &str); 4] = [
     ("com.docker.network.bridge.gateway_mode_ipv4", "nat", "use margay.routable=true or --internal"),
 ];
 /// The options that there are.
-const KNOWN: &str = "mtu, margay.network, margay.routable, margay.block-size, com.docker.network.driver.mtu \
+const KNOWN: &str = "mtu, margay.network, margay.routable, margay.block-prefix, com.docker.network.driver.mtu \
                      and com.docker.network.container_iface_prefix";
 /// Where `docker network create` puts what stands behind `-o`.
 const GENERIC: &str = "com.docker.network.generic";
@@ -44,6 +46,7 @@ pub fn apply(options: &Options, request: &mut NetworkRequest) -> Result<()> {
                 (request.name, request.unnamed) = (text.clone(), false);
             }
             ROUTABLE => request.routable = switch(key, &text)?,
+            BLOCK_PREFIX => request.block_prefixes = prefixes(key, &text)?,
             BLOCK_SIZE => request.block_size = Some(number(key, &text)?),
             IFACE_PREFIX => check_prefix(&text)?,
             key if MTU.contains(&key) => request.mtu = Some(number(key, &text)?),
@@ -105,6 +108,14 @@ fn why_not(key: &str) -> &'static str {
     if key == "encrypted" { ": Margay does not encrypt what containers send" } else { "" }
 }
 
+fn prefixes(key: &str, text: &str) -> Result<Vec<u8>> {
+    let lengths: Result<_, _> =
+        text.split(',').map(|len| len.trim().trim_start_matches('/').parse()).collect();
+    lengths.with_context(|| {
+        format!("option {key}={text}: use a prefix length, or two like 26,122 with two families")
+    })
+}
+
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -158,6 +169,8 @@ mod tests {
         let request = request.expect("known");
         assert!(request.name == "blue" && !request.unnamed && request.routable);
         assert_eq!(request.docker.options["own.opt"], "7");
+        assert_eq!(with(&json!({"margay.block-prefix": "26,122"})).expect("known").block_prefixes, [26, 122]);
+        assert_eq!(with(&json!({"margay.block-size": "64"})).expect("known").block_size, Some(64));
         assert_eq!(request.docker.options[NETWORK], "blue", "as it was given");
     }
 
@@ -199,6 +212,7 @@ mod tests {
             (json!({"margay.network": "a b"}), "network name \"a b\""),
             (json!({"com.docker.network.bridge.enable_icc": "false"}), "a network for each container"),
             (json!({IFACE_PREFIX: "much-too-long"}), "1 to 11"),
+            (json!({"margay.block-prefix": "64 addresses"}), "use a prefix length"),
         ] {
             let refusal = with(&generic).expect_err("refused").to_string();
             assert!(refusal.contains(reason), "{refusal}");

@@ -32,29 +32,29 @@ pub(super) const ATTEMPTS: usize = 32;
 pub enum Refusal {
     #[error(transparent)]
     Away(#[from] Away),
-    #[error("address {0} is in no subnet of network {1}")]
+    #[error("address {0} is in no subnet of network {1}; choose an address of a subnet")]
     NotInNetwork(IpAddr, String),
-    #[error("address {0} is the gateway of network {1}")]
+    #[error("address {0} is the gateway of network {1}; choose another")]
     Gateway(IpAddr, String),
-    #[error("address {0} is kept for {1}, which is not of Margay")]
+    #[error("address {0} is reserved for {1} (--aux-address); choose another")]
     Aux(IpAddr, String),
-    #[error("address {0} is the first or last of its subnet, which no endpoint has")]
+    #[error("address {0} is the first or last of its subnet; choose another")]
     Edge(IpAddr),
-    #[error("addresses {0} and {1} are of one subnet; an endpoint has one address of each")]
+    #[error("addresses {0} and {1} are of one subnet; choose one address of each subnet")]
     TwoOfOneSubnet(IpAddr, IpAddr),
-    #[error("address {addr} is taken by endpoint {holder}")]
+    #[error("address {addr} is taken by endpoint {holder}; choose another")]
     Taken { addr: IpAddr, holder: String },
-    #[error("address {addr} is kept back by node {owner} for times without the store; choose another")]
+    #[error("address {addr} is in the stash of node {owner}, for store outages; choose another")]
     KeptBack { addr: IpAddr, owner: String },
-    #[error("{0} is exhausted: every address is taken, or kept back by the node that owns its block")]
+    #[error("{0} is exhausted: endpoints have every address, except those in the stashes of other nodes")]
     Exhausted(IpNet),
-    #[error("network {0} is gone")]
+    #[error("network {0} was removed")]
     NetworkGone(String),
     #[error("others changed network {0} at every attempt; try again")]
     Contended(String),
-    #[error("this node has no address of network {network} in stash: {why}")]
+    #[error("the stash of this node has no address of network {network} left: {why}")]
     NoStash { network: String, why: String },
-    #[error("address {addr} is not in this node's stash: {why}")]
+    #[error("address {addr} is not in the stash of this node: {why}")]
     NotStashed { addr: IpAddr, why: String },
 }
 

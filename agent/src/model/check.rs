@@ -54,7 +54,7 @@ impl Value for Network {
         if *key != Key::Network(self.id) {
             return Err(format!("says it is network {}", self.id));
         }
-        self.check().map_err(|error| format!("cannot be: {error}"))
+        self.check().map_err(|error| format!("is invalid: {error}"))
     }
 }
 
@@ -64,7 +64,7 @@ impl Value for Pool {
             return Err(format!("says it is pool {}", self.cidr));
         }
         let pool = Pool::new(self.cidr, Some(self.network_len));
-        pool.map(drop).map_err(|error| format!("cannot be: {error}"))
+        pool.map(drop).map_err(|error| format!("is invalid: {error}"))
     }
 }
 
@@ -72,7 +72,7 @@ impl Value for Blocked {
     fn check(&self, key: &Key) -> Result<(), String> {
         match key {
             Key::Blocked(cidr) if cidr.prefix_len() == 0 || holds_mapped(*cidr) || is_link_local(*cidr) => {
-                return Err(format!("blocks {cidr}, which no agent blocks"));
+                return Err(format!("denies {cidr}, which no agent denies"));
             }
             _ => {}
         }
@@ -135,12 +135,12 @@ impl Value for Claim {
 
 impl Value for Allocations {
     fn check(&self, key: &Key) -> Result<(), String> {
-        let Key::Ipam(_, block) = key else { return Err("is at no block's key".into()) };
+        let Key::Ipam(_, block) = key else { return Err("is not at a block's key".into()) };
         name("node", &self.node)?;
         let freed = self.freed.keys().chain(&self.last);
         let mut all = self.addresses.keys().chain(&self.reserved).chain(freed);
         if let Some(addr) = all.find(|addr| !block.contains(*addr)) {
-            return Err(format!("speaks of {addr}, which is not in the block"));
+            return Err(format!("has the address {addr}, which is outside the block"));
         }
         self.freed.values().try_for_each(|at| time(*at))?;
         self.addresses.values().try_for_each(Holder::check)

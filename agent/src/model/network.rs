@@ -120,7 +120,11 @@ pub struct NetworkRequest {
     /// Any router may send to the network.
     #[serde(default)]
     pub routable: bool,
-    /// Addresses in one block.
+    /// Lengths of the blocks' prefixes, at most one of each family: IPv4's are at most 32,
+    /// IPv6's above that. A family without one has as many addresses in a block as the other.
+    #[serde(default)]
+    pub block_prefixes: Vec<u8>,
+    /// Addresses in one block of either family, instead of prefixes.
     #[serde(default)]
     pub block_size: Option<u32>,
     /// Without subnets: also one of an IPv6 pool.
@@ -153,43 +157,53 @@ pub enum NetworkError {
     Predefined(String),
     #[error("a network needs a subnet")]
     NoSubnet,
-    #[error("a network has at most one subnet of each family, {0} and {1} are of one")]
+    #[error("subnets {0} and {1} are of one family; use at most one subnet of each family")]
     SameFamily(IpNet, IpNet),
     #[error("subnet {0} has bits set behind its prefix; did you mean {1}?")]
     HostBits(IpNet, IpNet),
-    #[error("subnet {0} is too small: it has to hold a gateway and a block of {MIN_BLOCK}")]
+    #[error(
+        "subnet {0} is too small for a gateway and a block of {MIN_BLOCK} addresses; use a shorter prefix"
+    )]
     TooSmall(IpNet),
     #[error("subnet {0} cannot be used for containers: it overlaps {1}, which is {2}")]
     NotUnicast(IpNet, &'static str, &'static str),
-    #[error("gateway {0} is in none of the network's subnets")]
+    #[error("gateway {0} is outside the network's subnets; use an address of a subnet")]
     GatewayOutside(IpAddr),
-    #[error("gateway {0} is the network's first or last address, which hosts do not use")]
+    #[error("gateway {0} is the subnet's first or last address; use another")]
     GatewayReserved(IpAddr),
-    #[error("gateways {0} and {1} are in one subnet, which has one gateway")]
+    #[error("gateways {0} and {1} are in one subnet; use one gateway for each subnet")]
     TwoGateways(IpAddr, IpAddr),
-    #[error("range {0} is in none of the network's subnets")]
+    #[error("range {0} is outside the network's subnets; use a part of a subnet")]
     RangeOutside(IpNet),
-    #[error("ranges {0} and {1} are in one subnet, which has one range")]
+    #[error("ranges {0} and {1} are in one subnet; use one range for each subnet")]
     TwoRanges(IpNet, IpNet),
-    #[error("auxiliary address {0} is in none of the network's subnets")]
+    #[error("auxiliary address {0} is outside the network's subnets; use an address of a subnet")]
     AuxOutside(IpAddr),
-    #[error("auxiliary address {0} is the gateway")]
+    #[error("auxiliary address {0} is the gateway; use another")]
     AuxGateway(IpAddr),
     #[error("block size {size} does not fit subnet {subnet}: use a power of two from {MIN_BLOCK} to {max}")]
     BlockSize { size: u32, subnet: IpNet, max: u32 },
+    #[error("block prefix /{len} does not fit subnet {subnet}: use a prefix length from {min} to {max}")]
+    BlockPrefix { len: u8, subnet: IpNet, min: u8, max: u8 },
+    #[error("block prefix /{0}: the network has no subnet of that family")]
+    BlockPrefixOutside(u8),
+    #[error("block prefixes /{0} and /{1} are of one family; use one for each")]
+    TwoBlockPrefixes(u8, u8),
+    #[error("a block prefix and a block size are two ways to say one thing; use one of them")]
+    BlockTwice,
     #[error("MTU {0}: use {1} to {MAX_MTU}")]
     Mtu(u32, u32),
     #[error(transparent)]
     Text(#[from] Unseemly),
-    #[error("a network is internal or routable, not both")]
+    #[error("a network is internal or routable; use one of the two, not both")]
     InternalRoutable,
     #[error("network id {0}: ids go from 1 to {NETWORK_MAX}")]
     Id(u32),
-    #[error("subnet {subnet} has blocks of /{block_len}, which do not fit it")]
+    #[error("blocks of /{block_len} do not fit subnet {subnet}")]
     BlockLength { subnet: IpNet, block_len: u8 },
     #[error("range {0} has bits set behind its prefix")]
     RangeBits(IpNet),
-    #[error("subnet {0} has {1} auxiliary addresses, more than {AUX_MAX}")]
+    #[error("subnet {0} has {1} auxiliary addresses; use at most {AUX_MAX}")]
     TooManyAux(IpNet, usize),
     #[error("the network {0}")]
     Dressing(String),
@@ -214,6 +228,7 @@ impl NetworkRequest {
         check_families(&self.subnets)?;
         self.check_gateways()?;
         self.check_ranges()?;
+        self.check_blocks()?;
         self.subnets.iter().map(|cidr| self.subnet(*cidr)).collect()
     }
 
@@ -244,13 +259,48 @@ impl NetworkRequest {
         }
     }
 
+    fn check_blocks(&self) -> Result<(), NetworkError> {
+        match self.block_prefixes[..] {
+            [] => return Ok(()),
+            _ if self.block_size.is_some() => return Err(NetworkError::BlockTwice),
+            [a, b, ..] if is_v4(a) == is_v4(b) => return Err(NetworkError::TwoBlockPrefixes(a, b)),
+            [a, b, c, ..] => {
+                let twin = if is_v4(a) == is_v4(c) { a } else { b };
+                return Err(NetworkError::TwoBlockPrefixes(twin, c));
+            }
+            _ => {}
+        }
+        let there = |len: &u8| self.subnets.iter().any(|cidr| is_v4(*len) == cidr.addr().is_ipv4());
+        match self.block_prefixes.iter().find(|len| !there(len)) {
+            Some(len) => Err(NetworkError::BlockPrefixOutside(*len)),
+            None => Ok(()),
+        }
+    }
+
+    /// The length of the prefix of a subnet's blocks.
+    fn block_len(&self, cidr: IpNet) -> Result<u8, NetworkError> {
+        let all = max_len(cidr.addr());
+        let of_family = |len: &&u8| is_v4(**len) == cidr.addr().is_ipv4();
+        if let Some(len) = self.block_prefixes.iter().find(of_family) {
+            let (min, max) = (all - max_block(cidr).ilog2() as u8, all - MIN_BLOCK.ilog2() as u8);
+            let fits = (min..=max).contains(len);
+            return if fits {
+                Ok(*len)
+            } else {
+                Err(NetworkError::BlockPrefix { len: *len, subnet: cidr, min, max })
+            };
+        }
+        let other = |len: &u8| 1_u32.checked_shl(u32::from(if is_v4(*len) { 32 } else { 128 } - len));
+        block_len(cidr, self.block_prefixes.first().and_then(other).or(self.block_size))
+    }
+
     fn subnet(&self, cidr: IpNet) -> Result<Subnet, NetworkError> {
         check_cidr(cidr)?;
         let chosen = self.gateways.iter().copied().find(|gateway| cidr.contains(gateway));
         let gateway = chosen.unwrap_or_else(|| nth(cidr, 1));
         let range = self.ranges.iter().map(IpNet::trunc).find(|range| cidr.contains(range));
         let aux = self.aux.iter().filter(|(_, addr)| cidr.contains(addr)).cloned().collect();
-        let block_len = block_len(cidr, self.block_size)?;
+        let block_len = self.block_len(cidr)?;
         Ok(Subnet { cidr, gateway, block_len, range, aux })
     }
 
@@ -263,8 +313,10 @@ impl NetworkRequest {
             if !self.gateways.iter().any(|given| cidr.contains(given)) && self.subnets.contains(cidr) {
                 self.gateways.push(*gateway);
             }
-            if self.block_size.is_none() {
-                self.block_size = 1u32.checked_shl(u32::from(max_len(*gateway) - block_len));
+            let of_family = |len: &u8| is_v4(*len) == cidr.addr().is_ipv4();
+            let has_family = self.subnets.iter().any(|own| own.addr().is_ipv4() == cidr.addr().is_ipv4());
+            if self.block_size.is_none() && has_family && !self.block_prefixes.iter().any(of_family) {
+                self.block_prefixes.push(*block_len);
             }
         }
     }
@@ -471,6 +523,11 @@ const SPECIAL: [(&str, &str); 8] = [
 /// Whether two prefixes have an address in common.
 pub fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
+}
+
+/// Whether the length of a block's prefix is IPv4's: no block of IPv6 is as large.
+fn is_v4(len: u8) -> bool {
+    len <= 32
 }
 
 /// The block length for a subnet: as asked, or by the rule of 64.

@@ -31,7 +31,7 @@ pub struct Pool {
 pub enum PoolError {
     #[error(transparent)]
     Cidr(#[from] super::network::NetworkError),
-    #[error("--network-size {len} does not fit pool {cidr}: use a prefix length from {min} to {max}")]
+    #[error("network prefix /{len} does not fit pool {cidr}: use a prefix length from {min} to {max}")]
     Size { len: u8, cidr: IpNet, min: u8, max: u8 },
 }
 
@@ -100,7 +100,7 @@ mod tests {
     fn sizes_that_do_not_fit_are_named() {
         for (pool, len) in [("10.0.0.0/16", 15), ("10.0.0.0/16", 30), ("fd00::/64", 126)] {
             let error = Pool::new(cidr(pool), Some(len)).expect_err(pool).to_string();
-            assert!(error.contains("--network-size") && error.contains(pool), "{error}");
+            assert!(error.contains("network prefix") && error.contains(pool), "{error}");
         }
         assert_eq!(Pool::new(cidr("10.0.0.0/24"), None).expect("fits").network_len, 24);
         assert!(Pool::new(cidr("10.0.0.1/24"), None).is_err());

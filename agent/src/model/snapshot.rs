@@ -199,7 +199,7 @@ impl Snapshot {
     }
 
     fn put(&mut self, key: &str, value: &[u8], revision: i64) -> Result<(), String> {
-        let key = Key::parse(key).ok_or("the key is not one that this agent knows")?;
+        let key = Key::parse(key).ok_or("is a key that this agent does not know")?;
         let at = &key;
         match key.clone() {
             Key::Cluster => self.cluster = Some(read(at, value)?),
@@ -275,7 +275,7 @@ impl Snapshot {
             } else if let Some((cidr, id)) = other() {
                 format!("its subnet overlaps {cidr} of network {id}")
             } else if let Some(id) = names.get(&network.name) {
-                format!("network {id} has its name, which two cannot have")
+                format!("network {id} has the same name")
             } else {
                 names.insert(network.name.clone(), network.id);
                 network.cidrs().for_each(|cidr| taken.insert(cidr, network.id));

@@ -35,8 +35,8 @@ fn containers_come_and_go_while_the_store_is_away() {
         lab.h(1).refused(&[&args[..], more].concat())
     };
     let reasons = [
-        (attach("empty", &[]), "no address of network empty in stash"),
-        (attach("blue", &["--ip", "10.1.0.200"]), "10.1.0.200 is not in this node's stash"),
+        (attach("empty", &[]), "no address of network empty left"),
+        (attach("blue", &["--ip", "10.1.0.200"]), "10.1.0.200 is not in the stash of this node"),
         (attach("nothing", &[]), "the store is away"),
         (lab.h(1).refused(&["network", "create", "red"]), "the store is away"),
     ];

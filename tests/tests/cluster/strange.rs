@@ -41,11 +41,11 @@ fn strange_values_are_unreadable_and_concern_nobody_else() {
         ("nodes/h9", r#"{"v":1,"name":"h9","addresses":["127.0.0.1"]}"#, "127.0.0.1, which is no host's"),
         ("nodes/h8", r#"{"v":1,"name":"h7","addresses":["192.0.2.8"]}"#, "says it is node h7"),
         ("alive/h9", r#"{"v":1,"since":18446744073709551615}"#, "beyond the year 9999"),
-        ("pools/10.64.0.0-10", r#"{"v":1,"cidr":"10.64.0.0/10","network_len":2}"#, "--network-size"),
-        ("refused/0.0.0.0-0", r#"{"v":1,"since":1}"#, "which no agent blocks"),
-        ("refused/fe80::-10", r#"{"v":1,"since":1}"#, "which no agent blocks"),
+        ("pools/10.64.0.0-10", r#"{"v":1,"cidr":"10.64.0.0/10","network_len":2}"#, "network prefix"),
+        ("refused/0.0.0.0-0", r#"{"v":1,"since":1}"#, "which no agent denies"),
+        ("refused/fe80::-10", r#"{"v":1,"since":1}"#, "which no agent denies"),
         ("routes/1/10.66.0.0-24", r#"{"v":1,"node":"h2"}"#, "neither a block nor an address of network red"),
-        ("routes/1/10.66.0.0-8", r#"{"v":1,"node":"h2"}"#, "the key is not one that this agent knows"),
+        ("routes/1/10.66.0.0-8", r#"{"v":1,"node":"h2"}"#, "is a key that this agent does not know"),
     ] {
         etcdctl(&lab, &["put", &format!("/margay/v1/{key}"), value]);
         tells(lab.h(1), &[key, told]);
@@ -96,7 +96,7 @@ fn a_network_in_the_way_of_another_waits_until_it_may_be() {
     lab.h(1).well();
     let other = r#"{"cidr":"10.78.0.0/16","gateway":"10.78.0.1","block_len":26}"#;
     etcdctl(&lab, &["put", "/margay/v1/networks/78", &network(78, "red", other)]);
-    tells(lab.h(1), &["network 1 has its name", "etcdctl del /margay/v1/networks/78"]);
+    tells(lab.h(1), &["network 1 has the same name", "etcdctl del /margay/v1/networks/78"]);
     etcdctl(&lab, &["del", "/margay/v1/networks/78"]);
     lab.h(1).well();
     assert!(a.pings(addr_b[0], 1));
@@ -134,7 +134,7 @@ fn what_a_node_needs_is_neither_a_networks_nor_blocked() {
         lab.h(1),
         &[
             "network evil is not served on this node: its subnet holds 198.51.100.9, an address of the store",
-            "blocked prefix 198.51.100.0/24 is not blocked on this node: it holds 198.51.100.9",
+            "this node does not deny prefix 198.51.100.0/24, which is on the deny list: it holds 198.51.100.9",
         ],
     );
     assert!(lab.h(1).namespace.sh("ip route get 198.51.100.9").contains("via 192.0.2.254"));

@@ -105,7 +105,7 @@ async fn a_wanted_address_is_given_or_refused_with_the_reason() {
     assert_eq!(borrowed, [addr("10.0.0.78")]);
     for (node, addr, reason) in [
         (&h1, "10.0.0.77", "taken by endpoint a on node h1"),
-        (&h2, "10.0.0.79", "kept back by node h1"),
+        (&h2, "10.0.0.79", "in the stash of node h1"),
         (&h1, "10.0.0.78", "taken by endpoint c on node h2"),
         (&h1, "10.0.0.1", "gateway of network blue"),
         (&h1, "10.0.0.255", "first or last"),
@@ -180,7 +180,7 @@ async fn the_stash_serves_while_the_store_is_away() {
     let (store, network) = cluster("10.0.0.0/16").await;
     let ipam = node(&store, "h1");
     let refusal = ipam.allocate_from_stash(&network, &request("a", &[]), "away").await.expect_err("no block");
-    assert!(refusal.to_string().contains("no address of network blue in stash: away"));
+    assert!(refusal.to_string().contains("no address of network blue left: away"));
     ipam.allocate(&network, &request("a", &[])).await.expect("room");
     assert_eq!(ipam.stash(1).await.len(), 16, "a quarter of the block");
     let mut stashed = Vec::new();
@@ -289,7 +289,7 @@ async fn what_nobody_asks_for_comes_from_the_range() {
         let elsewhere = crate::model::network::offset(first, 0x300).to_string();
         assert!(nodes[0].allocate(&network, &request("x", &[&elsewhere])).await.is_ok());
         let refused = nodes[0].allocate(&network, &request("y", &[aux])).await.expect_err("somebody else's");
-        assert!(refused.to_string().contains("kept for nas"), "{refused}");
+        assert!(refused.to_string().contains("reserved for nas"), "{refused}");
     }
 }
 

@@ -32,6 +32,26 @@ fn small_subnets_have_small_blocks() {
 }
 
 #[test]
+fn blocks_are_asked_for_by_prefix_or_by_size() {
+    let lens = |prefixes: &[u8], size: Option<u32>| {
+        let mut wanted = request(&["10.1.0.0/16", "fd00:1::/64"]);
+        (wanted.block_prefixes, wanted.block_size) = (prefixes.to_vec(), size);
+        let network = wanted.into_network(1).expect("valid");
+        // What a network has is what it leaves open.
+        let mut same = request(&["10.1.0.0/16", "fd00:1::/64"]);
+        same.like(&network);
+        assert!(network.same_options(&same.into_network(1).expect("valid")), "{prefixes:?} {size:?}");
+        [network.subnets[0].block_len, network.subnets[1].block_len]
+    };
+    assert_eq!(lens(&[], Some(16)), [28, 124]);
+    assert_eq!(lens(&[28, 120], None), [28, 120]);
+    assert_eq!(lens(&[120, 28], None), [28, 120]);
+    // The other family has as many addresses in a block.
+    assert_eq!(lens(&[28], None), [28, 124]);
+    assert_eq!(lens(&[124], None), [28, 124]);
+}
+
+#[test]
 fn blocks_cover_the_subnet() {
     let network = request(&["10.0.0.0/24"]).into_network(1).expect("valid");
     let blocks: Vec<_> = (0..network.subnets[0].block_count()).map(|i| network.subnets[0].block(i)).collect();
@@ -81,6 +101,15 @@ fn bad_requests_are_named() {
     assert!(with(|r| r.gateways = vec!["10.0.0.255".parse().expect("literal")]).contains("first or last"));
     assert!(with(|r| r.block_size = Some(3)).contains("power of two from 4 to 128"));
     assert!(with(|r| r.block_size = Some(256)).contains("does not fit"));
+    assert!(
+        with(|r| r.block_prefixes = vec![24])
+            .contains("/24 does not fit subnet 10.0.0.0/24: use a prefix length from 25 to 30")
+    );
+    assert!(with(|r| r.block_prefixes = vec![31]).contains("/31 does not fit"));
+    assert!(with(|r| r.block_prefixes = vec![122]).contains("no subnet of that family"));
+    assert!(with(|r| r.block_prefixes = vec![26, 27]).contains("/26 and /27 are of one family"));
+    assert!(with(|r| r.block_prefixes = vec![26, 122, 200]).contains("/122 and /200 are of one family"));
+    assert!(with(|r| (r.block_prefixes, r.block_size) = (vec![26], Some(64))).contains("use one of them"));
     assert!(with(|r| r.mtu = Some(100)).contains("576"));
     assert!(with(|r| r.name = "a/b".into()).contains("a/b"));
     assert!(with(|r| (r.internal, r.routable) = (true, true)).contains("not both"));
