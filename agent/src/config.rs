@@ -56,19 +56,19 @@ pub struct StoreSettings {
     /// [default: embedded, below the state folder]
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
-    /// The CA of etcd's certificates; switches TLS on
+    /// CA of etcd's certificates; turns TLS on
     #[arg(long, value_name = "FILE")]
     pub etcd_ca: Option<PathBuf>,
-    /// This client's certificate for etcd
+    /// Client certificate for etcd
     #[arg(long, value_name = "FILE")]
     pub etcd_cert: Option<PathBuf>,
-    /// The key of that certificate
+    /// Key of the client certificate
     #[arg(long, value_name = "FILE")]
     pub etcd_key: Option<PathBuf>,
-    /// User at etcd
+    /// Name of the etcd user
     #[arg(long, value_name = "NAME")]
     pub etcd_user: Option<String>,
-    /// File with that user's password
+    /// File with the etcd user's password
     #[arg(long, value_name = "FILE")]
     pub etcd_password_file: Option<PathBuf>,
 }
@@ -80,10 +80,10 @@ pub struct Settings {
     /// This node's name, unique in the cluster [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
-    /// This node's address on the underlay; once for each family [default: the uplink's]
+    /// This node's address on the underlay, once for each family [default: the uplink's]
     #[arg(long, value_name = "ADDR")]
     pub node_ip: Vec<IpAddr>,
-    /// The interface towards the other nodes [default: that of the default route]
+    /// Interface towards the other nodes [default: the interface of the default route]
     #[arg(long, value_name = "IFACE")]
     pub uplink: Option<String>,
     /// The store.
@@ -93,44 +93,44 @@ pub struct Settings {
     /// Folder of the journal and the embedded store [default: /var/lib/margay]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Folder of the socket, agent.sock [default: /run/margay]
+    /// Folder of the agent's socket, agent.sock [default: /run/margay]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Folder on a BPF file system for programs, maps and links [default: /sys/fs/bpf/margay]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// What interfaces new containers get [default: veth]
+    /// Kind of interface for new containers [default: veth]
     #[arg(long, value_name = "KIND")]
     pub container_device: Option<device::Wanted>,
-    /// How programs are attached [default: tcx where the kernel has it]
+    /// Way to attach the programs [default: tcx if the kernel has it, else clsact]
     #[arg(long, value_name = "MODE")]
     pub tc_mode: Option<TcMode>,
-    /// Log dropped packets from the start [while the agent runs: margay log datapath on|off]
+    /// Log dropped packets from the start; `margay log datapath on|off` switches it later
     #[arg(long)]
     pub datapath_log: bool,
-    /// Whether the uplink gets an XDP program [default: auto, natively where that gives up nothing]
+    /// Attach an XDP program to the uplink [default: auto]
     #[arg(long, value_name = "MODE")]
     pub xdp: Option<xdp::Wanted>,
-    /// Let TCP send super-packets above 64 KiB: containers, and the uplink as far as it can
+    /// Let TCP use super-packets above 64 KiB, in containers and on the uplink (BIG TCP)
     #[arg(long)]
     pub big_tcp: bool,
-    /// Seconds that a freed address is not given again while there is another [default: 30]
+    /// Seconds before a freed address is reused while others are free [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub address_rest: Option<u64>,
-    /// Seconds after which an empty block goes back [default: 600]
+    /// Seconds after which a node returns an empty block [default: 600]
     #[arg(long, value_name = "SECONDS")]
     pub block_idle: Option<u64>,
-    /// Whether containers of networks that are neither internal nor routable
-    /// reach the world masqueraded as the host [default: on]
+    /// Masquerade containers as the host when they send outside, unless their network is
+    /// internal or routable [default: on]
     #[arg(long, value_name = "WHETHER")]
     pub masquerade: Option<Switch>,
-    /// Address and port where metrics are served by HTTP, at /metrics; the socket has them always
+    /// Address and port to serve metrics on over HTTP, at /metrics; the socket always serves them
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// User that the socket belongs to [default: the agent's]
+    /// Owner of the socket [default: the agent's user]
     #[arg(long, value_name = "USER")]
     pub socket_owner: Option<String>,
-    /// Group that the socket belongs to [default: the agent's]
+    /// Group of the socket [default: the agent's group]
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<String>,
     /// Permissions of the socket, octal [default: 600, or 660 with --socket-group]
@@ -143,10 +143,11 @@ pub struct Settings {
     /// Socket of this host's Docker API [default: /var/run/docker.sock]
     #[arg(long, value_name = "PATH")]
     pub docker_socket: Option<PathBuf>,
-    /// Seconds after which what Docker asked for and did not use is taken back [default: 60]
+    /// Seconds after which the agent takes back addresses and subnets that Docker requested and
+    /// did not use [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub docker_patience: Option<u64>,
-    /// How the log is written [default: text]
+    /// Format of the log [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log: Option<LogFormat>,
     /// Keys of the file that are no settings.
@@ -278,7 +279,7 @@ impl StoreSettings {
         match self.store.as_deref() {
             None | Some("embedded") => Ok(StoreAt::Embedded(embedded())),
             Some(url) => match url.strip_prefix("embedded:") {
-                Some("") => bail!("store {url:?}: name the folder, or say just `embedded`"),
+                Some("") => bail!("store {url:?}: name the folder, or use `embedded` alone"),
                 Some(dir) => Ok(StoreAt::Embedded(dir.into())),
                 None => Ok(StoreAt::Etcd(etcd::Options {
                     endpoints: endpoints(url)?,
@@ -418,7 +419,7 @@ impl Settings {
 /// A node's addresses are hosts', at most one of each family.
 fn check_addresses(given: &[IpAddr]) -> Result<()> {
     if let Some(addr) = given.iter().find(|addr| !is_underlay(**addr)) {
-        bail!("--node-ip {addr}: no other node could send to that address; name one of the uplink's");
+        bail!("--node-ip {addr}: other nodes cannot send to this address; use one of the uplink's");
     }
     match *given {
         [] | [_] => Ok(()),
@@ -431,14 +432,14 @@ fn check_addresses(given: &[IpAddr]) -> Result<()> {
 fn read(text: &str) -> Result<Settings> {
     let settings: Settings = toml::from_str(text)?;
     if let Some(name) = settings.unknown.keys().next() {
-        bail!("there is no setting {name}; margay agent --help lists them, here with _ for -");
+        bail!("unknown setting {name}; margay agent --help lists the settings, with - for _");
     }
     Ok(settings)
 }
 
 fn endpoints(store: &str) -> Result<Vec<String>> {
     let Some(hosts) = store.strip_prefix("etcd://") else {
-        bail!("store {store:?}: use etcd://HOST:PORT, several with commas between, or embedded[:DIR]");
+        bail!("store {store:?}: use etcd://HOST:PORT[,HOST:PORT]... or embedded[:DIR]");
     };
     let hosts: Vec<String> = hosts.trim_end_matches('/').split(',').map(str::to_owned).collect();
     for host in &hosts {

@@ -2,14 +2,15 @@
 
 use std::{io::ErrorKind, path::Path, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header::CONTENT_TYPE};
+pub use hyper::Method;
+use hyper::{Request, Response, StatusCode, body::Bytes, client::conn::http1, header::CONTENT_TYPE};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-use super::wire::Failure;
+use super::wire::{AS_OF, Failure};
 use crate::problem::Problem;
 
 /// How long an answer may take: longer than the agent gives itself.
@@ -20,10 +21,18 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
     request(socket, Method::GET, path, Bytes::new()).await
 }
 
+/// The same of a listing of what the cluster has: also since when the store is away, in
+/// seconds since 1970, if it is. The listing is as of then.
+pub async fn get_as_of<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<(T, Option<u64>)> {
+    let answer = accepted(ask(socket, Method::GET, path, Bytes::new()).await?)?;
+    let as_of = answer.headers().get(AS_OF).and_then(|value| value.to_str().ok()?.parse().ok());
+    Ok((parsed(answer.body())?, as_of))
+}
+
 /// What the agent says as text.
 pub async fn text(socket: &Path, path: &str) -> Result<String> {
-    let body = answer(socket, Method::GET, path, Bytes::new()).await?;
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    let answer = accepted(ask(socket, Method::GET, path, Bytes::new()).await?)?;
+    Ok(String::from_utf8_lossy(answer.body()).into_owned())
 }
 
 /// A request with a body.
@@ -42,8 +51,11 @@ pub async fn answers(socket: &Path) -> bool {
 }
 
 async fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<T> {
-    let body = answer(socket, method, path, body).await?;
-    serde_json::from_slice(&body).context("the agent's answer does not parse")
+    parsed(accepted(ask(socket, method, path, body).await?)?.body())
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).context("the agent's answer does not parse")
 }
 
 /// No agent runs, as far as its socket tells.
@@ -51,20 +63,34 @@ async fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str,
 #[error(transparent)]
 pub struct NoAgent(Problem);
 
-/// The body of the answer, or the agent's refusal.
-async fn answer(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
+/// The agent's refusal of a request.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Refused {
+    /// The HTTP status.
+    pub status: StatusCode,
+    error: String,
+}
+
+/// An answer that is no refusal.
+fn accepted(answer: Response<Bytes>) -> Result<Response<Bytes>> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let failure: Failure = serde_json::from_slice(answer.body())
+        .map_err(|_| anyhow!("the agent answered {status}: {}", String::from_utf8_lossy(answer.body())))?;
+    Err(Refused { status, error: failure.error }.into())
+}
+
+/// The agent's answer to a request, whatever it is.
+pub async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Response<Bytes>> {
     let stream = UnixStream::connect(socket).await.map_err(|error| unconnected(socket, error))?;
     let asked = timeout(PATIENCE, exchange(stream, method, path, body)).await;
-    let (status, body) = asked.map_err(|_| {
+    asked.map_err(|_| {
         let what = format!("the agent does not answer within {} s", PATIENCE.as_secs());
-        Problem::new(what, "see its log; whatever it does, restarting it loses no packet")
-    })??;
-    if status.is_success() {
-        return Ok(body);
-    }
-    let failure: Failure = serde_json::from_slice(&body)
-        .map_err(|_| anyhow!("the agent answered {status}: {}", String::from_utf8_lossy(&body)))?;
-    bail!(failure.error)
+        Problem::new(what, "see its log, or restart it: that loses no packet")
+    })?
 }
 
 /// Why there is no connection.
@@ -73,7 +99,7 @@ fn unconnected(socket: &Path, error: std::io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::PermissionDenied => Problem::new(
             format!("permission denied on the agent's socket {socket}"),
-            "use sudo, or join the group that the agent was given with --socket-group",
+            "use sudo, or join the group of the agent's --socket-group",
         )
         .into(),
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => NoAgent(Problem::new(
@@ -85,12 +111,7 @@ fn unconnected(socket: &Path, error: std::io::Error) -> anyhow::Error {
     }
 }
 
-async fn exchange(
-    stream: UnixStream,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<(StatusCode, Bytes)> {
+async fn exchange(stream: UnixStream, method: Method, path: &str, body: Bytes) -> Result<Response<Bytes>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::builder()
@@ -100,6 +121,7 @@ async fn exchange(
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(body))?;
     let answer = sender.send_request(request).await.context("the agent broke off")?;
-    let status = answer.status();
-    Ok((status, answer.into_body().collect().await.context("the agent broke off")?.to_bytes()))
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.context("the agent broke off")?.to_bytes();
+    Ok(Response::from_parts(head, body))
 }

@@ -1,6 +1,7 @@
 //! The agent's side of the socket.
 
 mod problems;
+mod refused;
 pub(crate) mod views;
 mod way;
 
@@ -8,11 +9,11 @@ use std::{
     fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path as FsPath, sync::Arc, time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use axum::{
     Json, Router,
     extract::{Path, Request, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::header::CONTENT_TYPE,
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -28,6 +29,7 @@ use tokio::{
     time::timeout,
 };
 
+use self::refused::{Body, Refused, no_such_request};
 use super::wire;
 use crate::{
     control, drops,
@@ -36,11 +38,10 @@ use crate::{
     metrics,
     model::{endpoint::mac_text, key::ROOT},
     node,
-    problem::Problem,
+    problem::{Problem, Rejection},
     report::Report,
     store::{Store, transfer},
     tables::Tables,
-    words,
     workload::{Attach, Which, Workloads},
 };
 
@@ -75,22 +76,6 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 type Shared = State<Arc<Agent>>;
 type Answer<T> = Result<Json<T>, Refused>;
-
-/// A refusal, in words.
-struct Refused(anyhow::Error);
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let failure = wire::Failure { error: words::of(&self.0) };
-        (StatusCode::CONFLICT, Json(failure)).into_response()
-    }
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Refused {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
-}
 
 /// Who may use the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,8 +126,8 @@ pub async fn serve_metrics(listener: Option<TcpListener>, agent: Arc<Agent>) -> 
 /// Refuses everything with what the agent waits for.
 pub async fn lobby(listener: UnixListener, waits: watch::Receiver<String>) {
     let answer = move || {
-        let error = format!("the agent is starting; it is {}", waits.borrow().as_str());
-        async move { (StatusCode::SERVICE_UNAVAILABLE, Json(wire::Failure { error })) }
+        let waits = format!("it is {}", waits.borrow().as_str());
+        async move { Refused::from(Rejection::Later(Problem::new("the agent is starting", waits))) }
     };
     // It ends with the socket alone.
     drop(axum::serve(listener, Router::new().fallback(answer)).await);
@@ -151,25 +136,50 @@ pub async fn lobby(listener: UnixListener, waits: watch::Receiver<String>) {
 /// Serves until the process ends.
 pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
     let router = Router::new()
+        .merge(listings(&agent))
         .route("/v1/status", get(status))
         .route("/v1/counters", get(read_counters))
         .route("/metrics", get(read_metrics))
         .route("/v1/routes", get(routes).post(find_way))
-        .route("/v1/nodes", get(nodes).delete(remove_node))
-        .route("/v1/pools", get(pools).post(add_pool).delete(remove_pool))
-        .route("/v1/guard", get(blocked).post(block).delete(unblock))
+        .route("/v1/nodes", delete(remove_node))
+        .route("/v1/pools", post(add_pool).delete(remove_pool))
+        .route("/v1/guard", post(block).delete(unblock))
         .route("/v1/store", get(export))
         .route("/v1/store/state", get(store_state))
         .route("/v1/store/adopt", post(adopt))
         .route("/v1/log", post(log))
         .route("/v1/stop", post(stop))
-        .route("/v1/networks", get(networks).post(create_network))
+        .route("/v1/networks", post(create_network))
         .route("/v1/networks/{name}", delete(remove_network))
         .route("/v1/holders", get(holders))
-        .route("/v1/endpoints", get(endpoints).post(attach).delete(detach))
+        .route("/v1/endpoints", post(attach).delete(detach))
+        .fallback(no_such_request)
         .layer(from_fn_with_state(DEADLINE, in_time))
         .with_state(agent);
     Ok(axum::serve(listener, router).await?)
+}
+
+/// Listings of what the cluster has, each with since when it may be old.
+fn listings(agent: &Arc<Agent>) -> Router<Arc<Agent>> {
+    Router::new()
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/networks", get(networks))
+        .route("/v1/endpoints", get(endpoints))
+        .route("/v1/pools", get(pools))
+        .route("/v1/guard", get(blocked))
+        .layer(from_fn_with_state(Arc::clone(agent), dated))
+}
+
+/// Says since when the store is away. It is looked at first: a listing may then be newer
+/// than it says, and never older.
+async fn dated(State(agent): Shared, request: Request, next: Next) -> Result<Response, Refused> {
+    let away = |state: &control::State| state.store.away.as_ref().map(|(_, since)| *since);
+    let away = agent.workloads.control.look(away).await?;
+    let mut response = next.run(request).await;
+    if let Some(since) = away {
+        response.headers_mut().insert(wire::AS_OF, since.into());
+    }
+    Ok(response)
 }
 
 /// Answers within a time, whatever a request waits for. What an attach or detach
@@ -177,13 +187,10 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
 async fn in_time(State(deadline): State<Duration>, request: Request, next: Next) -> Response {
     match timeout(deadline, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Refused(
-            Problem::new(
-                format!("the agent did not come to an end with it within {} s", deadline.as_secs()),
-                "see `margay status`, and its log",
-            )
-            .into(),
-        )
+        Err(_) => Refused::from(Rejection::Later(Problem::new(
+            format!("the agent did not finish this within {} s", deadline.as_secs()),
+            "see `margay status` and the agent's log",
+        )))
         .into_response(),
     }
 }
@@ -223,7 +230,7 @@ async fn routes(State(agent): Shared) -> Answer<Vec<wire::Route>> {
     Ok(Json(agent.workloads.control.look(views::routes).await?))
 }
 
-async fn find_way(State(agent): Shared, Json(request): Json<wire::WayRequest>) -> Answer<wire::Way> {
+async fn find_way(State(agent): Shared, Body(request): Body<wire::WayRequest>) -> Answer<wire::Way> {
     let from = match &request.from {
         Some(id) => Some(way::sender(agent.workloads.find(&Which::Id(id.clone())).await?, id)?),
         None => None,
@@ -251,13 +258,12 @@ async fn networks(State(agent): Shared) -> Answer<Vec<wire::Network>> {
     Ok(Json(agent.workloads.control.look(views::networks).await?))
 }
 
-async fn remove_node(State(agent): Shared, Json(request): Json<wire::NodeRemoval>) -> Answer<wire::Freed> {
+async fn remove_node(State(agent): Shared, Body(request): Body<wire::NodeRemoval>) -> Answer<wire::Freed> {
     agent.workloads.believed().await?;
     let own = agent.workloads.control.look(|state| state.facts.node.clone()).await?;
     if own == request.name {
-        return Err(
-            anyhow!("node {own} is this one; margay cleanup takes it down, another node removes it").into()
-        );
+        let what = format!("node {own} is this one");
+        return Err(Rejection::conflict(what, "margay cleanup takes it down, another node removes it").into());
     }
     let blocks = node::remove(&agent.store, &request.name, request.yes).await?;
     agent.workloads.networks.unreserve(&request.name, None, u64::MAX).await?;
@@ -268,14 +274,14 @@ async fn pools(State(agent): Shared) -> Answer<Vec<wire::Pool>> {
     Ok(Json(agent.workloads.control.look(views::pools).await?))
 }
 
-async fn add_pool(State(agent): Shared, Json(request): Json<wire::PoolRequest>) -> Answer<()> {
+async fn add_pool(State(agent): Shared, Body(request): Body<wire::PoolRequest>) -> Answer<()> {
     agent.workloads.agreed().await?;
-    let revision = agent.workloads.networks.add_pool(request.cidr, request.network_size).await?;
+    let revision = agent.workloads.networks.add_pool(request.cidr, request.network_prefix).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }
 
-async fn remove_pool(State(agent): Shared, Json(request): Json<wire::PoolRequest>) -> Answer<()> {
+async fn remove_pool(State(agent): Shared, Body(request): Body<wire::PoolRequest>) -> Answer<()> {
     agent.workloads.agreed().await?;
     let revision = agent.workloads.networks.remove_pool(request.cidr).await?;
     agent.workloads.control.revision(revision).await?;
@@ -286,14 +292,14 @@ async fn blocked(State(agent): Shared) -> Answer<Vec<wire::Blocked>> {
     Ok(Json(agent.workloads.control.look(views::blocked).await?))
 }
 
-async fn block(State(agent): Shared, Json(request): Json<wire::BlockRequest>) -> Answer<()> {
+async fn block(State(agent): Shared, Body(request): Body<wire::BlockRequest>) -> Answer<()> {
     agent.workloads.agreed().await?;
     let revision = agent.workloads.networks.block(request.cidr, request.comment, control::now()).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }
 
-async fn unblock(State(agent): Shared, Json(request): Json<wire::BlockRequest>) -> Answer<()> {
+async fn unblock(State(agent): Shared, Body(request): Body<wire::BlockRequest>) -> Answer<()> {
     agent.workloads.believed().await?;
     let revision = agent.workloads.networks.unblock(request.cidr).await?;
     agent.workloads.control.revision(revision).await?;
@@ -309,7 +315,7 @@ async fn adopt(State(agent): Shared) -> Answer<()> {
     Ok(Json(()))
 }
 
-async fn log(State(agent): Shared, Json(request): Json<wire::LogRequest>) -> Answer<()> {
+async fn log(State(agent): Shared, Body(request): Body<wire::LogRequest>) -> Answer<()> {
     agent.drops.turn(request.drops).await?;
     Ok(Json(()))
 }
@@ -321,7 +327,7 @@ async fn stop(State(agent): Shared) -> Answer<()> {
 
 async fn create_network(
     State(agent): Shared,
-    Json(request): Json<wire::NetworkRequest>,
+    Body(request): Body<wire::NetworkRequest>,
 ) -> Answer<wire::Network> {
     agent.workloads.agreed().await?;
     let (network, revision) = agent.workloads.networks.create(request).await?;
@@ -329,12 +335,18 @@ async fn create_network(
     let find =
         move |state: &control::State| views::networks(state).into_iter().find(|found| found.id == network.id);
     let found = agent.workloads.control.look(find).await?;
-    Ok(Json(found.ok_or_else(|| anyhow!("the network was removed again just now"))?))
+    let removed = || Rejection::missing("the network was removed again just now", "create it again");
+    Ok(Json(found.ok_or_else(removed)?))
 }
 
 /// What a task came to. One that failed by a fault of our own is told so.
 fn ended<T>(task: Result<Result<T>, JoinError>) -> Result<T> {
-    let fault = || Problem::new("the agent failed at this", "report it with what the agent's log says");
+    let fault = || {
+        Problem::new(
+            "the agent failed at this because of a fault of its own",
+            "report it with the agent's log",
+        )
+    };
     task.map_err(|_| anyhow::Error::from(fault())).flatten()
 }
 
@@ -342,8 +354,7 @@ async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answe
     agent.workloads.believed().await?;
     let networks = &agent.workloads.networks;
     let revision = match networks.remove(&name).await {
-        Ok(revision) => revision,
-        Err(refusal) => {
+        Err(refusal) if matches!(refusal.downcast_ref(), Some(Rejection::Conflict(_))) => {
             // What stopped containers of this host keep does not hold a network.
             let found = name.clone();
             let id = move |state: &control::State| state.snapshot.network(&found).map(|network| network.id);
@@ -351,6 +362,7 @@ async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answe
             agent.workloads.unkeep_all(id).await?;
             networks.remove(&name).await?
         }
+        result => result?,
     };
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
@@ -361,12 +373,15 @@ async fn endpoints(State(agent): Shared) -> Answer<Vec<wire::Endpoint>> {
     Ok(Json(agent.workloads.control.look(move |state| views::endpoints(state, endpoints)).await?))
 }
 
-async fn attach(State(agent): Shared, Json(request): Json<wire::AttachRequest>) -> Answer<wire::Endpoint> {
+async fn attach(State(agent): Shared, Body(request): Body<wire::AttachRequest>) -> Answer<wire::Endpoint> {
     let mac = match &request.mac {
         None => None,
         Some(text) => match mac_text::parse(text) {
             Some(mac) if mac.0[0] & 1 == 0 && mac.0 != [0; 6] => Some(mac),
-            _ => return Err(anyhow!("MAC {text:?}: use a unicast address like 02:00:00:00:00:01").into()),
+            _ => {
+                let what = format!("MAC {text:?} is no unicast address");
+                return Err(Rejection::invalid(what, "use one like 02:00:00:00:00:01").into());
+            }
         },
     };
     let request = Attach {
@@ -384,12 +399,15 @@ async fn attach(State(agent): Shared, Json(request): Json<wire::AttachRequest>) 
 
 async fn detach(
     State(agent): Shared,
-    Json(request): Json<wire::DetachRequest>,
+    Body(request): Body<wire::DetachRequest>,
 ) -> Answer<Option<wire::Endpoint>> {
     let which = match (request.id, request.netns) {
         (Some(id), None) => Which::Id(id),
         (None, Some(netns)) => Which::Interface(netns, request.ifname.unwrap_or_else(|| "eth0".into())),
-        _ => return Err(anyhow!("name the endpoint by its id, or by namespace and interface").into()),
+        _ => {
+            let mend = "name it by its id, or by namespace and interface";
+            return Err(Rejection::invalid("the request names no endpoint, or two", mend).into());
+        }
     };
     // Of a network that Docker has no more, only an operator can remove it.
     let book = agent.workloads.journal.docker_networks()?;
@@ -398,10 +416,8 @@ async fn detach(
     {
         let container = endpoint.name.as_ref().unwrap_or(&endpoint.id);
         let network = &endpoint.network_name;
-        return Err(anyhow!(
-            "endpoint {container} is Docker's: docker network disconnect {network} {container}"
-        )
-        .into());
+        let mend = format!("docker network disconnect {network} {container}");
+        return Err(Rejection::conflict(format!("endpoint {container} is Docker's"), mend).into());
     }
     let detached = tokio::spawn(async move { agent.workloads.detach(&which).await });
     Ok(Json(ended(detached.await)?.map(views::endpoint)))
@@ -421,7 +437,7 @@ mod tests {
         let router = Router::new().route("/stuck", get(std::future::pending::<()>)).layer(layer);
         let served = tokio::spawn(async move { axum::serve(listener, router).await });
         let told = client::get::<()>(&socket, "/stuck").await.expect_err("refused").to_string();
-        assert!(told.contains("did not come to an end") && told.contains("margay status"), "{told}");
+        assert!(told.contains("did not finish") && told.contains("margay status"), "{told}");
         served.abort();
     }
 }

@@ -13,6 +13,10 @@ pub use crate::{
     store::transfer::Dump,
 };
 
+/// The header of a listing that is old: since when the store is away, in seconds since
+/// 1970. The listing is as of then.
+pub const AS_OF: &str = "margay-as-of";
+
 /// A subnet of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
@@ -20,6 +24,8 @@ pub struct Subnet {
     pub cidr: IpNet,
     /// Its gateway.
     pub gateway: IpAddr,
+    /// Length of the prefix of one block.
+    pub block_prefix: u8,
     /// Addresses in one block.
     pub block_size: u128,
     /// Where addresses come from that nobody asked for; null for all of it.
@@ -57,6 +63,8 @@ pub struct Pool {
     /// All of it.
     pub cidr: IpNet,
     /// Length of the prefix of the subnets that are taken from it.
+    pub network_prefix: u8,
+    /// The same, under its earlier name.
     pub network_size: u8,
     /// Names of the networks with a subnet in it.
     pub networks: Vec<String>,
@@ -68,7 +76,8 @@ pub struct PoolRequest {
     /// All of it.
     pub cidr: IpNet,
     /// Length of the prefix of the subnets that are taken from it.
-    pub network_size: Option<u8>,
+    #[serde(alias = "network_size")]
+    pub network_prefix: Option<u8>,
 }
 
 /// A prefix that the guard blocks.
@@ -375,6 +384,12 @@ pub struct World {
 /// Why a request was refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// The reason in a sentence.
+    /// The problem and its mend in one line.
     pub error: String,
+    /// What is wrong.
+    #[serde(default)]
+    pub problem: String,
+    /// What mends it.
+    #[serde(default)]
+    pub mend: String,
 }

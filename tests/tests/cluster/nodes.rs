@@ -34,7 +34,7 @@ fn what_a_dead_node_held_is_freed_and_it_finds_out() {
     lab.host(2).kill();
     assert!(a.pings(addr_b[0], 1), "a dead agent is no dead node");
     let freed = lab.h(1).ok(&["node", "rm", "h2", "--yes"]);
-    assert!(freed.starts_with("1 block"), "{freed}");
+    assert!(freed.starts_with("freed 1 block"), "{freed}");
     eventually("nothing leads there any more", || {
         let (routes, nodes) = (lab.h(1).json(&["route", "ls"]).to_string(), lab.h(1).json(&["node", "ls"]));
         let gone = !routes.contains("192.0.2.2") && nodes.as_array().map(Vec::len) == Some(1);

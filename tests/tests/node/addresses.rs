@@ -7,13 +7,14 @@ fn networks_take_their_subnets_from_pools() {
     let lab = Lab::new(1);
     let h = lab.h(1);
     let pools = h.json(&["pool", "ls"]);
-    assert_eq!((&pools[0]["cidr"], &pools[0]["network_size"]), (&"10.192.0.0/10".into(), &20.into()));
+    assert_eq!((&pools[0]["cidr"], &pools[0]["network_prefix"]), (&"10.192.0.0/10".into(), &20.into()));
+    assert_eq!(pools[0]["network_size"], 20, "the earlier name");
     h.ok(&["network", "create", "first"]);
     h.ok(&["pool", "rm", "10.192.0.0/10"]);
     let none = h.refused(&["network", "create", "second"]);
     assert!(none.contains("margay pool add"), "{none}");
     // The first half of this pool is the host's own wire.
-    h.ok(&["pool", "add", "192.0.2.0/23", "--network-size", "24"]);
+    h.ok(&["pool", "add", "192.0.2.0/23", "--network-prefix", "24"]);
     h.ok(&["network", "create", "second"]);
     let second = h.json(&["network", "ls"])[1]["subnets"][0]["cidr"].clone();
     assert_eq!(second, "192.0.3.0/24", "what a host has on its links is not taken");
@@ -24,7 +25,7 @@ fn networks_take_their_subnets_from_pools() {
     for (args, reason) in [
         (&["pool", "add", "192.0.2.0/25"][..], "overlaps pool 192.0.2.0/23"),
         (&["pool", "add", "10.0.0.1/16"], "did you mean 10.0.0.0/16"),
-        (&["pool", "add", "10.0.0.0/16", "--network-size", "8"], "--network-size 8 does not fit"),
+        (&["pool", "add", "10.0.0.0/16", "--network-size", "8"], "network prefix /8 does not fit"),
         (&["pool", "rm", "10.0.0.0/16"], "there is no pool"),
     ] {
         let refusal = h.refused(args);
@@ -33,6 +34,36 @@ fn networks_take_their_subnets_from_pools() {
     let (a, _) = lab.attached(1, "second");
     let (_b, addr) = lab.attached(1, "second");
     assert!(a.pings(addr[0], 1));
+}
+
+#[test]
+fn sizes_are_prefix_lengths_and_their_earlier_flags_still_work() {
+    let lab = Lab::new(1);
+    let h = lab.h(1);
+    let blocks = |name: &str, more: &[&str]| {
+        let create = ["network", "create", name, "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"];
+        h.ok(&[&create[..], more].concat());
+        let made: serde_json::Value =
+            serde_json::from_str(&h.ok(&["network", "inspect", name])).expect("JSON");
+        h.ok(&["network", "rm", name]);
+        let of =
+            |i: usize| (made["subnets"][i]["block_prefix"].clone(), made["subnets"][i]["block_size"].clone());
+        [of(0), of(1)]
+    };
+    let is = |v4: (u8, u32), v6: (u8, u32)| [v4, v6].map(|(len, size)| (len.into(), size.into()));
+    assert_eq!(blocks("usual", &[]), is((26, 64), (122, 64)));
+    assert_eq!(blocks("one", &["--block-prefix", "28"]), is((28, 16), (124, 16)));
+    assert_eq!(blocks("each", &["--block-prefix", "28", "--block-prefix", "120"]), is((28, 16), (120, 256)));
+    assert_eq!(blocks("earlier", &["--block-size", "16"]), is((28, 16), (124, 16)));
+    h.ok(&["pool", "add", "10.64.0.0/16", "--network-size", "24"]);
+    h.ok(&["pool", "add", "10.64.0.0/16", "--network-prefix", "24"]);
+    for twice in [
+        &["pool", "add", "10.65.0.0/16", "--network-size", "24", "--network-prefix", "24"][..],
+        &["network", "create", "red", "--block-size", "16", "--block-prefix", "28"],
+    ] {
+        let said = h.margay(twice);
+        assert!(said.status == 2 && said.err.contains("cannot be used"), "{said:?}");
+    }
 }
 
 #[test]

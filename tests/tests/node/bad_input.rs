@@ -46,6 +46,7 @@ fn networks(lab: &Lab) {
     );
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--block-size", "3"]), &["block size 3", "power of two"]);
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--block-size", "512"]), &["block size 512"]);
+    refused(h, &create(&["--subnet", "10.9.0.0/24", "--block-prefix", "24"]), &["/24", "from 25 to 30"]);
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--gateway", "10.8.0.1"]), &["10.8.0.1"]);
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--mtu", "9"]), &["MTU 9"]);
     refused(h, &create(&["--subnet", "10.9.0.0/24", "--internal", "--routable"]), &["not both"]);

@@ -93,7 +93,7 @@ fn a_broken_record_keeps_the_agent_from_nothing_and_cleanup_names_it(lab: &mut L
     assert!(said.err.contains("BIG TCP stays on") && said.err.contains("big-tcp.json"), "{said:?}");
     let gone =
         !bpffs.exists() && !lab.h(1).dir().join("state/endpoints").exists() && !lab.h(1).socket().exists();
-    assert!(gone, "all else is gone");
+    assert!(gone, "everything else is removed");
     std::fs::remove_file(record).expect("our own");
     let said = lab.h(1).cleanup(&[]);
     assert!(said.ok(), "{said:?}");

@@ -80,7 +80,7 @@ fn a_running_agent_is_ended_only_if_that_is_said() {
     assert_eq!(refusal.status, 1, "{refusal:?}");
     assert!(refusal.err.contains("is running") && refusal.err.contains("--stop"), "{refusal:?}");
     let said = clean(&lab, &["--stop"]);
-    assert!(said.contains("ended the agent") && said.contains("removed interface margay0"), "{said}");
+    assert!(said.contains("stopped the agent") && said.contains("removed interface margay0"), "{said}");
     assert!(lab.host(1).agent().wait().success());
     assert_eq!(look(&lab), before);
     assert_eq!(clean(&lab, &[]), "", "nothing is left to remove");

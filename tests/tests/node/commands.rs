@@ -229,17 +229,23 @@ fn a_dead_agent_leaves_what_commands_can_read() {
 #[test]
 fn what_is_known_of_the_cluster_without_its_store_is_old_and_says_so() {
     let mut lab = one_host();
+    let _container = lab.attached(1, "blue");
     assert_eq!(lab.h(1).json(&["node", "ls"])[0]["stale_since"], Value::Null);
     assert_eq!(lab.h(1).margay(&["network", "ls"]).err, "");
     lab.kill_etcd();
     let h = lab.h(1);
-    for args in [["node", "ls"], ["network", "ls"]] {
+    for listing in ["node", "network", "endpoint", "pool"] {
+        let args = [listing, "ls"];
         eventually("it is told", || {
             let said: Said = h.margay(&args);
-            if said.ok() && said.err.contains("the store is away for") { Ok(()) } else { Err(said) }
+            let told = said.err.contains("margay: as of ") && said.err.contains("store away since then");
+            if said.ok() && told { Ok(()) } else { Err(said) }
         });
-        assert!(h.json(&args)[0]["stale_since"].as_u64().is_some_and(|since| since > 0));
+        assert!(h.json(&args)[0]["stale_since"].as_u64().is_some_and(|since| since > 0), "{listing}");
     }
+    // Also of nothing.
+    let nothing = h.margay(&["guard", "ls", "-o", "json"]);
+    assert!(nothing.err.contains("margay: as of ") && nothing.out.trim() == "[]", "{nothing:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::attach::one_host;
 
 /// Says bytes to the agent's socket; what it says until it closes.
-fn say(host: &Host, bytes: &[u8]) -> String {
+pub fn say(host: &Host, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(host.socket()).expect("the agent listens");
     // It may have heard enough before the end, and says so.
     drop(stream.write_all(bytes));
@@ -20,13 +20,14 @@ fn say(host: &Host, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&said).into_owned()
 }
 
-fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
+/// A request with a body of JSON.
+pub fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
     let head = "Host: margay\r\nConnection: close\r\nContent-Type: application/json";
     format!("{method} {path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 /// The status of an answer, if it is one.
-fn status(answer: &str) -> Option<u16> {
+pub fn status(answer: &str) -> Option<u16> {
     answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
 }
 

@@ -1,6 +1,7 @@
 //! One agent, real interfaces, real packets.
 
 mod addresses;
+mod answers;
 mod at_once;
 mod attach;
 mod bad_input;

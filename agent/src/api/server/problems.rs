@@ -26,14 +26,18 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
                     "docker network disconnect {0} {name}, and connect it again",
                     endpoint.network_name
                 ),
-                None => format!("margay endpoint detach {}, and attach it anew", endpoint.id),
+                None => format!("margay endpoint detach {}, and attach it again", endpoint.id),
             };
             add(&mut problems, what, &mend);
         }
     }
     for (key, reason) in &state.snapshot.unreadable {
-        let what = format!("{key} {reason}: what was known of it before stays in force");
-        add(&mut problems, what, "upgrade this agent if a newer one wrote it, else write the value anew");
+        let what = format!("{key} {reason}: this node keeps the last value that it could read");
+        add(
+            &mut problems,
+            what,
+            "upgrade this agent if a newer one wrote the value, else write the value again",
+        );
     }
     for (key, pending) in state.retry.pending() {
         let Problem { problem, mend } = &pending.reason;
@@ -47,8 +51,8 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
 fn store(state: &State, problems: &mut Vec<Problem>) {
     if let (None, Some((why, _))) = (&state.store.away, &state.store.unwritable) {
         let what = format!(
-            "the store takes no writes ({}): traffic goes on and changes of others are learnt, but nothing can be \
-             changed from here",
+            "the store takes no writes ({}): traffic goes on and this node follows the others' changes, but can \
+             change nothing itself",
             why.problem
         );
         let stash = "containers get addresses from the stash meanwhile";
@@ -58,15 +62,18 @@ fn store(state: &State, problems: &mut Vec<Problem>) {
         (Some((away, _)), Trust::Unseen) => add(
             problems,
             format!(
-                "the store has not answered since the agent started ({}): own endpoints are served, \
-                 nothing else in the kernel is changed",
+                "the store has not answered since the agent started ({}): this node serves its own endpoints \
+                 and changes nothing else in the kernel",
                 away.problem
             ),
             &away.mend,
         ),
         (Some((away, _)), _) => add(
             problems,
-            format!("the store is away ({}): traffic goes on, nothing new is learnt", away.problem),
+            format!(
+                "the store is away ({}): traffic goes on, and this node learns of no change",
+                away.problem
+            ),
             &format!("{}; containers get addresses from the stash meanwhile", away.mend),
         ),
         (None, Trust::Unseen) => {

@@ -66,6 +66,7 @@ pub(crate) fn networks(state: &State) -> Vec<wire::Network> {
                     gateway: subnet.gateway,
                     range: subnet.range,
                     aux: subnet.aux.clone(),
+                    block_prefix: subnet.block_len,
                     block_size: 1 << (max_len(subnet.gateway) - subnet.block_len),
                 })
                 .collect(),
@@ -194,6 +195,7 @@ pub(crate) fn pools(state: &State) -> Vec<wire::Pool> {
     pools
         .map(|found| wire::Pool {
             cidr: found.pool.cidr,
+            network_prefix: found.pool.network_len,
             network_size: found.pool.network_len,
             networks: found.networks,
         })

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipnet::IpNet;
 use margay_common::{
     endpoint::{BORROWED, INTERNAL, ROUTABLE, Side, Workload},
@@ -17,7 +17,7 @@ use crate::{
     api::wire,
     control::State,
     model::endpoint::Endpoint,
-    problem::Problem,
+    problem::{Problem, Rejection},
     tables::{HOST_INTERFACE, PrefixKey, Tables},
 };
 
@@ -31,7 +31,8 @@ struct Blocks {
 
 /// The way of a packet to `to`, from an endpoint of this node or from the host.
 pub(super) fn way(state: &State, to: IpAddr, from: Option<&Endpoint>) -> Result<wire::Way> {
-    let unread = || Problem::new("the kernel has not been read yet", "wait a moment, and ask again");
+    let unread =
+        || Rejection::Later(Problem::new("the kernel has not been read yet", "wait a moment, and ask again"));
     let tables = state.actual.as_ref().ok_or_else(unread)?;
     let teller = Teller { state, tables, to, dst: to.into(), from: from.map(|from| from.id.clone()) };
     let Some(from) = from else { return Ok(teller.of_host()) };
@@ -265,6 +266,8 @@ fn nobodys(to: IpAddr) -> Option<DropReason> {
 }
 
 /// The endpoint that a packet is said to come from.
-pub(super) fn sender(found: Option<Endpoint>, wanted: &str) -> Result<Endpoint> {
-    found.with_context(|| format!("this node has no endpoint {wanted}; margay endpoint ls lists them"))
+pub(super) fn sender(found: Option<Endpoint>, wanted: &str) -> Result<Endpoint, Rejection> {
+    let missing =
+        || Rejection::missing(format!("this node has no endpoint {wanted}"), "margay endpoint ls lists them");
+    found.ok_or_else(missing)
 }

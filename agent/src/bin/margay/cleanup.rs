@@ -18,7 +18,7 @@ pub async fn run(options: &Cleanup) -> Result<()> {
     if client::answers(&socket).await {
         if !options.stop {
             bail!(
-                "the agent on {} is running and would put everything back; end it first, or say --stop",
+                "the agent on {} is running and would restore everything; stop it first, or use --stop",
                 socket.display()
             );
         }
@@ -47,7 +47,7 @@ pub async fn run(options: &Cleanup) -> Result<()> {
     }
     match done.left {
         Some(error) => Err(error).context(
-            "all else is gone, but BIG TCP stays on: set the uplink's sizes yourself (ip link set DEV \
+            "everything else is removed, but BIG TCP stays on: set the uplink's sizes yourself (ip link set DEV \
              gso_max_size 65536 gro_max_size 65536), remove big-tcp.json, and repeat",
         ),
         None => Ok(()),
@@ -58,11 +58,11 @@ async fn stop(socket: &Path) -> Result<()> {
     let _: () = client::send(socket, Method::POST, "/v1/stop", &()).await?;
     for _ in 0..LOOKS {
         if !client::answers(socket).await {
-            return output::line("ended the agent");
+            return output::line("stopped the agent");
         }
         tokio::time::sleep(LOOK).await;
     }
-    bail!("the agent on {} does not end", socket.display())
+    bail!("the agent on {} does not stop; see its log", socket.display())
 }
 
 fn remove_file(path: &Path) -> Result<()> {

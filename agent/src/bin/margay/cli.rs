@@ -41,7 +41,7 @@ pub enum Output {
 /// `-o`, the same on every listing.
 #[derive(Args, Clone, Copy)]
 pub struct Format {
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -54,81 +54,81 @@ pub enum Command {
         /// Settings, as flags
         #[command(flatten)]
         settings: Box<Settings>,
-        /// A TOML file with the same settings; flags win
+        /// TOML file with the same settings; flags take precedence
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Networks of the cluster
+    /// Create, list and remove networks
     Network {
         /// What to do with them.
         #[command(subcommand)]
         command: NetworkCommand,
     },
-    /// Endpoints of this host
+    /// Attach and detach containers, list endpoints
     Endpoint {
         /// What to do with them.
         #[command(subcommand)]
         command: EndpointCommand,
     },
-    /// What the datapath holds, and where a packet goes
+    /// List routes, and trace where a packet goes
     Route {
         /// What to do with it.
         #[command(subcommand)]
         command: RouteCommand,
     },
-    /// Nodes of the cluster
+    /// List and remove nodes
     Node {
         /// What to do with them.
         #[command(subcommand)]
         command: NodeCommand,
     },
-    /// Pools that networks take their subnets from
+    /// Add, list and remove pools, which networks take their subnets from
     Pool {
         /// What to do with them.
         #[command(subcommand)]
         command: PoolCommand,
     },
-    /// Block prefixes at every node
+    /// Deny prefixes at every node: the deny list
     Guard {
         /// What to do with them.
         #[command(subcommand)]
         command: GuardCommand,
     },
-    /// The store that holds the cluster's state
+    /// Export, import or adopt the store, which holds the cluster's state
     Store {
         /// What to do with it.
         #[command(subcommand)]
         command: StoreCommand,
     },
-    /// Agent, store, programs, maps and problems; exits 1 when there is a problem
+    /// Show the state of agent, store, programs and maps; exit with 1 if there is a problem
     Status {
-        /// How to print
+        /// Output format
         #[command(flatten)]
         format: Format,
-        /// Print nothing, for scripts
+        /// Print nothing; for scripts
         #[arg(short, long)]
         quiet: bool,
     },
-    /// Forwarded and dropped packets by reason
+    /// Show forwarded and dropped packets by reason
     Counters {
-        /// How to print
+        /// Output format
         #[command(flatten)]
         format: Format,
         /// Include counters that are zero
         #[arg(long)]
         all: bool,
     },
-    /// Switch parts of the running agent's log
+    /// Switch parts of the running agent's log on or off
     Log {
         /// Which part
         #[command(subcommand)]
         command: LogCommand,
     },
-    /// Print the metrics
+    /// Print the metrics in Prometheus' format
     Metrics,
-    /// Remove everything of Margay's from this host
+    /// Remove everything that Margay created on this host
     Cleanup(Cleanup),
-    /// Print completions for a shell
+    /// Print the completion script of a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -138,18 +138,18 @@ pub enum Command {
 /// `margay route`.
 #[derive(Subcommand)]
 pub enum RouteCommand {
-    /// List what the datapath holds
+    /// List the routes of the datapath
     #[command(alias = "list")]
     Ls(Format),
-    /// Tell where a packet to an address goes from here, and why
+    /// Show where a packet to an address goes from here, and why
     Get {
-        /// Where to
+        /// Destination address
         #[arg(value_name = "ADDR")]
         to: IpAddr,
-        /// The endpoint that sends it, by id or name [default: this host]
+        /// Endpoint that sends it, by id or name [default: this host]
         #[arg(long, value_name = "ENDPOINT", add = ArgValueCompleter::new(complete::endpoints))]
         from: Option<String>,
-        /// How to print
+        /// Output format
         #[command(flatten)]
         format: Format,
     },
@@ -161,13 +161,13 @@ pub enum NodeCommand {
     /// List nodes
     #[command(alias = "list")]
     Ls(Format),
-    /// Remove a node that is gone for good and free what it held
+    /// Remove a node that will not come back, and free its blocks and addresses
     #[command(alias = "remove")]
     Rm {
         /// Its name
         #[arg(add = ArgValueCompleter::new(complete::nodes))]
         name: String,
-        /// Remove it even if its lease is alive
+        /// Remove it even if its agent is running
         #[arg(long)]
         yes: bool,
     },
@@ -176,10 +176,10 @@ pub enum NodeCommand {
 /// `margay log`.
 #[derive(Subcommand)]
 pub enum LogCommand {
-    /// Log every dropped packet: program, endpoint, addresses, reason; at most 10 lines a second for
-    /// each sender
+    /// Log dropped packets with program, endpoint, addresses and reason, at most 10 lines a second
+    /// for each sender
     Datapath {
-        /// On or off, until the agent ends
+        /// On or off; the setting ends with the agent
         switch: Switch,
     },
 }
@@ -200,9 +200,9 @@ pub enum PoolCommand {
     Add {
         /// The pool's CIDR
         cidr: IpNet,
-        /// Length of the prefix of each network's subnet [default: 20 for IPv4, 64 for IPv6]
-        #[arg(long, value_name = "N")]
-        network_size: Option<u8>,
+        /// Prefix length of each network's subnet [default: 20 for IPv4, 64 for IPv6]
+        #[arg(long, value_name = "LEN", alias = "network-size")]
+        network_prefix: Option<u8>,
     },
     /// List pools
     #[command(alias = "list")]
@@ -227,10 +227,10 @@ pub enum GuardCommand {
         #[arg(long, value_name = "TEXT")]
         comment: Option<String>,
     },
-    /// List what is blocked
+    /// List the denied prefixes
     #[command(alias = "list")]
     Ls(Format),
-    /// Unblock a prefix
+    /// Take a prefix off the deny list
     #[command(alias = "remove")]
     Rm {
         /// The prefix, or one address
@@ -248,21 +248,21 @@ fn prefix(text: &str) -> Result<IpNet, String> {
 /// `margay store`.
 #[derive(Subcommand)]
 pub enum StoreCommand {
-    /// Accept the store as it is: nodes and data that it lost are no longer awaited
+    /// Accept the store as it is; agents stop waiting for data and nodes that it lost
     Adopt,
-    /// Print everything that the store holds, as JSON
+    /// Print the contents of the store as JSON
     Export {
         /// Write to this file [default: standard output]
         file: Option<PathBuf>,
-        /// Read this store, which no agent may have open [default: the agent's]
+        /// Read this store while no agent uses it [default: the agent's store]
         #[command(flatten)]
         store: StoreSettings,
     },
     /// Write an export into an empty store
     Import {
-        /// What `export` wrote
+        /// File that `export` wrote
         file: PathBuf,
-        /// Where to
+        /// Store to write to
         #[command(flatten)]
         store: StoreSettings,
     },
@@ -296,32 +296,36 @@ pub enum NetworkCommand {
 pub struct Create {
     /// Its name
     pub name: String,
-    /// Its subnet; once for each family [default: a free one of a pool]
+    /// Subnet, once for each family [default: a free one of a pool]
     #[arg(long, value_name = "CIDR")]
     pub subnet: Vec<IpNet>,
-    /// Without --subnet: also a subnet of an IPv6 pool
+    /// Without --subnet: also take a subnet from an IPv6 pool
     #[arg(long, conflicts_with = "subnet")]
     pub ipv6: bool,
-    /// Its gateway, for a subnet of the same family [default: the first address]
+    /// Gateway, once for each family [default: the subnet's first address]
     #[arg(long, value_name = "ADDR")]
     pub gateway: Vec<IpAddr>,
     /// Range for automatic allocation, within a subnet [default: the subnet]
     #[arg(long, value_name = "CIDR")]
     pub ip_range: Vec<IpNet>,
-    /// An address in use by something else, never given to a container, and a name for it
+    /// Address that something else uses, with a name for it; no container gets it
     #[arg(long, value_name = "NAME=ADDR", value_parser = aux_address)]
     pub aux_address: Vec<(String, IpAddr)>,
-    /// The containers' MTU [default: the uplink's]
+    /// MTU of the containers [default: the uplink's]
     #[arg(long, value_name = "N")]
     pub mtu: Option<u32>,
-    /// Keep the network's traffic inside: containers reach each other and the nodes only
+    /// Isolate the network: containers reach only each other and the nodes
     #[arg(long)]
     pub internal: bool,
-    /// Let routers outside of the cluster send to the network, without masquerading
+    /// Let routers outside the cluster send to the network, and do not masquerade it
     #[arg(long)]
     pub routable: bool,
-    /// Addresses in a block, a power of two [default: 64, fewer in small subnets]
-    #[arg(long, value_name = "N")]
+    /// Prefix length of the blocks that nodes take, once for each family [default: 26 for IPv4,
+    /// 122 for IPv6, longer in small subnets]
+    #[arg(long, value_name = "LEN")]
+    pub block_prefix: Vec<u8>,
+    /// Addresses in a block: an earlier way to say the same.
+    #[arg(long, value_name = "N", hide = true, conflicts_with = "block_prefix")]
     pub block_size: Option<u32>,
 }
 
@@ -345,25 +349,25 @@ pub enum EndpointCommand {
         /// PID of a process in the container
         #[arg(long, value_name = "PID")]
         pid: Option<u32>,
-        /// A name for the endpoint
+        /// Name of the endpoint
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
-        /// The address to use; once for each family [default: a free one]
+        /// Address, once for each family [default: a free one]
         #[arg(long, value_name = "ADDR")]
         ip: Vec<IpAddr>,
-        /// The MAC to use [default: derived from the address]
+        /// MAC address [default: derived from the address]
         #[arg(long, value_name = "MAC")]
         mac: Option<String>,
         /// Name of the interface in the container
         #[arg(long, value_name = "NAME", default_value = "eth0")]
         ifname: String,
-        /// How to print
+        /// Output format
         #[command(flatten)]
         format: Format,
     },
     /// Detach a container
     Detach {
-        /// The endpoint's id, as much of it as is unique, or its name
+        /// The endpoint's id, a unique prefix of it, or its name
         #[arg(
             required_unless_present = "netns",
             conflicts_with = "netns",
@@ -380,16 +384,16 @@ pub enum EndpointCommand {
     /// List endpoints of this host
     #[command(alias = "list")]
     Ls {
-        /// Of all hosts, by who has which address in the store
+        /// List the endpoints of all hosts, from the addresses in the store
         #[arg(long)]
         all: bool,
-        /// How to print
+        /// Output format
         #[command(flatten)]
         format: Format,
     },
     /// Show an endpoint as JSON
     Inspect {
-        /// Its id, as much of it as is unique, or its name
+        /// Its id, a unique prefix of it, or its name
         #[arg(add = ArgValueCompleter::new(complete::endpoints))]
         id: String,
     },
@@ -398,7 +402,7 @@ pub enum EndpointCommand {
 /// `margay cleanup`.
 #[derive(Args)]
 pub struct Cleanup {
-    /// Folder of programs, maps and links
+    /// Folder of the pinned programs, maps and links
     #[arg(long, value_name = "DIR", default_value = BPFFS_DIR)]
     pub bpffs: PathBuf,
     /// Folder of the journal
@@ -407,10 +411,10 @@ pub struct Cleanup {
     /// Folder of the socket
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub run_dir: PathBuf,
-    /// End the running agent first
+    /// Stop the running agent first
     #[arg(long)]
     pub stop: bool,
-    /// Also remove the embedded store, with every network of this host
+    /// Also remove the embedded store, and with it every network of this host
     #[arg(long)]
     pub store: bool,
 }

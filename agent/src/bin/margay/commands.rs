@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::Result;
 use hyper::Method;
 use margay::{
     agent::{self, left::Left},
     api::{client, wire},
+    problem::Problem,
     words,
 };
 use serde::de::DeserializeOwned;
@@ -75,33 +76,49 @@ pub async fn get_or_left<T: DeserializeOwned>(
     path: &str,
     left: impl FnOnce(&Left) -> Result<T>,
 ) -> Result<(T, Vec<(&'static str, Value)>)> {
-    let error = match client::get(socket, path).await {
-        Ok(found) => return Ok((found, vec![("source", "agent".into())])),
-        Err(error) if error.is::<client::NoAgent>() => error,
-        Err(error) => return Err(error),
-    };
+    match client::get(socket, path).await {
+        Ok(found) => Ok((found, vec![("source", "agent".into())])),
+        Err(error) => self::left(error, socket, left).await,
+    }
+}
+
+/// What the agent left says, if it failed to answer because there is none.
+pub async fn left<T>(
+    error: anyhow::Error,
+    socket: &Path,
+    left: impl FnOnce(&Left) -> Result<T>,
+) -> Result<(T, Vec<(&'static str, Value)>)> {
+    if !error.is::<client::NoAgent>() {
+        return Err(error);
+    }
     match Left::of(socket).await {
         Ok(found) => {
             let found = left(&found)?;
             output::notice(
-                "no agent runs: this is read from its journal and the pinned maps, by which packets go on",
+                "no agent is running: this is read from its journal and the pinned maps, which still forward packets",
             );
             Ok((found, vec![("source", "host".into())]))
         }
         // Nothing was left, or it may not be read.
-        Err(why) => Err(error.context(format!("what it left cannot be read ({})", words::of(&why)))),
+        Err(why) => {
+            Err(error.context(format!("the agent's journal and maps cannot be read ({})", words::of(&why))))
+        }
     }
 }
 
-/// Since when what the agent knows of the cluster may be old, also told on standard
-/// error.
-async fn staleness(socket: &Path) -> Result<Vec<(&'static str, Value)>> {
-    let store: wire::Store = client::get(socket, "/v1/store/state").await?;
-    if let (Some(since), why) = (store.away_since, store.away.unwrap_or_default()) {
-        let since = output::ago(since);
-        output::notice(&format!("the store is away for {since} ({why}): this is what was known then"));
+/// A listing, with the fields that say where it is from and since when it may be old. The
+/// latter is told on standard error, too.
+pub async fn listing<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+) -> Result<(Vec<T>, Vec<(&'static str, Value)>)> {
+    let (found, as_of) = client::get_as_of(socket, path).await?;
+    if let Some(since) = as_of {
+        let store: wire::Store = client::get(socket, "/v1/store/state").await?;
+        let why = store.away.map(|why| format!(": {why}")).unwrap_or_default();
+        output::notice(&format!("as of {}, store away since then{why}", output::time(since)));
     }
-    Ok(vec![("stale_since", store.away_since.into())])
+    Ok((found, vec![("stale_since", as_of.into())]))
 }
 
 async fn route(socket: &Path, command: RouteCommand) -> Result<()> {
@@ -121,13 +138,13 @@ async fn route(socket: &Path, command: RouteCommand) -> Result<()> {
 async fn node(socket: &Path, command: NodeCommand) -> Result<()> {
     match command {
         NodeCommand::Ls(format) => {
-            let nodes: Vec<wire::Node> = client::get(socket, "/v1/nodes").await?;
-            output::nodes(&nodes, format, &staleness(socket).await?)
+            let (nodes, extra) = listing(socket, "/v1/nodes").await?;
+            output::nodes(&nodes, format, &extra)
         }
         NodeCommand::Rm { name, yes } => {
             let request = wire::NodeRemoval { name, yes };
             let freed: wire::Freed = client::send(socket, Method::DELETE, "/v1/nodes", &request).await?;
-            output::line(&format!("{} blocks and borrowed addresses are free", freed.blocks))
+            output::line(&format!("freed {} blocks and borrowed addresses", freed.blocks))
         }
     }
 }
@@ -140,20 +157,22 @@ async fn guard(socket: &Path, command: GuardCommand) -> Result<()> {
         GuardCommand::Add { cidr, comment } => send(Method::POST, cidr, comment).await,
         GuardCommand::Rm { cidr } => send(Method::DELETE, cidr, None).await,
         GuardCommand::Ls(format) => {
-            output::blocked(&client::get::<Vec<wire::Blocked>>(socket, "/v1/guard").await?, format)
+            let (blocked, extra) = listing(socket, "/v1/guard").await?;
+            output::blocked(&blocked, format, &extra)
         }
     }
 }
 
 async fn pool(socket: &Path, command: PoolCommand) -> Result<()> {
-    let send = |method, cidr, network_size| async move {
-        client::send(socket, method, "/v1/pools", &wire::PoolRequest { cidr, network_size }).await
+    let send = |method, cidr, network_prefix| async move {
+        client::send(socket, method, "/v1/pools", &wire::PoolRequest { cidr, network_prefix }).await
     };
     match command {
-        PoolCommand::Add { cidr, network_size } => send(Method::POST, cidr, network_size).await,
+        PoolCommand::Add { cidr, network_prefix } => send(Method::POST, cidr, network_prefix).await,
         PoolCommand::Rm { cidr } => send(Method::DELETE, cidr, None).await,
         PoolCommand::Ls(format) => {
-            output::pools(&client::get::<Vec<wire::Pool>>(socket, "/v1/pools").await?, format)
+            let (pools, extra) = listing(socket, "/v1/pools").await?;
+            output::pools(&pools, format, &extra)
         }
     }
 }
@@ -168,6 +187,7 @@ async fn network(socket: &Path, command: NetworkCommand) -> Result<()> {
                 mtu: create.mtu,
                 internal: create.internal,
                 routable: create.routable,
+                block_prefixes: create.block_prefix,
                 block_size: create.block_size,
                 ipv6: create.ipv6,
                 ranges: create.ip_range,
@@ -178,11 +198,13 @@ async fn network(socket: &Path, command: NetworkCommand) -> Result<()> {
             output::line(&made.name)
         }
         NetworkCommand::Ls(format) => {
-            output::networks(&networks(socket).await?, format, &staleness(socket).await?)
+            let (networks, extra) = listing(socket, "/v1/networks").await?;
+            output::networks(&networks, format, &extra)
         }
         NetworkCommand::Inspect { name } => {
-            let found = networks(socket).await?.into_iter().find(|network| network.name == name);
-            output::json(&found.ok_or_else(|| anyhow!("there is no network {name}"))?)
+            let (networks, _) = listing::<wire::Network>(socket, "/v1/networks").await?;
+            let found = networks.into_iter().find(|network| network.name == name);
+            output::json(&found.ok_or_else(|| missing(&name))?)
         }
         NetworkCommand::Rm { name } => {
             let path = format!("/v1/networks/{}", escaped(&name)?);
@@ -191,12 +213,12 @@ async fn network(socket: &Path, command: NetworkCommand) -> Result<()> {
     }
 }
 
-async fn networks(socket: &Path) -> Result<Vec<wire::Network>> {
-    client::get(socket, "/v1/networks").await
+fn missing(name: &str) -> Problem {
+    Problem::new(format!("there is no network {name}"), "margay network ls lists them")
 }
 
 /// A network's name has nothing that a path would have to escape.
 fn escaped(name: &str) -> Result<&str> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if plain && !name.is_empty() { Ok(name) } else { bail!("there is no network {name:?}") }
+    if plain && !name.is_empty() { Ok(name) } else { Err(missing(name).into()) }
 }

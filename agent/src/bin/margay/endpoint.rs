@@ -9,7 +9,11 @@ use margay::{
     model::pick::{Face, pick},
 };
 
-use crate::{cli::EndpointCommand, commands::get_or_left, output};
+use crate::{
+    cli::EndpointCommand,
+    commands::{left, listing},
+    output,
+};
 
 /// Runs the command.
 pub async fn run(socket: &Path, command: EndpointCommand) -> Result<()> {
@@ -24,8 +28,8 @@ pub async fn run(socket: &Path, command: EndpointCommand) -> Result<()> {
             let made: wire::Endpoint = client::send(socket, Method::POST, "/v1/endpoints", &request).await?;
             if pid.is_some() {
                 output::notice(
-                    "attached until the container ends: a restart makes a new namespace, which has to be \
-                     attached again, unless the container joins a namespace that you keep (README, By hand)",
+                    "the attachment ends with the container: a restart creates a new namespace; attach that one \
+                     again, or have the container join a namespace that you keep (README, By hand)",
                 );
             }
             output::endpoints(&[made], format, &[])
@@ -55,7 +59,17 @@ pub async fn run(socket: &Path, command: EndpointCommand) -> Result<()> {
 }
 
 async fn list(socket: &Path) -> Result<(Vec<wire::Endpoint>, Vec<(&'static str, serde_json::Value)>)> {
-    get_or_left(socket, "/v1/endpoints", |left| Ok(left.endpoints())).await
+    match listing(socket, "/v1/endpoints").await {
+        Ok((found, mut extra)) => {
+            extra.push(("source", "agent".into()));
+            Ok((found, extra))
+        }
+        Err(error) => {
+            let (found, mut extra) = left(error, socket, |left| Ok(left.endpoints())).await?;
+            extra.push(("stale_since", serde_json::Value::Null));
+            Ok((found, extra))
+        }
+    }
 }
 
 async fn detach(socket: &Path, id: Option<String>, netns: Option<PathBuf>, ifname: String) -> Result<()> {

@@ -5,7 +5,7 @@ use std::{
     fmt::Display,
     io::{ErrorKind, Write},
     net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
@@ -82,16 +82,17 @@ pub fn networks(networks: &[wire::Network], format: Format, extra: Extra<'_>) ->
 }
 
 /// Prints pools.
-pub fn pools(pools: &[wire::Pool], format: Format) -> Result<()> {
-    let row = |p: &wire::Pool| [p.cidr.to_string(), format!("/{}", p.network_size), dash(list(&p.networks))];
-    table(pools, format, ["POOL", "NETWORK SIZE", "NETWORKS"], row, &[])
+pub fn pools(pools: &[wire::Pool], format: Format, extra: Extra<'_>) -> Result<()> {
+    let row =
+        |p: &wire::Pool| [p.cidr.to_string(), format!("/{}", p.network_prefix), dash(list(&p.networks))];
+    table(pools, format, ["POOL", "NETWORK PREFIX", "NETWORKS"], row, extra)
 }
 
 /// Prints what the guard blocks.
-pub fn blocked(blocked: &[wire::Blocked], format: Format) -> Result<()> {
+pub fn blocked(blocked: &[wire::Blocked], format: Format, extra: Extra<'_>) -> Result<()> {
     let row =
         |b: &wire::Blocked| [b.cidr.to_string(), ago(b.since), dash(b.comment.clone().unwrap_or_default())];
-    table(blocked, format, ["PREFIX", "SINCE", "COMMENT"], row, &[])
+    table(blocked, format, ["PREFIX", "SINCE", "COMMENT"], row, extra)
 }
 
 /// Prints endpoints.
@@ -237,7 +238,7 @@ pub fn status(status: &wire::Status, format: Format, extra: Extra<'_>) -> Result
     line(&format!("store      {in_sync}"))?;
     line(&format!("endpoints  {}", status.endpoints))?;
     let old = status.attachments.iter().filter(|a| !a.current).count();
-    let old = if old > 0 { format!(", {old} of an earlier object") } else { String::new() };
+    let old = if old > 0 { format!(", {old} from an earlier version") } else { String::new() };
     line(&format!("programs   on {} interfaces{old}", status.attachments.len()))?;
     for map in &status.maps {
         line(&format!("map        {:<10} {} of {}", map.name.to_lowercase(), map.used, map.capacity))?;
@@ -301,6 +302,13 @@ fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
 
 fn dash(text: String) -> String {
     if text.is_empty() { "-".into() } else { text }
+}
+
+/// A time of day, UTC, and how long ago that was.
+pub fn time(since: u64) -> String {
+    let then = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(since)).to_string();
+    // Of 2026-11-29T00:34:28Z.
+    format!("{} UTC ({} ago)", then.get(11..19).unwrap_or(&then), ago(since))
 }
 
 /// A time as the span since then.

@@ -35,19 +35,19 @@ async fn export(socket: &Path, file: Option<PathBuf>, settings: StoreSettings) -
         Some(file) => {
             let text = serde_json::to_vec_pretty(&dump)?;
             fs::write(&file, text).with_context(|| file.display().to_string())?;
-            output::line(&format!("{} keys in {}", dump.entries.len(), file.display()))
+            output::line(&format!("exported {} keys to {}", dump.entries.len(), file.display()))
         }
     }
 }
 
 async fn import(file: &Path, settings: StoreSettings) -> Result<()> {
     if settings.store.is_none() {
-        bail!("where to? --store etcd://HOST:PORT");
+        bail!("no store to import into; name it with --store etcd://HOST:PORT");
     }
     let name = || file.display().to_string();
     let text = fs::read(file).with_context(name)?;
     let dump: wire::Dump = serde_json::from_slice(&text).with_context(name)?;
     let at = settings.check(Path::new(STATE_DIR))?;
     let count = transfer::import(&*at.open()?, &dump).await?;
-    output::line(&format!("{count} keys written; start the agents with the new --store"))
+    output::line(&format!("imported {count} keys; start the agents with the new --store"))
 }

@@ -38,8 +38,10 @@ fn barred(state: &State, problems: &mut Vec<Problem>) {
 fn unheeded(state: &State, problems: &mut Vec<Problem>) {
     for cidr in state.snapshot.blocked.keys() {
         if let Some((addr, what)) = state.facts.vital_in(*cidr) {
-            let what = format!("blocked prefix {cidr} is not blocked on this node: it holds {addr}, {what}");
-            add(problems, what, &format!("margay guard rm {cidr}, and block smaller prefixes"));
+            let what = format!(
+                "this node does not deny prefix {cidr}, which is on the deny list: it holds {addr}, {what}"
+            );
+            add(problems, what, &format!("margay guard rm {cidr}, and deny smaller prefixes"));
         }
     }
 }
@@ -56,11 +58,13 @@ fn shadowed(state: &State, problems: &mut Vec<Problem>) {
             let mut routes = facts.routed.iter().chain(&facts.occupied);
             if let Some(route) = routes.find(|route| shadows(network, subnet, **route)) {
                 let what = format!(
-                    "subnet {subnet} of network {} overlaps this host's route to {route}: some of its \
-                     addresses lead elsewhere on this host",
+                    "subnet {subnet} of network {} overlaps this host's route to {route}: this host sends packets \
+                     for some of its addresses elsewhere",
                     network.name
                 );
-                let mend = format!("ip route show {route}: remove that route, or create the network anew");
+                let mend = format!(
+                    "remove that route (ip route show {route}), or create the network with another subnet"
+                );
                 add(problems, what, &mend);
             }
         }
@@ -93,7 +97,7 @@ fn out_of_reach(state: &State, problems: &mut Vec<Problem>) {
     for node in state.snapshot.nodes.values().filter(|node| node.name != state.facts.node) {
         if node.addresses.is_empty() {
             let what = format!(
-                "node {} has lost its address to another host: its containers are unreachable",
+                "another host took the address of node {}: its containers are unreachable",
                 node.name
             );
             add(
@@ -105,7 +109,7 @@ fn out_of_reach(state: &State, problems: &mut Vec<Problem>) {
             let addr = node.addresses[0];
             let what = format!(
                 "node {} is not on the link of {uplink}, as `ip route get {addr}` says: its containers are \
-                 unreachable",
+                 unreachable from here",
                 node.name
             );
             let mend = format!(
