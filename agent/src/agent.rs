@@ -225,7 +225,7 @@ async fn first_state(
     Ok(State {
         snapshot: remembered(journal, members)?,
         known: journal.known()?.map(Arc::new),
-        join_problem: Some(Problem::new("it is about to", "wait")),
+        join_problem: Some(Problem::new("it is joining", "wait")),
         facts,
         ..State::default()
     })
@@ -293,7 +293,7 @@ async fn forget_old_programs(
         Ok(Err(error)) => warn!("cannot remove old programs: {error:#}"),
         Err(error) => warn!("cannot remove old programs: {error}"),
     }
-    info!(programs = %datapath::programs_dir(&pins, extras).display(), "every hook has this agent's programs");
+    info!(programs = %datapath::programs_dir(&pins, extras).display(), "attached this agent's programs to every hook");
 }
 
 /// Undoes what a crash left half-attached.

@@ -81,7 +81,7 @@ async fn tell(
                 () = sleep(Duration::from_secs(1)) => {}
                 found = drops.wait() => match found {
                     Ok(()) => sleep(GATHER).await,
-                    Err(error) => return warn!("drops are no longer logged: {error:#}"),
+                    Err(error) => return warn!("cannot read the drops, so the log no longer has them: {error:#}"),
                 },
             }
             let found = drops.take();

@@ -49,8 +49,11 @@ pub fn own(state_dir: &Path) -> Result<()> {
     // Closing a folder that everybody uses would break the host.
     if mode & 0o002 != 0 {
         bail!(Problem::new(
-            format!("everybody may write in {}", state_dir.display()),
-            "name a folder of the agent's own with --state-dir"
+            format!(
+                "everybody may write in {}, so the agent cannot trust what is in it",
+                state_dir.display()
+            ),
+            "name another folder with --state-dir"
         ));
     }
     close(state_dir, DEPTH).with_context(named)

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// What mends a refusal that says nothing of a mend.
-const JOINING: &str = "nothing is attached until that is mended; the agent tries again by itself";
+const JOINING: &str = "wait, the agent tries again; until it joins, it attaches nothing";
 
 /// The least time between two looks at the state.
 const PAUSE: Duration = Duration::from_millis(50);

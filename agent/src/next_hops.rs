@@ -57,7 +57,7 @@ pub async fn vouch(control: Control, netlink: Netlink, datapath: Arc<Mutex<Datap
         if let Err(error) = result.await {
             let text = format!("{error:#}");
             if told != text {
-                warn!("XDP has no next hops: {text}");
+                warn!("cannot copy next hops, so XDP forwards nothing: {text}");
                 told = text;
             }
         }

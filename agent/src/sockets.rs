@@ -42,7 +42,7 @@ impl Sockets {
         match self.0.keys().next() {
             None => Ok(()),
             Some(path) => bail!(
-                "the socket {} was handed over, and nothing is served there; see --run-dir and --docker-plugin",
+                "the service manager handed over socket {}, which the agent does not serve; correct --run-dir or --docker-plugin",
                 path.display()
             ),
         }

@@ -56,7 +56,7 @@ pub(super) async fn facts(
         drop(timeout(LOOK_AGAIN, changes.recv()).await);
         missing = match try_facts(config, netlink, journal).await {
             Ok(facts) => {
-                info!("this host has what the agent needs");
+                info!("the uplink and its addresses are ready");
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Status("")]);
                 return Ok(facts);
             }

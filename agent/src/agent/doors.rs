@@ -73,7 +73,7 @@ impl Doors {
             }
             Err(error) if at.asked => Err(error),
             Err(error) => {
-                warn!("Docker cannot use Margay on this host: {error:#}");
+                warn!("cannot open the plugin socket, so Docker on this host cannot use Margay: {error:#}");
                 Ok(None)
             }
         }
@@ -110,7 +110,7 @@ impl Doors {
     pub async fn serve(&mut self, agent: Arc<Agent>) -> Result<()> {
         // Whoever started us may go on with what needs us.
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-            warn!("the service manager was not told that the agent runs: {error}");
+            warn!("cannot tell the service manager that the agent is ready: {error}");
         }
         let Some(api) = self.api.take() else { return Ok(()) };
         tokio::select! {

@@ -31,7 +31,7 @@ pub(super) fn heed_signals(stop: Arc<Notify>) -> Result<()> {
         });
         stop.notify_one();
         thread::sleep(GRACE);
-        error!("something did not end within {} s, so the agent ends without it", GRACE.as_secs());
+        error!("a task did not stop within {} s; the agent exits anyway", GRACE.as_secs());
         std::process::exit(1);
     };
     thread::Builder::new().name("signals".into()).spawn(wait)?;

@@ -103,7 +103,7 @@ impl Left {
     /// Reads what the agent with that socket left. Fails where it left nothing, or
     /// where it may not be read.
     pub async fn of(socket: &Path) -> Result<Self> {
-        let places = Places::of(socket).context("nothing tells where that agent kept what it had")?;
+        let places = Places::of(socket).context("agent.json does not say where that agent kept its state")?;
         let pins = Pins::at(&places.bpffs);
         let maps = Maps::open(&pins.maps())?;
         let journal = Journal::peek(&places.state_dir)?;
@@ -151,7 +151,7 @@ impl Left {
     pub fn status(&self) -> Result<wire::Status> {
         let mut status = views::status(&self.state, self.how, &self.pins.maps(), &self.store)?;
         status.problems = vec![Problem::new(
-            "no agent runs: packets go on, but nothing new is learnt and no container is attached",
+            "no agent runs: packets go on, but this host learns of no change and attaches no container",
             "start it: systemctl start margay, or margay agent",
         )];
         status.problems.extend(self.journal.problems());

@@ -26,9 +26,9 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TcMode {
-    /// Links of kernel 6.6 and later: replaced in place, owned by their pin.
+    /// Links of tcx, from Linux 6.6 on: replaced in place, owned by their pin.
     Tcx,
-    /// Filters of a `clsact` qdisc, in every kernel.
+    /// Filters of a `clsact` qdisc, on every kernel.
     Clsact,
 }
 
@@ -199,7 +199,7 @@ async fn ensure_clsact(netlink: &Handle, interface: &str) -> Result<()> {
         match kind {
             Some("clsact") if ours => return Ok(()),
             Some("ingress") if ours => bail!(
-                "{interface} has an `ingress` qdisc, which takes the place of clsact: \
+                "{interface} has an `ingress` qdisc in the place of clsact, so no program can be attached; \
                  tc qdisc del dev {interface} ingress"
             ),
             _ => {}
@@ -255,5 +255,5 @@ async fn detach_clsact(netlink: &Handle, interface: &str) -> Result<()> {
 }
 
 fn gone(interface: &str) -> anyhow::Error {
-    anyhow!("interface {interface} is not there")
+    anyhow!("interface {interface} does not exist")
 }

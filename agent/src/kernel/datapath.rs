@@ -202,11 +202,11 @@ fn load_and_pin(pins: &Pins, dir: &Path, extras: Extras) -> Result<()> {
     for name in pinned {
         loader.map_pin_path(name, pins.maps().join(name));
     }
-    let mut object = loader.load(OBJECT).context("the eBPF object does not load")?;
+    let mut object = loader.load(OBJECT).context("cannot load the eBPF object")?;
     fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
     // The others can do without it.
     if let Err(error) = load_xdp(&mut object, dir) {
-        warn!("no XDP: {error:#}");
+        warn!("this kernel refuses the XDP program: {error:#}");
     }
     for program in of_tc() {
         let found = object.program_mut(program.label());

@@ -90,7 +90,7 @@ fn uplink_of(links: &[Link], addresses: &[Address], name: &str) -> Result<Uplink
     };
     if !found.ethernet {
         bail!(Problem::new(
-            format!("uplink {name} is not Ethernet, and Margay knows no other link yet"),
+            format!("uplink {name} is not Ethernet: Margay supports no other link"),
             "name an Ethernet interface with --uplink"
         ));
     }
@@ -135,7 +135,7 @@ pub async fn find_uplink(netlink: &Handle) -> Result<(String, &'static str)> {
         [only] => Ok((only.clone(), "the only one with an address")),
         [] => bail!("no interface has an address; name the one towards the other nodes with --uplink"),
         several => bail!(
-            "no default route tells which of {} leads to the other nodes; name it with --uplink",
+            "no default route says which of {} leads to the other nodes; name it with --uplink",
             several.join(", ")
         ),
     }
@@ -185,7 +185,7 @@ pub fn node_addresses(
     };
     let found: Vec<IpAddr> = [of_family(true), of_family(false)].into_iter().flatten().collect();
     if found.is_empty() {
-        bail!("uplink {uplink} has no address that lasts; give it one, or name the node's with --node-ip");
+        bail!("uplink {uplink} has no permanent address; give it one, or name the node's with --node-ip");
     }
     Ok(found)
 }

@@ -104,9 +104,9 @@ table inet {TABLE} {{
 async fn nft(script: &str) -> Result<()> {
     let mut command = Command::new("nft");
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .context("nft does not run; masquerading needs it: apt-get install nftables, or --masquerade off")?;
+    let mut child = command.spawn().context(
+        "cannot run nft, which masquerading needs; apt-get install nftables, or use --masquerade off",
+    )?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(script.as_bytes()).await?;
     }

@@ -34,7 +34,7 @@ impl Pins {
         let kind = statfs(parent).with_context(|| format!("{}", parent.display()))?;
         if kind.filesystem_type() != BPF_FS_MAGIC {
             bail!(
-                "{} is not on a BPF file system: mount -t bpf bpf /sys/fs/bpf, or name a folder on one with --bpffs",
+                "{} is not on a BPF file system; mount one (mount -t bpf bpf /sys/fs/bpf), or name a folder on one with --bpffs",
                 root.display()
             );
         }

@@ -254,7 +254,7 @@ pub fn watch() -> std::io::Result<mpsc::Receiver<Changed>> {
                 return;
             }
         }
-        warn!("changes of the host's routes are looked for every minute only");
+        warn!("cannot watch the host's routes, so the agent reads them every minute only");
     });
     Ok(receive)
 }

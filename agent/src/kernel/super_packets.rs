@@ -50,7 +50,7 @@ impl SuperPackets {
         let link = link.with_context(|| format!("uplink {uplink} is not there"))?;
         let size = reachable(&link);
         if size <= USUAL {
-            warn!("--big-tcp: uplink {uplink} takes no super-packets above {USUAL} bytes, so none are sent");
+            warn!("--big-tcp has no effect: uplink {uplink} takes no super-packets above {USUAL} bytes");
             return Ok(USUAL);
         }
         if self.before()?.is_none_or(|before| before.uplink != uplink) {
@@ -62,7 +62,7 @@ impl SuperPackets {
         link::set_super_packets(netlink, link.index, size)
             .await
             .with_context(|| format!("--big-tcp on {uplink}"))?;
-        info!(uplink, size, "the uplink takes larger super-packets");
+        info!(uplink, size, "raised the uplink's super-packets");
         Ok(size)
     }
 
@@ -107,7 +107,10 @@ pub async fn fit(netlink: &Handle, endpoints: impl Iterator<Item = &Endpoint> + 
             set(netlink, &endpoint.host_interface, size).await
         };
         if let Err(error) = inside.await {
-            warn!(endpoint = endpoint.id, "the size of its super-packets stays as it is: {error:#}");
+            warn!(
+                endpoint = endpoint.id,
+                "cannot change the size of the endpoint's super-packets: {error:#}"
+            );
         }
     }
 }

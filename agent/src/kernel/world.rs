@@ -102,7 +102,9 @@ pub fn watch(netlink: Handle, uplink: String, originals: Originals) -> mpsc::Rec
     for (protocol, groups) in [(NETLINK_ROUTE, &ROUTE_GROUPS[..]), (NETLINK_NETFILTER, &[NFNLGRP_NFTABLES])] {
         match listen(protocol, groups) {
             Ok(socket) => drop(tokio::spawn(follow(socket, hint.clone()))),
-            Err(error) => warn!("changes of the host are looked for every minute only: {error}"),
+            Err(error) => {
+                warn!("cannot watch the host's settings, so the agent reads them every minute only: {error}")
+            }
         }
     }
     tokio::spawn(async move {

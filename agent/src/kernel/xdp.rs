@@ -24,14 +24,14 @@ use crate::{desired as chosen, tables::XdpAttachment};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Wanted {
-    /// In the driver, where that gives up nothing.
+    /// In the driver, if the driver keeps all its features.
     #[default]
     Auto,
-    /// In the driver.
+    /// In the driver, even if it loses features.
     Native,
-    /// Behind the driver, which any has: for trying, not for speed.
+    /// After the driver, on any interface: for tests, not for speed.
     Generic,
-    /// Not at all.
+    /// No XDP program.
     Off,
 }
 
@@ -142,7 +142,7 @@ pub async fn attach(
         && there.is_some()
         && let Err(error) = attach_anew(pins, interface, !native, program)
     {
-        warn!("XDP does not come back as it was: {error:#}");
+        warn!("cannot restore the XDP program that the uplink had: {error:#}");
     }
     attached
 }
@@ -173,7 +173,8 @@ fn refusal(interface: &str, native: bool, error: anyhow::Error) -> anyhow::Error
     if error.chain().filter_map(code).any(passes) {
         return error.context(interface.to_owned());
     }
-    let what = if native { "its driver takes no XDP program; --xdp off or generic" } else { "generic XDP" };
+    let what =
+        if native { "its driver takes no XDP program; use --xdp off or generic" } else { "generic XDP" };
     Refused(format!("{interface}: {what}: {error:#}")).into()
 }
 

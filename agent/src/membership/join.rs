@@ -47,7 +47,7 @@ impl Membership {
             if let Commit::Done(revision) = self.store.commit(txn).await? {
                 // Until the loop has seen it, the store would seem to have lost it.
                 let seen = self.control.revision(revision).await;
-                seen.map_err(|error| Away::new(format!("{error:#}"), "it is tried again by itself"))?;
+                seen.map_err(|error| Away::new(format!("{error:#}"), "wait, the agent tries again"))?;
                 return Ok(node);
             }
         }
@@ -142,8 +142,7 @@ impl Membership {
                     (model::decode::<Cluster>(&Key::Cluster, value).context("the cluster's key")?, true)
                 }
                 None => {
-                    let known =
-                        known.as_ref().context("this node knows no cluster, and the store has none")?;
+                    let known = known.as_ref().context("neither this node nor the store knows a cluster")?;
                     (new_cluster(known.cluster.clone(), known.epoch), false)
                 }
             };
@@ -201,8 +200,7 @@ fn first_node(listing: &Listing, txn: &mut Txn) -> anyhow::Result<()> {
 fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
     for network in snapshot.networks.values() {
         if let Some((addr, subnet)) = own.addresses.iter().find_map(|a| Some((a, network.subnet_of(*a)?))) {
-            let what =
-                format!("its address {addr} lies in subnet {} of network {}", subnet.cidr, network.name);
+            let what = format!("its address {addr} is in subnet {} of network {}", subnet.cidr, network.name);
             let mend = format!("give this host another address, or: margay network rm {}", network.name);
             bail!(Problem::new(what, mend));
         }
@@ -215,7 +213,7 @@ fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
 fn check_guard(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
     for blocked in snapshot.blocked.keys() {
         if let Some(addr) = own.addresses.iter().find(|addr| blocked.contains(*addr)) {
-            let what = format!("its address {addr} lies in {blocked}, which the guard blocks");
+            let what = format!("its address {addr} is in {blocked}, which is on the deny list");
             bail!(Problem::new(what, format!("on another node: margay guard rm {blocked}")));
         }
     }
@@ -231,7 +229,7 @@ fn check_name(own: &Node, written: Option<&Node>, snapshot: &Snapshot) -> anyhow
         let (at, since) = (list(&holder.addresses), time(alive.since));
         bail!(Problem::new(
             format!("node name {} is held by another agent, at {at}, since {since}", own.name),
-            "choose another with --node, or end that agent"
+            "choose another name with --node, or stop that agent"
         ));
     }
     Ok(())
@@ -270,10 +268,11 @@ fn holder_of(
     if snapshot.alive.contains_key(&holder.node) {
         let AddressHolder { node: name } = holder;
         bail!(Problem::new(
-            format!("address {addr} belongs to node {name} since {}, and that node lives", time(node.since)),
             format!(
-                "give this host an address of its own, or, if that node is to go: margay node rm {name} --yes"
-            )
+                "address {addr} belongs to node {name} since {}, and the agent of that node is running",
+                time(node.since)
+            ),
+            format!("give this host an address of its own, or remove that node: margay node rm {name} --yes")
         ));
     }
     Ok(Some(holder.node))

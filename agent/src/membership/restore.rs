@@ -27,7 +27,7 @@ impl Membership {
         let Some(known) = &look.known else { return Ok(()) };
         match self.workloads.networks.block_again(&known.blocked).await.map_err(trouble) {
             // The nodes are put back all the same.
-            Err(Trouble::Refused(error)) => warn!("cannot restore the block list: {error:#}"),
+            Err(Trouble::Refused(error)) => warn!("cannot restore the deny list: {error:#}"),
             result => result?,
         }
         Ok(())
@@ -101,7 +101,7 @@ impl Membership {
             let reason = lost.get(&endpoint.id).cloned();
             if reason != endpoint.lost {
                 match &reason {
-                    Some(reason) => warn!("endpoint {} is served no longer: {reason}", endpoint.id),
+                    Some(reason) => warn!("endpoint {} is no longer served: {reason}", endpoint.id),
                     None => info!("endpoint {} is served again", endpoint.id),
                 }
                 // One that was detached meanwhile does not come back.
@@ -113,7 +113,10 @@ impl Membership {
         }
         for kept in kept {
             if network.is_none() || lost.contains_key(&kept.holder) {
-                info!(container = kept.name, "the stopped container has lost its addresses");
+                info!(
+                    container = kept.name,
+                    "another endpoint took the addresses that this stopped container kept"
+                );
                 self.workloads.unkeep(&kept).await.context("journal")?;
             }
         }

@@ -51,17 +51,21 @@ pub async fn export(store: &dyn Store) -> Result<Dump> {
 /// done again.
 pub async fn import(store: &dyn Store, dump: &Dump) -> Result<usize> {
     if dump.margay_export != FORMAT {
-        bail!("the export has format {}, this margay knows {FORMAT}", dump.margay_export);
+        bail!(
+            "the export has format {}, and this margay reads format {FORMAT}; use the margay that wrote it",
+            dump.margay_export
+        );
     }
     let cluster_key = Key::Cluster.to_string();
-    let cluster = dump.entries.get(&cluster_key).context("the export has no cluster in it")?;
+    let cluster =
+        dump.entries.get(&cluster_key).context("the export contains no cluster; is it complete?")?;
     let mut cluster: Cluster =
         model::decode(&Key::Cluster, cluster.to_string().as_bytes()).context("the export's cluster")?;
     cluster.epoch += 1;
     let mut puts = Vec::new();
     for (key, value) in dump.entries.iter().filter(|(key, _)| **key != cluster_key) {
         let Some(key) = Key::parse(key) else {
-            bail!("the export has the key {key}, which this margay does not know; use a newer one");
+            bail!("this margay does not know the export's key {key}; use a newer one");
         };
         let bytes = match value {
             serde_json::Value::String(text) => text.clone().into_bytes(),
@@ -75,7 +79,7 @@ pub async fn import(store: &dyn Store, dump: &Dump) -> Result<usize> {
         let ops = puts.drain(..puts.len().min(AT_ONCE)).collect();
         let txn = Txn { conditions: vec![Condition::Absent(Key::Cluster)], ops };
         if store.commit(txn).await? == Commit::Conflict {
-            bail!("the store holds a cluster already; import goes into an empty one only");
+            bail!("the store holds a cluster already; import into an empty store");
         }
     }
     Ok(count)

@@ -91,7 +91,7 @@ fn a_node_follows_its_addresses_and_somebody_else_may_have_the_old_ones() {
     }
     // Without any the last ones stay, and status says so.
     lab.h(2).namespace.sh("ip addr flush dev up0 scope global");
-    tells(lab.h(2), &["uplink up0 has no address that lasts"]);
+    tells(lab.h(2), &["uplink up0 has no permanent address"]);
     assert_eq!(addresses_of(lab.h(1), "h2"), ["192.0.2.52", "2001:db8::52"]);
     readdress(lab.h(2), &["192.0.2.53/24"]);
     node_has(lab.h(1), "h2", &["192.0.2.53"]);
