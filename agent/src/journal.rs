@@ -154,8 +154,10 @@ impl Journal {
         let told = |(path, reason): (&PathBuf, &String)| {
             let path = path.display();
             Problem::new(
-                format!("an entry of the journal was set aside in {path}: {reason}"),
-                format!("attach its container anew if it lives, then: rm {path}"),
+                format!(
+                    "a broken journal entry was set aside in {path}, so its container is cut off: {reason}"
+                ),
+                format!("attach the container again if it runs, then: rm {path}"),
             )
         };
         there.map(told).collect()
@@ -168,7 +170,7 @@ impl Journal {
             return Ok(());
         }
         let aside = path.with_extension(BAD);
-        warn!("{} is set aside as {}: {reason}", path.display(), aside.display());
+        warn!("journal entry {} set aside as {}: {reason}", path.display(), aside.display());
         fs::rename(path, &aside).with_context(|| format!("{}", path.display()))?;
         self.note_bad(aside, reason);
         Ok(())
@@ -314,7 +316,7 @@ impl Journal {
         let Some(bytes) = read(&path)? else { return Ok(None) };
         let known = model::parse(&bytes).with_context(|| {
             format!(
-                "{}: without it the store cannot be judged; restore it, or remove it to trust the store",
+                "{}: without this file the agent cannot judge the store; restore it, or remove it to trust the store",
                 path.display()
             )
         })?;

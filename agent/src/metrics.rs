@@ -114,16 +114,16 @@ pub fn text(reading: &Reading, counters: &[counters::Counter], maps: &[Usage]) -
             "Whether what the agent knows of the store is complete and current",
             i64::from(reading.in_sync),
         ),
-        ("store_revision", "The revision of the store that was seen", reading.revision),
+        ("store_revision", "The latest revision of the store that the agent has seen", reading.revision),
         (
             "changes_pending",
-            "Changes that the kernel refused and that are tried again",
+            "Changes that the kernel refused and the agent tries again",
             count(reading.pending),
         ),
         ("endpoints", "Endpoints of this node", count(reading.endpoints)),
         ("routes", "Routes to blocks and addresses of other nodes", count(reading.routes)),
         ("nodes", "Nodes of the cluster", count(reading.nodes)),
-        ("nodes_unhealthy", "Nodes whose agent does not say that it lives", count(reading.unhealthy)),
+        ("nodes_unhealthy", "Nodes without a running agent", count(reading.unhealthy)),
         ("problems", "Things that `margay status` calls a problem", count(reading.problems)),
     ] {
         gauge(&mut registry, name, help, value);
@@ -134,11 +134,11 @@ pub fn text(reading: &Reading, counters: &[counters::Counter], maps: &[Usage]) -
     registry.register_with_unit("store_lag", help, Unit::Seconds, lag);
     let events: Counter = Counter::default();
     events.inc_by(reading.events);
-    registry.register("store_events", "Changes of others that came in", events);
+    registry.register("store_events", "Events received from the store", events);
     let Rounds { applied, failed, seconds } = &reading.rounds;
-    registry.register("changes_applied", "Changes that the kernel took", applied.clone());
+    registry.register("changes_applied", "Changes applied to the kernel", applied.clone());
     registry.register("changes_failed", "Changes that the kernel refused, every attempt", failed.clone());
-    let help = "From an event to the kernel holding what follows from it";
+    let help = "Time from an event until the kernel holds its result";
     registry.register_with_unit("apply", help, Unit::Seconds, seconds.clone());
     if let Some(Calls(calls)) = &reading.calls {
         let help = "Calls of Docker's plugin protocol, and how long they take";

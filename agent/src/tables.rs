@@ -231,7 +231,7 @@ impl fmt::Display for Key {
             Self::Attachment(name) => write!(f, "the program on {name}"),
             Self::Route(key) => write!(f, "the route to {}", IpAddr::from(key.addr)),
             Self::Prefix(key) => write!(f, "the prefix {}", IpAddr::from(key.addr)),
-            Self::Guard(key) => write!(f, "the guard's prefix {}", IpAddr::from(key.addr)),
+            Self::Guard(key) => write!(f, "denied prefix {}", IpAddr::from(key.addr)),
             Self::OwnAddress(addr) => write!(f, "this host's own address {}", IpAddr::from(*addr)),
             Self::Xdp(name) => write!(f, "the XDP program on {name}"),
             Self::Endpoint(addr) => write!(f, "the endpoint {}", IpAddr::from(*addr)),

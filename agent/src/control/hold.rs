@@ -118,7 +118,9 @@ impl State {
         }
         match &self.trust {
             Trust::Whole => None,
-            Trust::Unseen => Some(Problem::new("the store has not been read yet", "wait, it is being read")),
+            Trust::Unseen => {
+                Some(Problem::new("the store has not been read yet", "wait, the agent is reading it"))
+            }
             doubt => Some(describe(doubt)),
         }
     }
@@ -126,16 +128,16 @@ impl State {
 
 /// What is wrong with a store, and what can be done.
 pub fn describe(trust: &Trust) -> Problem {
-    let adopt = "if this is the store to go on with as it is: margay store adopt";
+    let adopt = "to go on with this store as it is: margay store adopt";
     match trust {
         Trust::Whole => Problem::new("the store is whole", "nothing has to be done"),
-        Trust::Unseen => Problem::new("the store has not been read yet", "wait, it is being read"),
+        Trust::Unseen => Problem::new("the store has not been read yet", "wait, the agent is reading it"),
         Trust::Other { found, expected } => Problem::new(
             format!(
-                "the store is of another cluster ({found}, this node is of {expected}): nothing of it is \
-                 believed"
+                "the store is of another cluster ({found}, this node is of {expected}): this node ignores \
+                 what it says"
             ),
-            format!("correct --store, or, {adopt}"),
+            format!("correct --store; or, {adopt}"),
         ),
         Trust::Lossy(Loss::Awaiting(nodes)) => {
             let names: Vec<&str> = nodes.iter().take(10).map(String::as_str).collect();
@@ -144,21 +146,23 @@ pub fn describe(trust: &Trust) -> Problem {
             let names = names.join(", ");
             Problem::new(
                 format!(
-                    "the store lost something, and nodes are putting back what is theirs; still awaited: \
-                     {names}{more}; until then nothing is removed"
+                    "the store lost data, and every node writes its own part again; still awaited: \
+                     {names}{more}; until then no node removes anything"
                 ),
-                format!("start the agents of {names}{more}, or, {adopt}"),
+                format!("start the agents of {names}{more}; or, {adopt}"),
             )
         }
         Trust::Lossy(loss) => {
             let what = match loss {
                 Loss::Older { found, seen } => {
-                    format!("is at revision {found}, below {seen} that was seen before")
+                    format!("is at revision {found}, below {seen}, which this node saw before")
                 }
-                Loss::Forgotten => "no longer has what this node wrote of itself".into(),
+                Loss::Forgotten => "no longer has what this node wrote".into(),
                 _ => "was emptied".into(),
             };
-            let what = format!("the store {what}: nothing is removed, and the nodes put back what is theirs");
+            let what = format!(
+                "the store {what}: no node removes anything, and every node writes its own part again"
+            );
             Problem::new(what, adopt)
         }
     }

@@ -188,7 +188,7 @@ impl<K: Kernel> Loop<K> {
         }
         let list = |list: &[IpAddr]| list.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" and ");
         info!(
-            "this node's addresses are {} now, not {}",
+            "this node's addresses are now {}, no longer {}",
             list(&addresses),
             list(&self.state.facts.addresses)
         );
@@ -276,7 +276,10 @@ impl<K: Kernel> Loop<K> {
         let Some(size) = self.state.facts.super_packets.filter(|size| uplink.super_packet < *size) else {
             return;
         };
-        warn!("uplink {} was set back to super-packets of {} bytes", uplink.name, uplink.super_packet);
+        warn!(
+            "something reset uplink {} to super-packets of {} bytes; raising them again",
+            uplink.name, uplink.super_packet
+        );
         if let Err(error) = link::set_super_packets(&self.netlink, uplink.ifindex, size).await {
             warn!("--big-tcp on {}: {error:#}", uplink.name);
         }
@@ -290,7 +293,7 @@ impl<K: Kernel> Loop<K> {
         }
         match world::read(&self.netlink, &facts.uplink.name, &self.originals).await {
             Ok(world) => facts.world = world,
-            Err(error) => warn!("cannot read how the host forwards: {error:#}"),
+            Err(error) => warn!("cannot read the host's firewall and forwarding: {error:#}"),
         }
     }
 }

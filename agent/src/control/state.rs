@@ -123,7 +123,7 @@ impl State {
         let refused = matches!(change, Change::Put(Entry::Xdp(..))) && error.is::<Refused>();
         let gives_up = refused && self.facts.xdp == Xdp::Auto;
         if gives_up {
-            info!("no XDP on {}: {error:#}", self.facts.uplink.name);
+            info!("uplink {} takes no XDP program: {error:#}", self.facts.uplink.name);
             self.facts.xdp = Xdp::Off(format!("off: {error:#}"));
         }
         gives_up
@@ -346,10 +346,10 @@ impl State {
             return None;
         }
         if let Some(reason) = &endpoint.lost {
-            return Some(Err(Problem::new(reason.clone(), "detach it, and attach it anew")));
+            return Some(Err(Problem::new(reason.clone(), "detach it, and attach it again")));
         }
         if !self.snapshot.networks.contains_key(&endpoint.network) {
-            let gone = format!("network {} is gone", endpoint.network_name);
+            let gone = format!("network {} was removed", endpoint.network_name);
             return Some(Err(Problem::new(gone, "create it again: margay network create")));
         }
         let Some(index) = self.facts.interfaces.get(&endpoint.host_interface) else {

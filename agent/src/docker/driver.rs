@@ -73,8 +73,8 @@ pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> R
 fn add_subnet(docker: &Docker, data: &IpamData, wanted: &mut NetworkRequest) -> Result<()> {
     if data.address_space != ADDRESS_SPACE {
         bail!(
-            "the addresses have to come from Margay, since Docker's own IPAM gives the same ones on every \
-             host: create the network with --ipam-driver margay"
+            "Docker's own IPAM gives the same addresses on every host; create the network with \
+             --ipam-driver margay"
         );
     }
     let subnet = cidr(&data.pool)?;

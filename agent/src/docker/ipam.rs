@@ -27,7 +27,7 @@ pub(super) async fn request_pool(docker: &Docker, request: &RequestPool) -> Resu
     let named = options::network_of(&request.options)?;
     let subnet = if request.pool.is_empty() {
         if !request.sub_pool.is_empty() {
-            bail!("--ip-range {} needs the --subnet that it is a part of", request.sub_pool);
+            bail!("--ip-range {} needs --subnet, which contains it", request.sub_pool);
         }
         docker.agreed().await?;
         let node = docker.node().await?;
@@ -47,7 +47,7 @@ pub(super) async fn request_pool(docker: &Docker, request: &RequestPool) -> Resu
     if !docker.making.begin(pool, request.pool.is_empty()) {
         let name = named.unwrap_or_default();
         bail!(
-            "Docker does not take {subnet}, the subnet of network {name}: this host has a route or a \
+            "Docker refuses {subnet}, the subnet of network {name}, since this host has a route or a \
              nameserver in it; remove that, or name the subnet with --subnet"
         );
     }
@@ -74,7 +74,7 @@ pub(super) async fn request_address(docker: &Docker, request: &OfPool) -> Result
     let pool: PoolId = request.pool_id.parse()?;
     let wanted = address(&request.address)?;
     if wanted.is_some_and(|addr| !pool.cidr.contains(&addr)) {
-        bail!("address {} is not of subnet {}", request.address, pool.cidr);
+        bail!("address {} is outside subnet {}", request.address, pool.cidr);
     }
     let found = network_of(docker, pool.cidr).await?;
     let is_gateway = request.options.get("RequestAddressType").and_then(Value::as_str) == Some(GATEWAY);

@@ -61,7 +61,12 @@ impl Docker {
             // dockerd itself starts, and with it the containers that are always to run.
             None => kept.iter().map(|kept| kept.container.clone()).collect(),
         };
-        debug!(network = network.name, "{} keep addresses, {} of them start", kept.len(), busy.len());
+        debug!(
+            network = network.name,
+            "{} stopped containers keep addresses, {} of them start",
+            kept.len(),
+            busy.len()
+        );
         let found = kept.into_iter().find(|kept| busy.contains(&kept.container))?;
         found.addresses.into_iter().find(|addr| subnet.cidr.contains(addr))
     }

@@ -122,7 +122,10 @@ impl Docker {
                 waiting |= in_the_way;
                 continue;
             }
-            info!(container = place.name, "has an address that is not its own: connecting anew");
+            info!(
+                container = place.name,
+                "the container has another container's address: connecting it again"
+            );
             match engine.disconnect(place).await {
                 Ok(cut) => settling.cut.push(Cut { addresses, ..cut }),
                 Err(error) => warn!("container {}: {error:#}", place.name),
@@ -184,7 +187,10 @@ impl Docker {
             if self.workloads.by_docker(&id).is_some() || !engine.has(&place.network, &id).await? {
                 continue;
             }
-            info!(container = place.name, "docker knows endpoint {id} and we do not: connecting anew");
+            info!(
+                container = place.name,
+                "Docker knows endpoint {id} and the agent does not: connecting the container again"
+            );
             match engine.disconnect(place).await {
                 Ok(cut) => settling.cut.push(cut),
                 Err(error) => warn!("container {}: {error:#}", place.name),
@@ -207,7 +213,7 @@ impl Docker {
         for cut in std::mem::take(&mut settling.cut) {
             if let Err(error) = self.connect(engine, &cut).await {
                 let what = format!("container {} has lost its network: {error:#}", cut.place.name);
-                troubles.push(Trouble::new(what, "it is tried again by itself; else restart the container"));
+                troubles.push(Trouble::new(what, "wait, the agent tries again; or restart the container"));
                 settling.cut.push(cut);
             }
         }
@@ -232,7 +238,11 @@ impl Docker {
 
     /// Removes an endpoint that Docker has forgotten, with its addresses.
     async fn bury(&self, endpoint: &Endpoint) -> Result<()> {
-        info!(endpoint = endpoint.id, name = endpoint.name, "docker does not know it any more: removed");
+        info!(
+            endpoint = endpoint.id,
+            name = endpoint.name,
+            "removed an endpoint that Docker no longer knows"
+        );
         if let Some(docker) = &endpoint.docker {
             self.workloads.delete(&docker.id).await?;
         }

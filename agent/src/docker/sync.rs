@@ -247,7 +247,10 @@ impl Docker {
             Step::Remake { docker, network } => {
                 let network = view.cluster.get(network).context("it is gone")?;
                 self.take_off(engine, docker).await?;
-                info!(network = network.name, "created in this host's Docker again, with its subnet named");
+                info!(
+                    network = network.name,
+                    "creating it in this host's Docker again, with its subnet named"
+                );
                 self.make(engine, network).await
             }
             Step::Blocked { name, driver } => {
@@ -271,7 +274,7 @@ impl Docker {
         let networks = &self.workloads.networks;
         let other = match networks.name(network, name, &seen.labels).await? {
             Naming::Done(revision) => {
-                info!(network = name, "has its name");
+                info!(network = name, "learnt the network's name from Docker");
                 return self.workloads.control.revision(revision).await;
             }
             // The next look sees it.
@@ -283,7 +286,9 @@ impl Docker {
         let ours = move |state: &crate::control::State| state.snapshot.networks.get(&network).cloned();
         let Some(ours) = self.workloads.control.look(ours).await? else { return Ok(()) };
         let entry = self.take_off(engine, &seen.id).await.with_context(|| {
-            format!("network {name} of this host is another than the cluster's, and cannot be taken off")
+            format!(
+                "network {name} of this host differs from the cluster's, and cannot be removed from Docker"
+            )
         })?;
         if let Err(error) = networks.remove_id(network).await {
             // As if its user had removed it: that is tried again.
@@ -291,7 +296,7 @@ impl Docker {
             return Err(error);
         }
         if ours.gives_way_to(&other) {
-            info!(network = name, "was created elsewhere, too; that one's subnet is taken");
+            info!(network = name, "another host created a network of this name; this host takes that one");
         } else {
             self.lost(name, name, &format!("the cluster has a network {name} with other options"));
         }
@@ -301,8 +306,8 @@ impl Docker {
     /// Tells that a network of this host was taken off its Docker, in favour of another of
     /// the cluster's.
     fn lost(&self, name: &str, other: &str, why: &str) {
-        warn!(network = name, "taken off this host's Docker: {why}");
-        let what = format!("network {name} was taken off this host's Docker: {why}");
+        warn!(network = name, "removed the network from this host's Docker: {why}");
+        let what = format!("network {name} was removed from this host's Docker: {why}");
         self.report
             .happened(other, Trouble::new(what, "create it with the same options, or under another name"));
     }
@@ -360,8 +365,7 @@ impl Docker {
             }
             let what = format!("docker network rm has no effect: {refusal:#}");
             warn!("{what}");
-            let mend =
-                "remove or disconnect those containers, then the network: it is back in this host's Docker";
+            let mend = "remove or disconnect those containers, then remove the network, which is back in this host's Docker";
             let named = move |state: &crate::control::State| {
                 state.snapshot.networks.get(&network).map(|n| n.name.clone())
             };
@@ -415,7 +419,7 @@ impl Docker {
                     self.making.forget(self.patience);
                     settling.swept = true;
                 }
-                Err(error) => debug!("subnets that were asked for and not used: {error:#}"),
+                Err(error) => debug!("cannot take back unused subnets: {error:#}"),
             }
         }
     }

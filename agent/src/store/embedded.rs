@@ -173,7 +173,7 @@ fn explain(path: &Path, error: redb::Error) -> String {
     let path = path.display();
     match error {
         redb::Error::DatabaseAlreadyOpen => format!(
-            "another agent has the store {path} open; one agent has an embedded store to itself: end that one, \
+            "another agent has the store {path} open, and an embedded store serves one agent; stop that agent, \
              name another folder (--store embedded:DIR), or use etcd for several"
         ),
         redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => format!(

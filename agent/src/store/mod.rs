@@ -73,7 +73,7 @@ impl Away {
 
     /// Others were faster at every attempt.
     pub fn contended(problem: impl Into<String>) -> Self {
-        Self { kind: Kind::Refuses, problem: problem.into(), mend: "it is tried again by itself".into() }
+        Self { kind: Kind::Refuses, problem: problem.into(), mend: "wait, the agent tries again".into() }
     }
 }
 
@@ -82,7 +82,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Away => "the store is away",
             Self::ReadOnly => "the store takes no writes",
-            Self::Refuses => "the store does not do this",
+            Self::Refuses => "the store refuses this",
         })
     }
 }

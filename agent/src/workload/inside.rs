@@ -14,11 +14,11 @@ pub(super) async fn configure(netns: &Netns, endpoint: &Endpoint, network: &Netw
     let netlink = netns.netlink().await?;
     let ifname = &endpoint.ifname;
     let index = link::index(&netlink, ifname).await?;
-    let index = index.ok_or_else(|| anyhow!("interface {ifname} vanished from the container"))?;
+    let index = index.ok_or_else(|| anyhow!("interface {ifname} disappeared from the container"))?;
     if endpoint.addresses.iter().any(|addr| addr.is_ipv6()) {
         if sysctl::get("net/ipv6/conf/all/disable_ipv6").is_none() {
             bail!(
-                "network {} has IPv6 and this host's kernel has none (ipv6.disable=1): start the host without \
+                "network {} has IPv6, which this host's kernel lacks (ipv6.disable=1); start the host without \
                  that, or use a network of IPv4 alone here",
                 network.name
             );

@@ -151,7 +151,7 @@ impl Workloads {
                 if leases.get(&addr).is_some_and(still) { leases.remove(&addr) } else { None }
             };
             let Some(lease) = lease else { continue };
-            info!("address {addr} was asked for and not used, so it is taken back");
+            info!("took address {addr} back, which Docker requested and did not use");
             if let Err(error) = self.give_back(addr, &lease).await {
                 warn!("address {addr}: {error:#}");
             }
@@ -167,7 +167,7 @@ impl Workloads {
         self.joined().await?;
         if let Some(found) = self.by_docker(&request.docker.id) {
             let same = found.addresses == request.addresses && request.mac.is_none_or(|mac| mac == found.mac);
-            return if same { Ok(found) } else { Err(anyhow!("endpoint {} is there already", found.id)) };
+            return if same { Ok(found) } else { Err(anyhow!("endpoint {} exists already", found.id)) };
         }
         let Some(first) = request.addresses.first() else { bail!("an endpoint needs an address") };
         let network = self.network_with(*first).await?;
@@ -338,7 +338,11 @@ impl Workloads {
             }));
         }
         holders.dedup();
-        if holders.is_empty() { Err(anyhow!("the addresses were taken back just now")) } else { Ok(holders) }
+        if holders.is_empty() {
+            Err(anyhow!("the agent took the addresses back just now; try again"))
+        } else {
+            Ok(holders)
+        }
     }
 
     /// The network whose subnet has an address.

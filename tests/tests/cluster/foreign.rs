@@ -112,7 +112,7 @@ fn a_store_restored_from_an_older_snapshot_catches_up() {
     });
     lab.hosts.iter().for_each(Host::settled);
     let log = lab.h(1).log() + &lab.h(2).log();
-    assert!(log.contains("below") && log.contains("that was seen before"), "{log}");
+    assert!(log.contains("below") && log.contains("which this node saw before"), "{log}");
     assert_eq!(kernel(lab.h(1)), before, "nothing was removed");
     let known = sorted(&members);
     let (e, addr_e) = lab.attached(1, "blue");

@@ -106,7 +106,7 @@ fn of_twenty_that_restart_at_once_each_keeps_its_address() {
         });
     }
     have(h1, "blue", &was);
-    let moved = h1.log().matches("connecting anew").count();
+    let moved = h1.log().matches("connecting it again").count();
     println!("{moved} of 200 restarts were given another address first");
     assert!(reaches(h1, "c0", &was["c19"]));
     well(h1);

@@ -109,7 +109,9 @@ fn what_docker_creates_with_it_shows_on_every_host() {
     let v6 = lab.h(2).docker("inspect -f {{.NetworkSettings.Networks.wide.GlobalIPv6Address}} c1");
     assert!(reaches(lab.h(1), "c1", &v6), "{v6}");
     // Another gets neither what is somebody else's nor what is taken.
-    for (ip, reason) in [("10.65.5.3", "kept for nas"), (&*address(lab.h(2), "c1", "wide"), "is taken by")] {
+    for (ip, reason) in
+        [("10.65.5.3", "reserved for nas"), (&*address(lab.h(2), "c1", "wide"), "is taken by")]
+    {
         let refused = lab.h(1).docker_refuses(&format!("run --rm --network wide --ip {ip} {IMAGE} true"));
         assert!(refused.contains(reason), "{refused}");
     }
@@ -256,7 +258,10 @@ fn of_two_creates_that_differ_one_wins() {
     assert_eq!(subnets[0], subnets[1]);
     lab.hosts.iter().for_each(well);
     let told: Vec<String> = lab.hosts.iter().map(notices).filter(|told| !told.is_empty()).collect();
-    assert!(told.len() == 1 && told[0].contains("network red was taken off this host's Docker"), "{told:?}");
+    assert!(
+        told.len() == 1 && told[0].contains("network red was removed from this host's Docker"),
+        "{told:?}"
+    );
     // By name it is refused in the call.
     let refused =
         lab.h(2).docker_refuses(&format!("{CREATE} --subnet 10.73.0.0/16 -o margay.network=red other"));
@@ -265,7 +270,7 @@ fn of_two_creates_that_differ_one_wins() {
     let subnet = subnets[0].as_str().expect("a subnet");
     lab.h(2).docker(&format!("{CREATE} --subnet {subnet} pink"));
     vanishes(lab.h(2), "pink");
-    notes(lab.h(2), &format!("network pink was taken off this host's Docker: {subnet} is network red's"));
+    notes(lab.h(2), &format!("network pink was removed from this host's Docker: {subnet} is network red's"));
     appears(lab.h(2), "red");
 }
 
@@ -345,7 +350,7 @@ fn a_subnet_that_docker_does_not_like_is_followed_by_another() {
     h1.ok(&["network", "create", "there", "--subnet", "10.193.0.0/20"]);
     h1.namespace.sh("ip route add 10.193.0.0/16 dev up0");
     let refused = h1.docker_refuses(&format!("{CREATE} --ipam-opt margay.network=there other"));
-    assert!(refused.contains("Docker does not take 10.193.0.0/20"), "{refused}");
+    assert!(refused.contains("Docker refuses 10.193.0.0/20"), "{refused}");
     // With all of the pool in the way it is told, and not asked for ever.
     h1.namespace.sh("ip route add 10.192.0.0/10 dev up0");
     let refused = h1.docker_refuses(&format!("{CREATE} red"));

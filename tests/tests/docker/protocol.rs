@@ -116,10 +116,10 @@ fn strange_requests_are_refused_and_change_nothing() {
         (
             "/IpamDriver.RequestAddress",
             r#"{"PoolID":"10.65.0.0/16","Address":"10.66.0.1"}"#,
-            "is not of subnet",
+            "is outside subnet",
         ),
         ("/IpamDriver.RequestAddress", r#"{"PoolID":"10.65.0.0/16","Address":"x"}"#, "is no address"),
-        ("/IpamDriver.RequestPool", r#"{"Pool":"","SubPool":"10.1.0.0/24"}"#, "needs the --subnet"),
+        ("/IpamDriver.RequestPool", r#"{"Pool":"","SubPool":"10.1.0.0/24"}"#, "needs --subnet"),
         ("/IpamDriver.RequestPool", r#"{"Pool":"10.1.0.0/16","SubPool":"10.2.0.0/24"}"#, "is not within"),
         ("/NetworkDriver.Fly", "{}", "there is no call"),
     ] {
@@ -175,7 +175,7 @@ fn calls_may_come_twice_and_out_of_order() {
     let mac = ok(h1, "/NetworkDriver.CreateEndpoint", &made)["Interface"]["MacAddress"].clone();
     assert_eq!(ok(h1, "/NetworkDriver.CreateEndpoint", &made)["Interface"]["MacAddress"], mac);
     let other = json!({"NetworkID": net, "EndpointID": "e1", "Interface": {"Address": "10.65.0.77/32"}});
-    assert!(refused(h1, "/NetworkDriver.CreateEndpoint", &other.to_string()).contains("is there already"));
+    assert!(refused(h1, "/NetworkDriver.CreateEndpoint", &other.to_string()).contains("exists already"));
     let join = json!({"NetworkID": net, "EndpointID": "e1", "SandboxKey": "/nowhere", "Options": null});
     let first = ok(h1, "/NetworkDriver.Join", &join);
     assert_eq!(ok(h1, "/NetworkDriver.Join", &join), first);
@@ -252,7 +252,7 @@ fn the_subnet_of_a_network_may_be_asked_for_by_several_at_once() {
     let answers: Vec<(u16, Value)> = (0..9).map(|_| ask("")).collect();
     assert!(answers[..8].iter().all(|(status, _)| *status == 200), "{answers:?}");
     let told = answers[8].1["Error"].as_str().unwrap_or_default();
-    assert!(told.contains("does not take 10.66.0.0/16"), "{answers:?}");
+    assert!(told.contains("refuses 10.66.0.0/16"), "{answers:?}");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_subnet_for_a_network_to_come_is_free_once_all_have_given_it_up() {
     for _ in 1..8 {
         assert_eq!(ok(h1, "/IpamDriver.RequestPool", &ask)["PoolID"], pool, "kept for its name");
     }
-    assert!(refused(h1, "/IpamDriver.RequestPool", &ask.to_string()).contains("does not take"));
+    assert!(refused(h1, "/IpamDriver.RequestPool", &ask.to_string()).contains("refuses"));
     let kept = || h1.ok(&["store", "export"]).contains("reservations/");
     for _ in 0..8 {
         assert!(kept(), "somebody still holds it");

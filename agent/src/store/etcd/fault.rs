@@ -27,14 +27,15 @@ pub(super) struct Fault {
     pub away: Away,
 }
 
-const REACH: &str = "see that etcd runs there and can be reached; --store says where it is";
+const REACH: &str =
+    "check that etcd runs there and that this host reaches it; correct --store if it is elsewhere";
 const QUORUM: &str =
-    "see that more than half of etcd's members run and reach each other: etcdctl endpoint status --cluster";
+    "check that more than half of etcd's members run and reach each other: etcdctl endpoint status --cluster";
 const SPACE: &str = "compact and defragment etcd (etcdctl compact, etcdctl defrag --cluster), raise its \
                      --quota-backend-bytes if need be, then: etcdctl alarm disarm";
 const CORRUPT: &str = "find the member whose data differs and replace it, then: etcdctl alarm disarm";
 const USER: &str = "name a user of etcd with --etcd-user and --etcd-password-file";
-const NO_USERS: &str = "leave --etcd-user away, or: etcdctl auth enable";
+const NO_USERS: &str = "omit --etcd-user, or: etcdctl auth enable";
 const LARGE: &str = "raise etcd's --max-request-bytes";
 const MANY: &str = "raise etcd's --max-txn-ops";
 const LEARNER: &str = "etcdctl member promote, or name other members with --store";
@@ -42,13 +43,14 @@ const PERMISSION: &str =
     "etcdctl role grant-permission ROLE --prefix=true readwrite /margay/, for a role of the user";
 const CA: &str = "name the CA that signed etcd's certificates with --etcd-ca";
 const CLIENT: &str = "name a certificate that etcd accepts with --etcd-cert and --etcd-key";
-const NAME: &str = "reach etcd by a name or address that its certificate has, or give it one that has this";
-const CLOCK: &str = "renew the certificate, and see that the clocks of both hosts are right";
-const PLAIN: &str = "etcd there is without TLS: leave --etcd-ca away, or have it listen with TLS";
-const AGAIN: &str = "it is tried again by itself";
+const NAME: &str =
+    "use a name or address of etcd's certificate in --store, or give etcd a certificate with this one";
+const CLOCK: &str = "renew the certificate, and check the clocks of both hosts";
+const PLAIN: &str = "omit --etcd-ca, or have etcd listen with TLS";
+const AGAIN: &str = "wait, the agent tries again";
 /// What became of a connection where nothing says more.
-const BROKEN: &str = "broke the connection off before it answered";
-const SECURE: &str = "see that etcd runs there; it may want TLS (--etcd-ca), or a certificate of this node (--etcd-cert \
+const BROKEN: &str = "closed the connection before it answered";
+const SECURE: &str = "check that etcd runs there; it may want TLS (--etcd-ca), or a certificate of this node (--etcd-cert \
                       and --etcd-key)";
 
 /// What etcd says (a part of it), and what that means: it stands behind "etcd at HOST".
@@ -60,10 +62,10 @@ const SAID: [(&str, Fate, Kind, &str, &str); 21] = [
         "has no space left: its quota is reached",
         SPACE,
     ),
-    ("too many requests", Fate::Untouched, Kind::Away, "has more requests than it can take", AGAIN),
-    ("larger than max", Fate::Decided, Kind::Refuses, "does not take a message as large as this", LARGE),
-    ("request is too large", Fate::Decided, Kind::Refuses, "does not take a request as large as this", LARGE),
-    ("too many operations", Fate::Decided, Kind::Refuses, "does not take as many operations at once", MANY),
+    ("too many requests", Fate::Untouched, Kind::Away, "is overloaded with requests", AGAIN),
+    ("larger than max", Fate::Decided, Kind::Refuses, "refuses a message as large as this", LARGE),
+    ("request is too large", Fate::Decided, Kind::Refuses, "refuses a request as large as this", LARGE),
+    ("too many operations", Fate::Decided, Kind::Refuses, "refuses as many operations at once", MANY),
     (
         "authentication failed",
         Fate::Decided,
@@ -73,13 +75,7 @@ const SAID: [(&str, Fate, Kind, &str, &str); 21] = [
     ),
     ("user name is empty", Fate::Decided, Kind::Away, "wants a user", USER),
     ("authentication is not enabled", Fate::Decided, Kind::Away, "knows no users", NO_USERS),
-    (
-        "invalid auth token",
-        Fate::Untouched,
-        Kind::Away,
-        "does not accept this node's login any longer",
-        AGAIN,
-    ),
+    ("invalid auth token", Fate::Untouched, Kind::Away, "no longer accepts this node's login", AGAIN),
     (
         "permission denied",
         Fate::Decided,
@@ -92,14 +88,14 @@ const SAID: [(&str, Fate, Kind, &str, &str); 21] = [
         "has been compacted",
         Fate::Decided,
         Kind::Away,
-        "has compacted the revision that was to be read",
+        "has compacted the revision that this node reads",
         AGAIN,
     ),
     ("lease not found", Fate::Decided, Kind::Away, "has let this node's lease run out", AGAIN),
     ("no leader", Fate::Untouched, Kind::Away, "has no leader", QUORUM),
     ("timed out", Fate::Unknown, Kind::Away, "got no agreement of its members in time", QUORUM),
     ("leader changed", Fate::Unknown, Kind::Away, "changed its leader meanwhile", AGAIN),
-    ("server stopped", Fate::Unknown, Kind::Away, "is just stopping", AGAIN),
+    ("server stopped", Fate::Unknown, Kind::Away, "is stopping", AGAIN),
     ("not capable", Fate::Untouched, Kind::Away, "is too old, or just starting", "use etcd 3.4 or later"),
     ("unhealthy cluster", Fate::Untouched, Kind::Away, "says that its cluster is not healthy", QUORUM),
     (
@@ -183,7 +179,7 @@ fn of_connection(error: &(dyn StdError + 'static), at: &str) -> Option<Fault> {
         return untouched("does not accept the certificate of this node, or wants one", CLIENT);
     }
     if has("dns error") {
-        return untouched("has a name that does not resolve", "see that the name is right; --store says it");
+        return untouched("has a name that does not resolve", "correct the name in --store");
     }
     if has("tcp connect error") || has("deadline has elapsed") || has("timed out") {
         return untouched("does not accept a connection in time", REACH);
@@ -198,10 +194,10 @@ fn of_io(error: &io::Error, at: &str) -> Option<Fault> {
     let (fate, what, mend) = match error.kind() {
         ErrorKind::ConnectionRefused => (Fate::Untouched, "refused the connection", REACH),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-            (Fate::Untouched, "cannot be reached: there is no way to its address", REACH)
+            (Fate::Untouched, "cannot be reached: this host has no route to its address", REACH)
         }
         ErrorKind::AddrNotAvailable | ErrorKind::NetworkDown => {
-            (Fate::Untouched, "cannot be reached: this host has no address for that", REACH)
+            (Fate::Untouched, "cannot be reached: this host has no address to send from", REACH)
         }
         ErrorKind::TimedOut => (Fate::Unknown, "does not answer", REACH),
         ErrorKind::ConnectionReset
@@ -272,7 +268,7 @@ mod tests {
                 Fate::Unknown,
             ),
             ("etcdserver: leader changed", "changed its leader", Fate::Unknown),
-            ("etcdserver: too many requests", "more requests", Fate::Untouched),
+            ("etcdserver: too many requests", "overloaded", Fate::Untouched),
             ("etcdserver: mvcc: database space exceeded", "no space left", Fate::Decided),
             ("etcdserver: mvcc: required revision has been compacted", "compacted", Fate::Decided),
             ("etcdserver: request is too large", "as large as this", Fate::Decided),
@@ -334,7 +330,7 @@ mod tests {
         assert!(refused.ends_with("refused the connection"), "{refused}");
         assert!(silent.contains("does not answer within 4 s"), "{silent}");
         for broken in [closed, strange] {
-            let told = ["closed the connection", "broke the connection off", "does not speak"];
+            let told = ["closed the connection", "does not speak"];
             assert!(told.iter().any(|told| broken.contains(told)), "{broken}");
         }
     }

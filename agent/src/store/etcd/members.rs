@@ -118,7 +118,7 @@ impl Members {
     }
 
     fn failed(&self, index: usize) {
-        debug!("etcd at {} is left alone for a while", self.list[index].at);
+        debug!("not using etcd at {} for a while", self.list[index].at);
         self.list[index].failed.send_replace(Some(Instant::now()));
     }
 

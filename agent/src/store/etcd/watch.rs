@@ -91,12 +91,12 @@ pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
         let away = match end {
             End::Unwanted => return,
             End::Compacted => {
-                info!("etcd compacted what we had not seen; listing again");
+                info!("etcd compacted events that this node had not seen; listing again");
                 resume = None;
                 continue;
             }
             End::Replaced => {
-                info!("etcd is not as it was; listing again");
+                info!("etcd's cluster or revision changed; listing again");
                 resume = None;
                 continue;
             }
