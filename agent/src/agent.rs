@@ -101,7 +101,7 @@ pub async fn run(config: Config) -> Result<()> {
     let ipam = ipam(&config, &store, &journal, &members, &facts);
     let (begun, state) = (begun(&facts), first_state(&journal, &members, facts, &*store).await?);
     let sources = Sources {
-        store: store.watch(),
+        store: store.watch(&Snapshot::PREFIXES),
         links,
         routes,
         world,

@@ -1,6 +1,7 @@
 //! The one event loop: what the store and the host say becomes what the kernel
 //! holds.
 
+mod concern;
 mod fold;
 pub mod hold;
 mod host;
@@ -22,6 +23,7 @@ use tokio::{
 };
 use tracing::debug;
 
+pub use concern::Events;
 pub use fold::Fold;
 pub use host::Routes;
 pub use rounds::Rounds;
@@ -90,7 +92,8 @@ pub enum Request {
     StoreAt(BTreeSet<IpAddr>),
     /// Where this host's Docker takes the subnets of its own networks from.
     RuntimePools(Vec<IpNet>),
-    /// Told when the snapshot has reached a revision.
+    /// Told when the snapshot has reached a revision of a network, node, pool or what is
+    /// blocked.
     Revision(i64, oneshot::Sender<Result<()>>),
 }
 
@@ -513,7 +516,7 @@ impl<K: Kernel> Loop<K> {
     fn answer(&mut self) {
         let (reached, rest) = std::mem::take(&mut self.revisions)
             .into_iter()
-            .partition::<Vec<_>, _>(|(revision, _)| *revision <= self.state.revision);
+            .partition::<Vec<_>, _>(|(revision, _)| *revision <= self.state.told);
         self.revisions = rest;
         for (_, reply) in reached {
             drop(reply.send(Ok(())));

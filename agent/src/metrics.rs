@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    control::{Rounds, State, now},
+    control::{Events, Rounds, State, now},
     kernel::{
         counters::{self, Kind},
         host::Usage,
@@ -25,6 +25,11 @@ struct Reason {
     program: String,
     kind: &'static str,
     reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Part {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,7 +75,7 @@ pub struct Reading {
     in_sync: bool,
     revision: i64,
     lag: u64,
-    events: u64,
+    events: Events,
     pending: usize,
     endpoints: usize,
     routes: usize,
@@ -88,7 +93,7 @@ impl Reading {
             in_sync: state.in_sync() && state.store.away.is_none(),
             revision: state.revision,
             lag: state.store.away.as_ref().map_or(0, |(_, since)| now().saturating_sub(*since)),
-            events: state.events,
+            events: state.events.clone(),
             pending: state.retry.pending().len(),
             endpoints: state.facts.endpoints.len(),
             routes: state.actual.as_ref().map_or(0, |actual| actual.routes.len()),
@@ -132,9 +137,11 @@ pub fn text(reading: &Reading, counters: &[counters::Counter], maps: &[Usage]) -
     lag.set(i64::try_from(reading.lag).unwrap_or(i64::MAX));
     let help = "For how long the store has not answered; 0 while it does";
     registry.register_with_unit("store_lag", help, Unit::Seconds, lag);
-    let events: Counter = Counter::default();
-    events.inc_by(reading.events);
-    registry.register("store_events", "Events received from the store", events);
+    let events = Family::<Part, Counter>::default();
+    for (kind, count) in reading.events.by_part() {
+        events.get_or_create(&Part { kind }).inc_by(count);
+    }
+    registry.register("store_events", "Changes received from the store, by kind", events);
     let Rounds { applied, failed, seconds } = &reading.rounds;
     registry.register("changes_applied", "Changes applied to the kernel", applied.clone());
     registry.register("changes_failed", "Changes that the kernel refused, every attempt", failed.clone());

@@ -9,12 +9,16 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Fold, Rounds, Routes, hold::describe};
+use super::{
+    Fold, Rounds, Routes,
+    concern::{Concern, Events},
+    hold::describe,
+};
 use crate::{
     desired::{Dirty, LocalFacts, Source, Xdp},
     kernel::{routes::Changed, world::News, xdp::Refused},
     model::{
-        key,
+        key::Prefix,
         membership::{Known, Trust, judge},
         snapshot::{Event, Snapshot},
     },
@@ -48,8 +52,10 @@ pub struct State {
     pub snapshot: Snapshot,
     /// What a store says that is not believed at all.
     pub doubted: Option<Snapshot>,
-    /// The revision of that.
+    /// The newest revision that anything of it was told at.
     pub revision: i64,
+    /// Up to which revision everything of networks, nodes, pools and what is blocked was told.
+    pub told: i64,
     /// The highest revision seen of the store that is believed.
     pub seen: i64,
     /// What this node remembers of its cluster.
@@ -81,8 +87,8 @@ pub struct State {
     pub released: BTreeSet<Key>,
     /// Why this node has not joined the cluster.
     pub join_problem: Option<Problem>,
-    /// Changes of the watched part of the store that came in.
-    pub events: u64,
+    /// Changes of the watched parts of the store that came in.
+    pub events: Events,
     /// What failed and waits.
     pub retry: Retry,
     /// What the loop counts of its own work.
@@ -137,39 +143,14 @@ impl State {
                 let mut read = Snapshot::of(&listing.entries, &self.snapshot);
                 read.settle(&self.facts.vital(), &self.snapshot.followed());
                 self.routes.changed(Changed::To(BTreeSet::new()));
-                self.revision = listing.revision;
+                (self.revision, self.told) = (listing.revision, listing.revision);
                 self.doubted = None;
                 dirty = Dirty::Everything;
                 self.believe(read);
                 self.back();
                 self.note_lost_nodes();
             }
-            Feed::Events { revision, events } => {
-                self.events += events.len() as u64;
-                self.revision = self.revision.max(revision);
-                let mut read = match self.doubted.take() {
-                    Some(doubted) => doubted,
-                    None => std::mem::take(&mut self.snapshot),
-                };
-                let of_networks = events.iter().any(is_network);
-                let followed = of_networks.then(|| read.followed());
-                for event in &events {
-                    let was_unreadable = !read.unreadable.is_empty();
-                    read.apply(event);
-                    // What could not be read kept more than its own entries.
-                    let unreadable = was_unreadable || !read.unreadable.is_empty();
-                    dirty.add(if unreadable { Dirty::Everything } else { concern(event) });
-                }
-                if let Some(followed) = followed {
-                    read.settle(&self.facts.vital(), &followed);
-                }
-                if events.iter().any(concerns_routes) {
-                    self.routes.changed(Changed::To(BTreeSet::new()));
-                }
-                dirty.add(self.believe(read));
-                self.back();
-                events.iter().for_each(|event| self.note_lost_node(event));
-            }
+            Feed::Events { revision, whole, events } => dirty = self.take_events(revision, &whole, &events),
             Feed::Away(away) => {
                 if self.store.away.is_none() {
                     warn!("{away}");
@@ -188,6 +169,39 @@ impl State {
                 }
             }
         }
+        dirty
+    }
+
+    /// Takes over changes of the store, and says what they change here.
+    fn take_events(&mut self, revision: i64, whole: &[Prefix], events: &[Event]) -> Dirty {
+        self.revision = self.revision.max(revision);
+        if whole.contains(&Prefix::Networks) {
+            self.told = self.told.max(revision);
+        }
+        let mut read = match self.doubted.take() {
+            Some(doubted) => doubted,
+            None => std::mem::take(&mut self.snapshot),
+        };
+        let concerns: Vec<Concern> = events.iter().map(Concern::of).collect();
+        let followed = concerns.iter().any(|concern| concern.networks).then(|| read.followed());
+        let mut dirty = Dirty::Nothing;
+        for (event, concern) in events.iter().zip(&concerns) {
+            self.events.count(event);
+            let was_unreadable = !read.unreadable.is_empty();
+            read.apply(event);
+            // What could not be read kept more than its own entries.
+            let unreadable = was_unreadable || !read.unreadable.is_empty();
+            dirty.add(if unreadable { Dirty::Everything } else { concern.dirty.clone() });
+        }
+        if let Some(followed) = followed {
+            read.settle(&self.facts.vital(), &followed);
+        }
+        if concerns.iter().any(|concern| concern.routes) {
+            self.routes.changed(Changed::To(BTreeSet::new()));
+        }
+        dirty.add(self.believe(read));
+        self.back();
+        concerns.into_iter().filter_map(|concern| concern.node).for_each(|name| self.note_lost_node(name));
         dirty
     }
 
@@ -384,10 +398,7 @@ impl State {
     }
 
     /// The same for the one node that an event concerns.
-    fn note_lost_node(&mut self, event: &Event) {
-        let (Some(key::Key::Node(name)) | Some(key::Key::Alive(name))) = key::Key::parse(event.key()) else {
-            return;
-        };
+    fn note_lost_node(&mut self, name: String) {
         if self.snapshot.nodes.contains_key(&name) && !self.snapshot.alive.contains_key(&name) {
             self.lost.entry(name).or_insert_with(now);
         } else {
@@ -402,25 +413,6 @@ impl State {
         for name in snapshot.nodes.keys().filter(|name| !snapshot.alive.contains_key(*name)) {
             lost.entry(name.clone()).or_insert_with(now);
         }
-    }
-}
-
-fn is_network(event: &Event) -> bool {
-    matches!(key::Key::parse(event.key()), Some(key::Key::Network(_)))
-}
-
-/// Whether the host's own routes have to be compared anew.
-fn concerns_routes(event: &Event) -> bool {
-    use key::Key::{Network, Node, Pool};
-    matches!(key::Key::parse(event.key()), Some(Network(_) | Node(_) | Pool(_)))
-}
-
-/// What a change of the store concerns.
-fn concern(event: &Event) -> Dirty {
-    match key::Key::parse(event.key()) {
-        Some(key::Key::Alive(_)) => Dirty::Nothing,
-        Some(key) => Source::of(&key).map_or(Dirty::Everything, Dirty::from),
-        None => Dirty::Everything,
     }
 }
 

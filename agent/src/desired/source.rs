@@ -6,7 +6,10 @@ use ipnet::IpNet;
 
 use super::{endpoints, facts::LocalFacts, prefixes, routes};
 use crate::{
-    model::snapshot::{Snapshot, single},
+    model::{
+        key as store,
+        snapshot::{Snapshot, single},
+    },
     tables::{Entry, Key},
 };
 
@@ -48,6 +51,29 @@ impl Dirty {
     }
 }
 
+impl Dirty {
+    /// What a change of a key of the store concerns. A borrowed address changes what the
+    /// whole subnet's entries say.
+    pub fn of(key: &store::Key) -> Self {
+        match key {
+            store::Key::Route(id, cidr) if single(*cidr).is_none() => Source::Block(*id, *cidr).into(),
+            store::Key::Node(name) => Source::Node(name.clone()).into(),
+            store::Key::Cluster
+            | store::Key::Route(..)
+            | store::Key::Network(_)
+            | store::Key::Pool(_)
+            | store::Key::Blocked(_)
+            | store::Key::Removed(_) => Self::Everything,
+            // Nothing of the kernel's follows from these.
+            store::Key::Alive(_)
+            | store::Key::Guard
+            | store::Key::Reservation(_)
+            | store::Key::Address(_)
+            | store::Key::Ipam(..) => Self::Nothing,
+        }
+    }
+}
+
 impl From<Source> for Dirty {
     fn from(source: Source) -> Self {
         Self::Some([source].into())
@@ -55,18 +81,6 @@ impl From<Source> for Dirty {
 }
 
 impl Source {
-    /// What a change of a key of the store concerns, if that is one source. A
-    /// borrowed address changes what the whole subnet's entries say.
-    pub fn of(key: &crate::model::key::Key) -> Option<Self> {
-        match key {
-            crate::model::key::Key::Route(id, cidr) if single(*cidr).is_none() => {
-                Some(Self::Block(*id, *cidr))
-            }
-            crate::model::key::Key::Node(name) => Some(Self::Node(name.clone())),
-            _ => None,
-        }
-    }
-
     /// The entries that follow from it.
     pub fn entries(&self, snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
         match self {

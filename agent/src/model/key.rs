@@ -10,6 +10,99 @@ use super::check::{is_block_or_single, is_name, is_underlay};
 /// What every key begins with.
 pub const ROOT: &str = "/margay/v1/";
 
+/// A part of the store that can be listed and watched by itself: all keys that begin with
+/// one text. Whoever needs a part names it; nobody hears of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Prefix {
+    /// Who has which underlay address.
+    Addresses,
+    /// Which agents live.
+    Alive,
+    /// The cluster's own key.
+    Cluster,
+    /// The next network id.
+    Guard,
+    /// The allocations in blocks.
+    Ipam,
+    /// Networks.
+    Networks,
+    /// Nodes.
+    Nodes,
+    /// Pools.
+    Pools,
+    /// What the guard blocks.
+    Blocked,
+    /// Nodes that were removed.
+    Removed,
+    /// Subnets that are kept for networks to come.
+    Reservations,
+    /// Owners of blocks, and of single addresses.
+    Routes,
+}
+
+impl Prefix {
+    /// All of them, in the order of their keys.
+    pub const ALL: [Self; 12] = [
+        Self::Addresses,
+        Self::Alive,
+        Self::Cluster,
+        Self::Guard,
+        Self::Ipam,
+        Self::Networks,
+        Self::Nodes,
+        Self::Pools,
+        Self::Blocked,
+        Self::Removed,
+        Self::Reservations,
+        Self::Routes,
+    ];
+
+    /// What its keys begin with behind the root.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Addresses => "addresses/",
+            Self::Alive => "alive/",
+            Self::Cluster => "cluster",
+            Self::Guard => "guard",
+            Self::Ipam => "ipam/",
+            Self::Networks => "networks/",
+            Self::Nodes => "nodes/",
+            Self::Pools => "pools/",
+            Self::Blocked => "refused/",
+            Self::Removed => "removed/",
+            Self::Reservations => "reservations/",
+            Self::Routes => "routes/",
+        }
+    }
+
+    /// What the part is called.
+    pub fn name(self) -> &'static str {
+        self.text().trim_end_matches('/')
+    }
+
+    /// The first text behind all of its keys.
+    pub fn end(self) -> String {
+        let mut end = self.to_string();
+        // All of them end in plain text.
+        let next = end.pop().map_or('\0', |last| char::from(last as u8 + 1));
+        end.push(next);
+        end
+    }
+
+    /// The part that a key belongs to, whether it can be read or not.
+    pub fn of(key: &str) -> Option<Self> {
+        let rest = key.strip_prefix(ROOT)?;
+        Self::ALL.into_iter().find(|prefix| rest.starts_with(prefix.text()))
+    }
+}
+
+/// What its keys begin with.
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{ROOT}{}", self.text())
+    }
+}
+
 /// One key of the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
@@ -60,6 +153,24 @@ impl fmt::Display for Key {
 }
 
 impl Key {
+    /// The part of the store that it belongs to.
+    pub fn prefix(&self) -> Prefix {
+        match self {
+            Self::Cluster => Prefix::Cluster,
+            Self::Guard => Prefix::Guard,
+            Self::Pool(_) => Prefix::Pools,
+            Self::Reservation(_) => Prefix::Reservations,
+            Self::Blocked(_) => Prefix::Blocked,
+            Self::Network(_) => Prefix::Networks,
+            Self::Node(_) => Prefix::Nodes,
+            Self::Removed(_) => Prefix::Removed,
+            Self::Address(_) => Prefix::Addresses,
+            Self::Alive(_) => Prefix::Alive,
+            Self::Route(..) => Prefix::Routes,
+            Self::Ipam(..) => Prefix::Ipam,
+        }
+    }
+
     /// Reads a key; `None` for what this agent does not know.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix(ROOT)?.split('/');
@@ -137,7 +248,19 @@ mod tests {
             "ipam/7/fd00::40-122",
         ] {
             let text = format!("{ROOT}{text}");
-            assert_eq!(Key::parse(&text).map(|key| key.to_string()).as_deref(), Some(&*text));
+            let key = Key::parse(&text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(key.to_string(), text);
+            let prefix = key.prefix();
+            assert_eq!(Prefix::of(&text), Some(prefix));
+            assert!(text.starts_with(&prefix.to_string()) && text < prefix.end(), "{text}");
+        }
+    }
+
+    #[test]
+    fn prefixes_lie_in_the_order_of_their_keys_and_apart() {
+        let texts = |pair: &[Prefix]| (pair[0].end(), pair[1].to_string());
+        for (end, next) in Prefix::ALL.windows(2).map(texts) {
+            assert!(end <= next, "{end} {next}");
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     blocked::Blocked,
     check::Value,
     decode, encode,
-    key::Key,
+    key::{Key, Prefix},
     network::{Network, Subnet, bits, max_len, overlap},
     node::{Alive, Cluster, Node, Removed},
     pool::Pool,
@@ -104,6 +104,18 @@ impl Event {
 }
 
 impl Snapshot {
+    /// The parts of the store that it is made of: what its owner watches.
+    pub const PREFIXES: [Prefix; 8] = [
+        Prefix::Alive,
+        Prefix::Cluster,
+        Prefix::Networks,
+        Prefix::Nodes,
+        Prefix::Pools,
+        Prefix::Blocked,
+        Prefix::Removed,
+        Prefix::Routes,
+    ];
+
     /// Takes over one change.
     pub fn apply(&mut self, event: &Event) {
         match event {
@@ -183,7 +195,9 @@ impl Snapshot {
                     Some(addr) => self.borrowed.get(&(id, addr))?,
                     None => self.claims.get(&(id, cidr))?,
                 }),
-                _ => return None,
+                // Of these there is nothing to keep.
+                Key::Alive(_) | Key::Removed(_) => return None,
+                Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => return None,
             };
             Some((key.clone(), value))
         };
@@ -223,6 +237,7 @@ impl Snapshot {
                     None => drop(self.claims.insert((id, cidr), claim)),
                 }
             }
+            // No part of the snapshot ([`Snapshot::PREFIXES`]).
             Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
         }
         Ok(())
@@ -293,23 +308,24 @@ impl Snapshot {
     }
 
     fn delete(&mut self, key: &str) {
-        match Key::parse(key) {
-            Some(Key::Cluster) => self.cluster = None,
-            Some(Key::Network(id)) => {
+        let Some(key) = Key::parse(key) else { return };
+        match key {
+            Key::Cluster => self.cluster = None,
+            Key::Network(id) => {
                 self.networks.remove(&id);
                 self.barred.remove(&id);
                 self.network_revisions.remove(&id);
             }
-            Some(Key::Node(name)) => drop(self.nodes.remove(&name)),
-            Some(Key::Alive(name)) => drop(self.alive.remove(&name)),
-            Some(Key::Removed(name)) => drop(self.removed.remove(&name)),
-            Some(Key::Pool(cidr)) => drop(self.pools.remove(&cidr)),
-            Some(Key::Blocked(cidr)) => drop(self.blocked.remove(&cidr)),
-            Some(Key::Route(id, cidr)) => match single(cidr) {
+            Key::Node(name) => drop(self.nodes.remove(&name)),
+            Key::Alive(name) => drop(self.alive.remove(&name)),
+            Key::Removed(name) => drop(self.removed.remove(&name)),
+            Key::Pool(cidr) => drop(self.pools.remove(&cidr)),
+            Key::Blocked(cidr) => drop(self.blocked.remove(&cidr)),
+            Key::Route(id, cidr) => match single(cidr) {
                 Some(addr) => drop(self.borrowed.remove(&(id, addr))),
                 None => drop(self.claims.remove(&(id, cidr))),
             },
-            _ => {}
+            Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
         }
     }
 
@@ -320,20 +336,23 @@ impl Snapshot {
                 to.insert(key, value.clone());
             }
         }
-        match Key::parse(key) {
-            Some(Key::Cluster) => self.cluster.clone_from(&old.cluster),
-            Some(Key::Network(id)) => {
+        let Some(key) = Key::parse(key) else { return };
+        match key {
+            Key::Cluster => self.cluster.clone_from(&old.cluster),
+            Key::Network(id) => {
                 copy(&mut self.networks, &old.networks, id);
                 copy(&mut self.barred, &old.barred, id);
             }
-            Some(Key::Node(name)) => copy(&mut self.nodes, &old.nodes, name),
-            Some(Key::Pool(cidr)) => copy(&mut self.pools, &old.pools, cidr),
-            Some(Key::Blocked(cidr)) => copy(&mut self.blocked, &old.blocked, cidr),
-            Some(Key::Route(id, cidr)) => match single(cidr) {
+            Key::Node(name) => copy(&mut self.nodes, &old.nodes, name),
+            Key::Pool(cidr) => copy(&mut self.pools, &old.pools, cidr),
+            Key::Blocked(cidr) => copy(&mut self.blocked, &old.blocked, cidr),
+            Key::Route(id, cidr) => match single(cidr) {
                 Some(addr) => copy(&mut self.borrowed, &old.borrowed, (id, addr)),
                 None => copy(&mut self.claims, &old.claims, (id, cidr)),
             },
-            _ => {}
+            // Whoever lives or was removed says so anew.
+            Key::Alive(_) | Key::Removed(_) => {}
+            Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
         }
     }
 }

@@ -19,11 +19,11 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use tokio::{sync::mpsc, task::spawn_blocking, time::sleep};
 
 use super::{
-    Announcement, Away, Commit, Condition, Feed, Kind, LISTED, Listing, Op, Store, Txn, Unwritable, again,
-    note, tell_writable,
+    Announcement, Away, Commit, Condition, Feed, Kind, Listing, Op, Store, Txn, Unwritable, again, note,
+    tell_writable,
 };
 use crate::model::{
-    key::{Key, ROOT},
+    key::{Key, Prefix},
     snapshot::Event,
 };
 
@@ -64,7 +64,24 @@ struct State {
     prepared: bool,
     /// Those who watch. Commits are told in their order, since whoever commits
     /// holds the state until all have heard.
-    watchers: Vec<mpsc::Sender<Feed>>,
+    watchers: Vec<Watcher>,
+}
+
+/// Somebody who watches parts of the store.
+struct Watcher {
+    prefixes: Vec<Prefix>,
+    send: mpsc::Sender<Feed>,
+}
+
+impl Watcher {
+    /// Tells what concerns it of a transaction's changes; whether it still listens.
+    fn hears(&self, revision: i64, events: &[Event]) -> bool {
+        let concerns =
+            |event: &&Event| Prefix::of(event.key()).is_some_and(|prefix| self.prefixes.contains(&prefix));
+        let events: Vec<Event> = events.iter().filter(concerns).cloned().collect();
+        let whole = self.prefixes.clone();
+        events.is_empty() || self.send.blocking_send(Feed::Events { revision, whole, events }).is_ok()
+    }
 }
 
 impl fmt::Debug for Embedded {
@@ -261,23 +278,18 @@ impl Inner {
     fn commit(&self, txn: &Txn) -> Result<Commit, redb::Error> {
         let mut state = self.state();
         let (commit, events) = self.write(&mut state, |database| commit(database, txn))?;
-        if let Commit::Done(revision) = commit
-            && !events.is_empty()
-        {
-            let told = |watcher: &mpsc::Sender<Feed>| {
-                watcher.blocking_send(Feed::Events { revision, events: events.clone() }).is_ok()
-            };
-            state.watchers.retain(told);
+        if let Commit::Done(revision) = commit {
+            state.watchers.retain(|watcher| watcher.hears(revision, &events));
         }
         Ok(commit)
     }
 
-    fn watch(&self, send: mpsc::Sender<Feed>) -> Result<(), redb::Error> {
+    fn watch(&self, watcher: Watcher) -> Result<(), redb::Error> {
         let mut state = self.state();
-        let prefixes = LISTED.map(|prefix| format!("{ROOT}{prefix}"));
-        let listing = self.read(&mut state, |database| list(database, &prefixes))?;
-        if send.blocking_send(Feed::Listing(listing)).is_ok() {
-            state.watchers.push(send);
+        let texts: Vec<String> = watcher.prefixes.iter().map(Prefix::to_string).collect();
+        let listing = self.read(&mut state, |database| list(database, &texts))?;
+        if watcher.send.blocking_send(Feed::Listing(listing)).is_ok() {
+            state.watchers.push(watcher);
         }
         Ok(())
     }
@@ -289,8 +301,8 @@ fn prepare(database: &Database) -> Result<(), redb::Error> {
     {
         write.open_table(META)?;
         let mut values = write.open_table(VALUES)?;
-        let alive = format!("{ROOT}alive/");
-        values.retain_in(&*alive..&*format!("{ROOT}alive0"), |_, _| false)?;
+        let alive = Prefix::Alive;
+        values.retain_in(&*alive.to_string()..&*alive.end(), |_, _| false)?;
     }
     Ok(write.commit()?)
 }
@@ -313,7 +325,7 @@ fn list(database: &Database, prefixes: &[String]) -> Result<Listing, redb::Error
     Ok(Listing { revision, entries })
 }
 
-/// Carries a transaction out, and gives the changes that are watched.
+/// Carries a transaction out, and gives the changes.
 fn commit(database: &Database, txn: &Txn) -> Result<(Commit, Vec<Event>), redb::Error> {
     let write = database.begin_write()?;
     let mut events = Vec::new();
@@ -333,10 +345,6 @@ fn commit(database: &Database, txn: &Txn) -> Result<(Commit, Vec<Event>), redb::
         meta.insert(REVISION, revision)?;
     }
     write.commit()?;
-    events.retain(|event| {
-        let key = event.key().strip_prefix(ROOT);
-        key.is_some_and(|key| LISTED.iter().any(|prefix| key.starts_with(prefix)))
-    });
     Ok((Commit::Done(revision), events))
 }
 
@@ -422,14 +430,14 @@ impl Store for Embedded {
         Box::pin(ready(Vec::new()))
     }
 
-    fn watch(&self) -> mpsc::Receiver<Feed> {
+    fn watch(&self, prefixes: &[Prefix]) -> mpsc::Receiver<Feed> {
         let (send, receive) = mpsc::channel(64);
-        let store = self.clone();
+        let (store, prefixes) = (self.clone(), prefixes.to_vec());
         tokio::spawn(async move {
             let mut again = again();
             loop {
-                let to = send.clone();
-                let Err(away) = store.run(move |inner| inner.watch(to)).await else { break };
+                let watcher = Watcher { prefixes: prefixes.clone(), send: send.clone() };
+                let Err(away) = store.run(move |inner| inner.watch(watcher)).await else { break };
                 let wait = again.failed(&away);
                 if send.send(Feed::Away(away)).await.is_err() {
                     return;

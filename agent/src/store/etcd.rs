@@ -28,7 +28,10 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     Announcement, Away, Commit, Condition, Feed, Kind, Listing, OPERATION, Op, Store, Txn, Unwritable, note,
 };
-use crate::model::{key::Key, snapshot::Event};
+use crate::model::{
+    key::{Key, Prefix},
+    snapshot::Event,
+};
 
 /// Keys in one answer to a listing.
 const PAGE: i64 = 5_000;
@@ -231,9 +234,9 @@ impl Store for Etcd {
         })
     }
 
-    fn watch(&self) -> mpsc::Receiver<Feed> {
+    fn watch(&self, prefixes: &[Prefix]) -> mpsc::Receiver<Feed> {
         let (send, receive) = mpsc::channel(64);
-        tokio::spawn(watch::run(self.clone(), send.clone()));
+        tokio::spawn(watch::run(self.clone(), prefixes.to_vec(), send.clone()));
         tokio::spawn(writable::run(self.clone(), send));
         receive
     }

@@ -16,13 +16,12 @@ use tokio::{
 
 use crate::{
     again::Again,
-    model::{key::Key, snapshot::Event},
+    model::{
+        key::{Key, Prefix},
+        snapshot::Event,
+    },
     problem::Problem,
 };
-
-/// What is watched by all: prefixes behind the root.
-pub const LISTED: [&str; 8] =
-    ["alive/", "cluster", "networks/", "nodes/", "pools/", "refused/", "removed/", "routes/"];
 
 /// How often it is looked whether a store can be written.
 const LOOK: Duration = Duration::from_secs(3);
@@ -177,16 +176,17 @@ pub enum Commit {
     Conflict,
 }
 
-/// What the watched part of the store tells.
+/// What those parts of the store tell that are watched.
 #[derive(Debug)]
 pub enum Feed {
     /// Everything, as it is now.
     Listing(Listing),
     /// What changed.
     Events {
-        /// Everything of networks, nodes and routes up to this revision has
-        /// been told; 0 where that says nothing.
+        /// The revision of the newest of them.
         revision: i64,
+        /// The parts of the store of which everything up to that revision has been told.
+        whole: Vec<Prefix>,
         /// The changes, in their order.
         events: Vec<Event>,
     },
@@ -259,9 +259,10 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The addresses at which it is reached; none for one that is here.
     fn addresses(&self) -> BoxFuture<'_, Vec<IpAddr>>;
 
-    /// Tells of the watched part of the store, a listing first, until the
-    /// receiver is dropped.
-    fn watch(&self) -> mpsc::Receiver<Feed>;
+    /// Tells of some parts of the store, a listing first, until the receiver is
+    /// dropped. What one transaction changed in parts that are neighbours in the order
+    /// of their keys ([`Prefix::ALL`]) is told at once.
+    fn watch(&self, prefixes: &[Prefix]) -> mpsc::Receiver<Feed>;
 
     /// Keeps a key there until the announcement is dropped or this process
     /// ends, and for the time of a lease after that.

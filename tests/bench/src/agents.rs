@@ -26,6 +26,7 @@ use margay::{
         block::Holder,
         endpoint::{Device, Endpoint},
         network::{Network, NetworkRequest},
+        snapshot::Snapshot,
     },
     network::Networks,
     reconcile::Change,
@@ -107,7 +108,7 @@ impl Agent {
         let (rounds, on_rounds) = watch::channel(0);
         let ipam = Ipam::new(Arc::clone(&store), name.clone(), 30, &facts.endpoints, BTreeMap::new());
         let state = State { known: journal.known()?.map(Arc::new), facts, ..State::default() };
-        let (store_feed, refusal) = (store.watch(), control.refusals());
+        let (store_feed, refusal) = (store.watch(&Snapshot::PREFIXES), control.refusals());
         let sources = Sources {
             store: store_feed,
             links: link_feed,

@@ -16,3 +16,4 @@ mod stash;
 mod store;
 mod strange;
 mod text;
+mod watched;

@@ -208,7 +208,7 @@ pub(crate) fn store(state: &State, at: &str) -> wire::Store {
         at: at.into(),
         in_sync: state.in_sync() && state.store.away.is_none(),
         revision: state.revision,
-        events: state.events,
+        events: state.events.total(),
         away: state.store.away.as_ref().map(|(away, _)| away.problem.clone()),
         away_since: state.store.away.as_ref().map(|(_, since)| *since),
         unwritable: state.store.unwritable.as_ref().map(|(why, _)| why.problem.clone()),

@@ -79,13 +79,14 @@ fn start() -> State {
         events.push(put(format!("nodes/h{id}"), Some(node)));
     }
     events.extend([1, 2].map(|id| put(format!("networks/{id}"), Some(network(id)))));
-    state.take(Feed::Events { revision: 1, events });
+    state.take(Feed::Events { revision: 1, whole: Snapshot::PREFIXES.into(), events });
     state
 }
 
 fn happen(state: &mut State, happening: &Happening) -> Dirty {
-    let store =
-        |state: &mut State, event: Event| state.take(Feed::Events { revision: 2, events: vec![event] });
+    let store = |state: &mut State, event: Event| {
+        state.take(Feed::Events { revision: 2, whole: Vec::new(), events: vec![event] })
+    };
     let claim = |node: u8| format!(r#"{{"v":1,"node":"h{node}"}}"#);
     match happening {
         Happening::Claim { network, block, node } => {

@@ -3,6 +3,7 @@ use std::{collections::BTreeMap, io};
 use redb::StorageBackend;
 
 use super::*;
+use crate::model::key::ROOT;
 
 fn put(key: u32, value: &str) -> Op {
     Op::Put(Key::Network(key), value.as_bytes().to_vec())
@@ -41,7 +42,8 @@ async fn transactions_happen_whole_or_not_at_all() {
 async fn what_is_watched_is_told_in_order_and_nothing_else() {
     let store = Embedded::in_memory();
     store.commit(txn(vec![], vec![put(1, "a")])).await.expect("memory");
-    let mut feed = store.watch();
+    let mut feed = store.watch(&[Prefix::Networks]);
+    let mut of_ids = store.watch(&[Prefix::Guard]);
     let Some(Feed::Listing(listing)) = feed.recv().await else { panic!("a listing first") };
     assert_eq!((listing.revision, listing.entries.len()), (1, 1));
     let unwatched = Op::Put(Key::Guard, b"x".to_vec());
@@ -49,9 +51,18 @@ async fn what_is_watched_is_told_in_order_and_nothing_else() {
         store.commit(txn(vec![], ops)).await.expect("memory");
     }
     for (expected, key) in [(3, "/margay/v1/networks/2"), (4, "/margay/v1/networks/1")] {
-        let Some(Feed::Events { revision, events }) = feed.recv().await else { panic!("events") };
+        let Some(Feed::Events { revision, whole, events }) = feed.recv().await else { panic!("events") };
         assert_eq!((revision, events.len(), events[0].key()), (expected, 1, key));
+        assert_eq!(whole, [Prefix::Networks]);
     }
+    // Another who watches hears of what he asked for.
+    let Some(Feed::Listing(listing)) = of_ids.recv().await else { panic!("a listing first") };
+    assert!(listing.entries.is_empty());
+    for expected in [2, 3] {
+        let Some(Feed::Events { revision, events, .. }) = of_ids.recv().await else { panic!("events") };
+        assert_eq!((revision, events.len(), events[0].key()), (expected, 1, "/margay/v1/guard"));
+    }
+    assert!(of_ids.try_recv().is_err());
 }
 
 #[tokio::test]

@@ -18,10 +18,10 @@ use super::{
 };
 use crate::{
     model::{
-        key::{Key, ROOT},
+        key::{Key, Prefix},
         snapshot::Event,
     },
-    store::{Away, Feed, LISTED, Listing, Store, again},
+    store::{Away, Feed, Listing, Store, again},
 };
 
 /// How often a sign of life is asked for.
@@ -31,12 +31,42 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 const MISSING: usize = 1;
 const MISSING_ALONE: usize = 6;
 
-/// The watched ranges: their first key, and the first behind. What lies
-/// between networks and routes in the order of keys is watched by all; what
-/// concerns single nodes (`ipam`, `names`) lies outside.
-const WATCHED: [(&str, &str); 3] = [("alive/", "alive0"), ("cluster", "cluster0"), ("networks/", "routes0")];
-/// The range whose revision is that of the snapshot.
-const MAIN: usize = 2;
+/// Neighbouring parts of the store that are watched as one: etcd tells a transaction's
+/// changes of one range at once, and those of several in no order.
+struct Range {
+    prefixes: Vec<Prefix>,
+    /// The next revision.
+    next: i64,
+}
+
+impl Range {
+    /// The ranges of some parts, from a revision on.
+    fn of(prefixes: &[Prefix], next: i64) -> Vec<Self> {
+        let mut ranges: Vec<Self> = Vec::new();
+        let mut is_neighbour = false;
+        for prefix in Prefix::ALL {
+            let is_watched = prefixes.contains(&prefix);
+            match ranges.last_mut() {
+                Some(range) if is_watched && is_neighbour => range.prefixes.push(prefix),
+                _ if is_watched => ranges.push(Self { prefixes: vec![prefix], next }),
+                _ => {}
+            }
+            is_neighbour = is_watched;
+        }
+        ranges
+    }
+
+    /// The first key, and the first text behind the last.
+    fn bounds(&self) -> (String, String) {
+        let first = self.prefixes.first().map(Prefix::to_string).unwrap_or_default();
+        (first, self.prefixes.last().map(|last| last.end()).unwrap_or_default())
+    }
+
+    /// Whether a change is one of its parts'. Between them may be keys of a later agent's.
+    fn concerns(&self, event: &Event) -> bool {
+        Prefix::of(event.key()).is_some_and(|prefix| self.prefixes.contains(&prefix))
+    }
+}
 
 /// Why a stream ended.
 enum End {
@@ -54,8 +84,7 @@ enum End {
 
 /// What the watch goes on from.
 struct Resume {
-    /// The next revision of each range.
-    next: [i64; WATCHED.len()],
+    ranges: Vec<Range>,
     /// The value of the cluster's key when everything was listed, or changed
     /// since.
     cluster: Option<Vec<u8>>,
@@ -63,14 +92,14 @@ struct Resume {
 
 /// Feeds `send` until nobody listens. A member that fails is left for another
 /// without a word: only when none of them answers is the store away.
-pub(super) async fn run(store: Etcd, send: mpsc::Sender<Feed>) {
+pub(super) async fn run(store: Etcd, prefixes: Vec<Prefix>, send: mpsc::Sender<Feed>) {
     let mut resume: Option<Resume> = None;
     let mut again = again();
     // Members left since a stream lived.
     let mut left = 0;
     loop {
         let end = match &mut resume {
-            None => match list(&store, &send).await {
+            None => match list(&store, &prefixes, &send).await {
                 Ok(listed) => {
                     resume = Some(listed);
                     continue;
@@ -123,7 +152,7 @@ async fn go_on(store: &Etcd, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> 
         Ok(listing) => listing,
         Err(away) => return End::Broken(away),
     };
-    let seen = resume.next.iter().max().copied().unwrap_or_default() - 1;
+    let seen = resume.ranges.iter().map(|range| range.next).max().unwrap_or_default() - 1;
     if listing.revision < seen || listing.value_of(&key) != resume.cluster.as_deref() {
         return End::Replaced;
     }
@@ -133,11 +162,16 @@ async fn go_on(store: &Etcd, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> 
     }
 }
 
-async fn list(store: &Etcd, send: &mpsc::Sender<Feed>) -> Result<Resume, End> {
-    let prefixes = LISTED.map(|prefix| format!("{ROOT}{prefix}"));
-    let listing: Listing = store.list(&prefixes).await.map_err(End::Broken)?;
+async fn list(store: &Etcd, prefixes: &[Prefix], send: &mpsc::Sender<Feed>) -> Result<Resume, End> {
+    // Which store it is, whoever watches has to know.
+    let all = prefixes.iter().chain(Some(&Prefix::Cluster).filter(|cluster| !prefixes.contains(cluster)));
+    let all: Vec<String> = all.map(Prefix::to_string).collect();
+    let mut listing: Listing = store.list(&all).await.map_err(End::Broken)?;
     let cluster = listing.value_of(&Key::Cluster).map(<[u8]>::to_vec);
-    let resume = Resume { next: [listing.revision + 1; WATCHED.len()], cluster };
+    if !prefixes.contains(&Prefix::Cluster) {
+        listing.entries.retain(|event| Prefix::of(event.key()) != Some(Prefix::Cluster));
+    }
+    let resume = Resume { ranges: Range::of(prefixes, listing.revision + 1), cluster };
     send.send(Feed::Listing(listing)).await.map_err(|_| End::Unwanted)?;
     Ok(resume)
 }
@@ -151,7 +185,7 @@ impl From<Fault> for End {
 /// Watches from the revisions in `resume`, one for each range, and moves them
 /// forward with what was seen.
 async fn follow(member: &InUse<'_>, has_others: bool, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> End {
-    let (mut requests, mut answers) = match timeout(OPEN, open(member, &resume.next)).await {
+    let (mut requests, mut answers) = match timeout(OPEN, open(member, &resume.ranges)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return member.fault(&error).into(),
         Err(_) => return member.ended("does not open a watch").into(),
@@ -172,7 +206,7 @@ async fn follow(member: &InUse<'_>, has_others: bool, resume: &mut Resume, send:
                 if answer.created() {
                     created += 1;
                 }
-                if answer.created() && created == WATCHED.len() && send.send(Feed::Back).await.is_err() {
+                if answer.created() && created == resume.ranges.len() && send.send(Feed::Back).await.is_err() {
                     return End::Unwanted;
                 }
                 if answer.canceled() {
@@ -208,23 +242,21 @@ fn cancelled(member: &InUse<'_>, answer: &WatchResponse) -> End {
 
 async fn open(
     member: &InUse<'_>,
-    resume: &[i64; WATCHED.len()],
+    ranges: &[Range],
 ) -> Result<(etcd_client::WatchRequestSender, WatchResponseStream), etcd_client::Error> {
-    let options = |index: usize| {
-        WatchOptions::new()
-            .with_range(format!("{ROOT}{}", WATCHED[index].1))
-            .with_start_revision(resume[index])
-            .with_progress_notify()
-            .with_watch_id(index as i64 + 1)
-    };
-    let key = |index: usize| format!("{ROOT}{}", WATCHED[index].0);
+    let requests = ranges.iter().zip(1..).map(|(range, id)| {
+        let (first, end) = range.bounds();
+        let options = WatchOptions::new().with_range(end).with_start_revision(range.next);
+        (first, options.with_progress_notify().with_watch_id(id))
+    });
+    let mut requests = requests.collect::<Vec<_>>().into_iter();
     let mut client = member.client.watch_client().max_decoding_message_size(ANSWER_MAX);
-    let stream = client.watch(key(0), Some(options(0))).await?;
-    let (mut requests, answers) = stream.split();
-    for index in 1..WATCHED.len() {
-        requests.watch(key(index), Some(options(index))).await?;
+    let (first, options) = requests.next().unwrap_or_default();
+    let (mut sender, answers) = client.watch(first, Some(options)).await?.split();
+    for (first, options) in requests {
+        sender.watch(first, Some(options)).await?;
     }
-    Ok((requests, answers))
+    Ok((sender, answers))
 }
 
 /// Passes on what an answer tells.
@@ -233,13 +265,14 @@ async fn take(answer: &WatchResponse, resume: &mut Resume, send: &mpsc::Sender<F
     // come in parts, all under the newest revision.
     let told = answer.events().iter().filter_map(|event| event.kv()).map(|kv| kv.mod_revision()).max();
     let revision = told.unwrap_or_else(|| answer.header().map_or(0, |header| header.revision()));
-    let events: Vec<Event> = answer.events().iter().filter_map(event).collect();
     // The answer to a requested progress belongs to no watch, and in etcd 3.4
     // it may overtake events: it is a sign of life and nothing else.
     let index = usize::try_from(answer.watch_id() - 1).ok();
-    let watch = index.and_then(|index| resume.next.get_mut(index));
-    let Some(next) = watch.filter(|_| !answer.created()) else { return Ok(()) };
-    *next = (*next).max(revision + 1);
+    let watch = index.and_then(|index| resume.ranges.get_mut(index));
+    let Some(range) = watch.filter(|_| !answer.created()) else { return Ok(()) };
+    range.next = range.next.max(revision + 1);
+    let events = answer.events().iter().filter_map(event).filter(|event| range.concerns(event));
+    let events: Vec<Event> = events.collect();
     if events.is_empty() {
         return Ok(());
     }
@@ -252,8 +285,8 @@ async fn take(answer: &WatchResponse, resume: &mut Resume, send: &mpsc::Sender<F
     }
     // The ranges come in no order among each other: what is seen of one says
     // nothing of the other.
-    let revision = if index == Some(MAIN) { revision } else { 0 };
-    send.send(Feed::Events { revision, events }).await.map_err(|_| End::Unwanted)
+    let whole = range.prefixes.clone();
+    send.send(Feed::Events { revision, whole, events }).await.map_err(|_| End::Unwanted)
 }
 
 fn event(event: &etcd_client::Event) -> Option<Event> {
@@ -262,4 +295,28 @@ fn event(event: &etcd_client::Event) -> Option<Event> {
         EventType::Put => put_event(kv),
         EventType::Delete => Event::Delete { key: String::from_utf8_lossy(kv.key()).into_owned() },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::snapshot::Snapshot;
+
+    #[test]
+    fn neighbours_are_one_range_and_what_lies_between_is_not_watched() {
+        let parts = |prefixes: &[Prefix]| -> Vec<Vec<Prefix>> {
+            Range::of(prefixes, 5).into_iter().map(|range| range.prefixes).collect()
+        };
+        // What a transaction changes in nodes and removed nodes has to come at once.
+        let main = [Prefix::Networks, Prefix::Nodes, Prefix::Pools, Prefix::Blocked, Prefix::Removed];
+        let expected = [&[Prefix::Alive, Prefix::Cluster][..], &main, &[Prefix::Routes]];
+        assert_eq!(parts(&Snapshot::PREFIXES), expected);
+        assert_eq!(parts(&[Prefix::Routes, Prefix::Ipam]), [[Prefix::Ipam], [Prefix::Routes]]);
+        let ranges = Range::of(&Snapshot::PREFIXES, 5);
+        let reserved = Key::Reservation("10.1.0.0/16".parse().expect("a literal")).to_string();
+        assert!(ranges.iter().all(|range| {
+            let (first, end) = range.bounds();
+            range.next == 5 && (reserved < first || reserved >= end)
+        }));
+    }
 }

@@ -1,0 +1,46 @@
+//! What an agent hears of the store, and what it does not.
+
+use std::collections::BTreeMap;
+
+use margay_tests::{eventually::eventually, host::Host, lab::Lab, plugin::ok};
+use serde_json::json;
+
+/// Changes of the store that came in at a host, by what they are of.
+fn events(host: &Host) -> BTreeMap<String, u64> {
+    let metrics = host.ok(&["metrics"]);
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix("margay_store_events_total{kind=\""));
+    let counted = lines.filter_map(|line| {
+        let (kind, count) = line.split_once("\"} ")?;
+        Some((kind.to_owned(), count.parse().ok()?))
+    });
+    counted.collect()
+}
+
+/// What a runtime keeps for networks to come lies in the store and concerns nobody.
+#[test]
+fn pools_that_a_runtime_asks_for_are_no_event_elsewhere() {
+    let lab = Lab::new(2);
+    lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
+    let network = |host: &Host| host.json(&["network", "ls"]).as_array().map_or(0, Vec::len);
+    eventually("h2 knows the network", || if network(lab.h(2)) == 1 { Ok(()) } else { Err(()) });
+    let before = [1, 2].map(|i| events(lab.h(i)));
+    let any = json!({"AddressSpace": "margay", "Pool": "", "SubPool": "", "Options": {}, "V6": false});
+    let pools: Vec<_> =
+        (0..5).map(|_| ok(lab.h(1), "/IpamDriver.RequestPool", &any)["PoolID"].clone()).collect();
+    for pool in &pools[..3] {
+        ok(lab.h(1), "/IpamDriver.ReleasePool", &json!({ "PoolID": pool }));
+    }
+    // A change that does concern both comes behind all of them, so whatever they caused has
+    // been counted by then.
+    lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
+    eventually("h2 knows the other", || if network(lab.h(2)) == 2 { Ok(()) } else { Err(()) });
+    for (i, mut expected) in [1, 2].into_iter().zip(before) {
+        *expected.entry("networks".into()).or_default() += 1;
+        let found = events(lab.h(i));
+        // A lease may have come to be another meanwhile.
+        let all_but_leases = |events: BTreeMap<String, u64>| -> Vec<(String, u64)> {
+            events.into_iter().filter(|(kind, _)| kind != "alive").collect()
+        };
+        assert_eq!(all_but_leases(found), all_but_leases(expected), "h{i}");
+    }
+}
