@@ -52,6 +52,7 @@ use crate::{
     next_hops,
     problem::Problem,
     report::Report,
+    shared::Shared,
     store::Store,
     workload::{Which, Workloads, aside, new_id},
 };
@@ -92,7 +93,7 @@ pub async fn run(config: Config) -> Result<()> {
     let datapath = host.datapath();
     let (control, requests) = Control::channel();
     let (links, routes) = (link::watch()?, routes::watch().context("netlink")?);
-    let world = world::watch(netlink.clone(), uplink.clone(), originals.clone());
+    let world = world::watch();
     let (vanished, vanishing) = mpsc::channel(64);
     let (rounds, on_rounds) = watch::channel(0);
     greet(&config, &facts, mode);
@@ -100,16 +101,8 @@ pub async fn run(config: Config) -> Result<()> {
     let members = journal.networks()?;
     let ipam = ipam(&config, &store, &journal, &members, &facts);
     let (begun, state) = (begun(&facts), first_state(&journal, &members, facts, &*store).await?);
-    let sources = Sources {
-        store: store.watch(&Snapshot::PREFIXES),
-        links,
-        routes,
-        world,
-        requests,
-        vanished,
-        refusal: control.refusals(),
-        rounds,
-    };
+    let sources =
+        Sources { store: store.watch(&Snapshot::PREFIXES), links, routes, world, requests, vanished, rounds };
     let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
     let workloads = Workloads::new(ipam, networks, control, netlink, journal.clone()).with(device);
@@ -170,8 +163,9 @@ fn ipam(
 ) -> Ipam {
     let stash = members.iter().map(|(id, member)| (*id, member.stash.clone())).collect();
     let (store, node) = (Arc::clone(store), config.node.clone());
-    let ipam = Ipam::new(store, node, config.address_rest, &facts.endpoints, stash);
-    ipam.with_kept(aside(journal.kept(), &facts.endpoints))
+    let endpoints = facts.endpoints.clone().into();
+    let ipam = Ipam::new(store, node, config.address_rest, &endpoints, stash);
+    ipam.with_kept(aside(journal.kept(), &endpoints))
 }
 
 fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
@@ -262,7 +256,7 @@ fn remembered(journal: &Journal, members: &BTreeMap<u32, Member>) -> Result<Snap
     for (key, value) in journal.last_good()? {
         snapshot.apply(&Event::Put { key, value, revision: 0 });
     }
-    snapshot.unreadable.clear();
+    snapshot.unreadable = Shared::default();
     for member in members.values() {
         snapshot.networks.insert(member.network.id, member.network.clone());
     }

@@ -26,6 +26,7 @@ pub mod node;
 pub mod problem;
 pub mod reconcile;
 pub mod report;
+pub mod shared;
 pub mod sockets;
 pub mod store;
 pub mod tables;

@@ -1,11 +1,7 @@
 //! Everything that the kernel holds for us, as one value: what it should hold
 //! and what it does hold are both [`Tables`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use margay_common::{
@@ -14,6 +10,8 @@ use margay_common::{
     route::{Node, Prefix, Route, RouteKey},
     verdict::Program,
 };
+
+use crate::shared::Shared;
 
 /// Name of the host's own interface into the networks.
 pub const HOST_INTERFACE: &str = "margay0";
@@ -121,7 +119,7 @@ macro_rules! tables {
     ($($(#[$meta:meta])* $field:ident: $variant:ident($key:ty => $value:ty);)*) => {
         /// What the kernel holds for us, or should.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
-        pub struct Tables { $($(#[$meta])* pub $field: BTreeMap<$key, $value>,)* }
+        pub struct Tables { $($(#[$meta])* pub $field: Shared<$key, $value>,)* }
 
         /// Names one entry. The order is that of the tables.
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -26,15 +26,16 @@ const FUNCTION_MAX: usize = 80;
 
 /// Which modules of the agent may use which (`crate::<module>`). What is not
 /// listed may use nothing of the crate.
-const EDGES: [(&str, &[&str]); 29] = [
+const EDGES: [(&str, &[&str]); 30] = [
     ("again", &[]),
     ("files", &["problem"]),
     ("problem", &["words"]),
     ("words", &[]),
-    ("tables", &[]),
-    ("model", &["problem", "words"]),
-    ("desired", &["model", "tables"]),
-    ("reconcile", &["problem", "tables"]),
+    ("shared", &[]),
+    ("tables", &["shared"]),
+    ("model", &["problem", "shared", "words"]),
+    ("desired", &["model", "shared", "tables"]),
+    ("reconcile", &["problem", "shared", "tables"]),
     ("store", &["again", "model", "problem"]),
     ("ipam", &["model", "store"]),
     ("kernel", &["again", "files", "model", "problem", "reconcile", "tables", "desired", "words"]),
@@ -44,7 +45,10 @@ const EDGES: [(&str, &[&str]); 29] = [
     ("next_hops", &["control", "desired", "kernel"]),
     ("node", &["control", "model", "problem", "store"]),
     ("membership", &["again", "control", "ipam", "journal", "model", "problem", "store", "workload"]),
-    ("control", &["again", "desired", "kernel", "model", "problem", "reconcile", "store", "tables"]),
+    (
+        "control",
+        &["again", "desired", "kernel", "model", "problem", "reconcile", "shared", "store", "tables"],
+    ),
     (
         "workload",
         &[
@@ -104,6 +108,7 @@ const EDGES: [(&str, &[&str]); 29] = [
             "next_hops",
             "problem",
             "report",
+            "shared",
             "sockets",
             "store",
             "tables",
@@ -136,7 +141,7 @@ const OWNED: [(&str, &[&str]); 15] = [
 ];
 
 /// Modules that are pure: no runtime, no files, no sockets, no clock.
-const PURE: [&str; 6] = ["tables", "model", "problem", "words", "desired", "reconcile"];
+const PURE: [&str; 7] = ["shared", "tables", "model", "problem", "words", "desired", "reconcile"];
 const IMPURE: [&str; 9] = [
     "tokio",
     "aya",

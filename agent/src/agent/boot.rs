@@ -94,8 +94,8 @@ async fn try_facts(config: &Config, netlink: &Netlink, journal: &Journal) -> Res
             true => world::read(netlink, &name, &Originals::of(&config.state_dir)).await?,
             false => World::default(),
         },
-        interfaces,
-        endpoints,
+        interfaces: interfaces.into(),
+        endpoints: endpoints.into(),
         ..LocalFacts::default()
     };
     facts.xdp = choose_xdp(config, netlink, &facts).await?;

@@ -121,10 +121,10 @@ impl Left {
             state.facts.uplink.ifindex = uplink.index;
         }
         (state.facts.node, state.facts.addresses) = (places.node, places.addresses);
-        state.facts.endpoints = journal.endpoints();
+        state.facts.endpoints = journal.endpoints().into();
         let mode = TcMode::probe();
         let attached = attachments(&netlink, &pins, mode, &state.facts).await?;
-        state.actual = Some(Tables { attachments: attached, ..tables(&maps)? });
+        state.actual = Some(Tables { attachments: attached.into(), ..tables(&maps)? });
         let has_xdp = pins.xdp_interfaces()?.contains(&state.facts.uplink.name);
         let xdp = if has_xdp { "attached; no agent tells how" } else { "off" };
         state.facts.xdp = Xdp::Off(xdp.into());
@@ -180,9 +180,9 @@ async fn attachments(
 fn tables(maps: &Maps) -> Result<Tables> {
     let mut tables = Tables::default();
     tables.node.insert((), maps.node.read()?);
-    tables.workloads = maps.workloads.read()?;
-    tables.routes = maps.routes.read()?;
-    tables.endpoints = maps.endpoints.read()?;
+    tables.workloads = maps.workloads.read()?.into();
+    tables.routes = maps.routes.read()?.into();
+    tables.endpoints = maps.endpoints.read()?.into();
     let prefixes = maps.prefixes.read()?.into_iter();
     tables.prefixes = prefixes.map(|((len, addr), prefix)| (PrefixKey { len, addr }, prefix)).collect();
     Ok(tables)

@@ -1,7 +1,7 @@
 //! What should be, kept in step with what changed: the fold of `desired`, of
 //! everything or of single sources.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
@@ -10,6 +10,7 @@ use crate::{
     desired::{Dirty, LocalFacts, Source, desired, prefix_key},
     model::snapshot::Snapshot,
     reconcile::{Change, plan},
+    shared::Shared,
     tables::{Entry, Key, Tables},
 };
 
@@ -19,7 +20,7 @@ pub struct Fold {
     /// What should be.
     pub tables: Tables,
     /// The entries that go with an endpoint or a node, which nothing else tells.
-    own: BTreeMap<Source, Vec<Key>>,
+    own: Shared<Source, Vec<Key>>,
 }
 
 impl Fold {

@@ -1,10 +1,7 @@
 //! What the host says of itself, as the loop follows it: interfaces, addresses, its own
 //! routes, how it forwards.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -19,22 +16,22 @@ use crate::{
         facts::{self, Look},
         link,
         routes::{self, Changed, Way},
-        world,
     },
     model::network::{net, overlap},
     problem::Problem,
+    shared::Shared,
 };
 
 /// What mends an uplink whose fault says nothing of a mend.
 const SEE: &str = "see what became of the interface: ip addr";
 
 /// What is known of the host's own routes, and what of that is to be looked at again.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Routes {
     /// Those that may have changed, if any.
     pub stale: Option<Changed>,
     /// Addresses of other nodes, and whether each is on the uplink's link.
-    nodes: BTreeMap<IpAddr, bool>,
+    nodes: Shared<IpAddr, bool>,
     /// The pools and subnets that the host's routes were compared with.
     among: Vec<IpNet>,
 }
@@ -135,7 +132,7 @@ impl<K: Kernel> Loop<K> {
         self.dirty.add(dirty);
         if self.state.facts.no_ipv6 != look.no_ipv6 {
             self.state.facts.no_ipv6.clone_from(&look.no_ipv6);
-            self.state.retry.forget();
+            self.state.retry.forget_all();
             self.dirty = Dirty::Everything;
         }
         self.take_uplink(look).await;
@@ -200,8 +197,8 @@ impl<K: Kernel> Loop<K> {
     /// The kernel drops routes with their source address and filters with their interface:
     /// looks again, and tries everything again.
     fn try_everything_again(&mut self) {
-        self.state.actual = None;
-        self.state.retry.forget();
+        self.state.doubts += 1;
+        self.state.retry.forget_all();
         self.state.routes.changed(Changed::All);
         self.dirty = Dirty::Everything;
     }
@@ -282,18 +279,6 @@ impl<K: Kernel> Loop<K> {
         );
         if let Err(error) = link::set_super_packets(&self.netlink, uplink.ifindex, size).await {
             warn!("--big-tcp on {}: {error:#}", uplink.name);
-        }
-    }
-
-    /// Reads how the host forwards, unless that is not to be touched.
-    pub(super) async fn look_at_world(&mut self) {
-        let facts = &mut self.state.facts;
-        if !facts.world.masquerade {
-            return;
-        }
-        match world::read(&self.netlink, &facts.uplink.name, &self.originals).await {
-            Ok(world) => facts.world = world,
-            Err(error) => warn!("cannot read the host's firewall and forwarding: {error:#}"),
         }
     }
 }

@@ -15,8 +15,8 @@ use super::{
     hold::describe,
 };
 use crate::{
-    desired::{Dirty, LocalFacts, Source, Xdp},
-    kernel::{routes::Changed, world::News, xdp::Refused},
+    desired::{Dirty, LocalFacts, Source, World, Xdp},
+    kernel::{routes::Changed, xdp::Refused},
     model::{
         key::Prefix,
         membership::{Known, Trust, judge},
@@ -44,8 +44,8 @@ impl StoreState {
     }
 }
 
-/// What the loop knows.
-#[derive(Default)]
+/// What the loop knows. A copy costs next to nothing: whatever can be large is shared.
+#[derive(Clone, Default)]
 pub struct State {
     /// What the store said last, as far as it is believed; before it has said
     /// anything, what the journal remembers of it.
@@ -78,9 +78,14 @@ pub struct State {
     pub fold: Fold,
     /// What the kernel holds, once it was read.
     pub actual: Option<Tables>,
-    /// Whether the next round reads the kernel anew. Until then what was read counts for
-    /// those who ask.
-    pub reread: bool,
+    /// How often what was read of the kernel has come into doubt, and the doubts that there
+    /// were when it was read. Until they are the same, what was read counts for those who look
+    /// and nothing is changed.
+    pub doubts: u64,
+    /// See there.
+    pub read: Option<u64>,
+    /// Whether there is something quick that is still to be changed.
+    pub changing: bool,
     /// Interfaces that an attach is about to make.
     pub coming: BTreeSet<String>,
     /// Entries of endpoints that are released and still in the kernel.
@@ -104,7 +109,7 @@ impl State {
     /// Whether every program of tc is the one that it should be.
     pub fn hooks_are_settled(&self) -> bool {
         let open = |key: &Key| !matches!(key, Key::Xdp(_));
-        self.actual.is_some() && !self.retry.pending().keys().any(open)
+        self.is_read() && !self.changing && !self.retry.pending().keys().any(open)
     }
 
     /// How XDP is attached to the uplink, or why it is not.
@@ -243,7 +248,7 @@ impl State {
     /// is removed by name; one that is another under an old name, or the host's
     /// own, has the kernel read afresh.
     pub fn has_interfaces(&mut self, interfaces: BTreeMap<String, u32>) -> Dirty {
-        let before = std::mem::replace(&mut self.facts.interfaces, interfaces);
+        let before = std::mem::replace(&mut self.facts.interfaces, interfaces.into());
         let now = &self.facts.interfaces;
         let changed = |name: &&String| before.get(*name) != now.get(*name);
         let names: BTreeSet<String> = before.keys().chain(now.keys()).filter(changed).cloned().collect();
@@ -253,7 +258,7 @@ impl State {
         let replaced = |name: &String| before.contains_key(name) && now.contains_key(name);
         let of_host = |name: &String| !name.starts_with(ENDPOINT_PREFIX);
         if names.iter().any(|name| replaced(name) || (of_host(name) && before.contains_key(name))) {
-            self.actual = None;
+            self.doubts += 1;
             return Dirty::Everything;
         }
         if names.iter().any(of_host) {
@@ -292,39 +297,59 @@ impl State {
         if before == self.facts.own { Dirty::Nothing } else { Dirty::Everything }
     }
 
-    /// Forgets released entries that the kernel holds no longer.
+    /// Forgets released entries that the kernel holds no longer, or holds for another.
     pub fn forget_released(&mut self) {
-        let Self { released, actual: Some(actual), .. } = self else { return };
-        released.retain(|key| actual.get(key).is_some());
+        let Self { released, fold, actual: Some(actual), .. } = self else { return };
+        released.retain(|key| actual.get(key).is_some_and(|found| fold.tables.get(key) != Some(found)));
     }
 
-    /// Takes over what the host has become.
-    pub fn hear(&mut self, news: News) -> Dirty {
-        let mut same = true;
-        if self.facts.world.masquerade {
-            same = self.facts.world == news.world;
-            self.facts.world = news.world;
-        }
-        if let Some(actual) = &mut self.actual {
-            let Tables { host_routes, firewall, accepts, sysctls, .. } = news.tables;
-            same &= actual.host_routes == host_routes && actual.firewall == firewall;
-            same &= actual.accepts == accepts && actual.sysctls == sysctls;
-            *actual = Tables { host_routes, firewall, accepts, sysctls, ..std::mem::take(actual) };
-        }
-        if same { Dirty::Nothing } else { Dirty::Everything }
+    /// Takes over what the host has become; what has been `changed` since the reading began we
+    /// know better.
+    pub(super) fn hears(&mut self, mut read: Tables, world: Option<World>, changed: &BTreeSet<Key>) -> Dirty {
+        let same_world = world.as_ref().is_none_or(|world| self.facts.world == *world);
+        self.facts.world = world.unwrap_or_else(|| std::mem::take(&mut self.facts.world));
+        let actual = self.actual.get_or_insert_default();
+        keep(&mut read, actual, changed);
+        let before = actual.clone();
+        (actual.firewall, actual.accepts, actual.sysctls) = (read.firewall, read.accepts, read.sysctls);
+        if same_world && *actual == before { Dirty::Nothing } else { Dirty::Everything }
     }
 
     /// Notes that an endpoint's entries may go, whatever the store says.
-    pub fn release(&mut self, id: &str) {
+    /// Gives the entries.
+    pub fn release(&mut self, id: &str) -> Vec<Key> {
         // An attach that failed early has announced its interface and no more.
         self.coming.remove(&host_interface(id));
-        let Some(endpoint) = self.facts.endpoints.remove(id) else { return };
+        let Some(endpoint) = self.facts.endpoints.remove(id) else { return Vec::new() };
         self.coming.remove(&endpoint.host_interface);
         let index = self.facts.interfaces.get(&endpoint.host_interface);
-        self.released.extend(index.map(|index| Key::Workload(*index)));
-        self.released.insert(Key::Attachment(endpoint.host_interface.clone()));
-        self.released.insert(Key::Interface(endpoint.host_interface));
-        self.released.extend(endpoint.addresses.into_iter().map(|addr| Key::Endpoint(addr.into())));
+        let mut keys: Vec<Key> = index.map(|index| Key::Workload(*index)).into_iter().collect();
+        keys.push(Key::Attachment(endpoint.host_interface.clone()));
+        keys.push(Key::Interface(endpoint.host_interface));
+        keys.extend(endpoint.addresses.into_iter().map(|addr| Key::Endpoint(addr.into())));
+        self.released.extend(keys.iter().cloned());
+        keys
+    }
+
+    /// Whether the kernel was asked to let all of these released entries go.
+    pub fn has_let_go(&self, keys: &[Key]) -> bool {
+        keys.iter().all(|key| !self.released.contains(key) || self.retry.pending().contains_key(key))
+    }
+
+    /// Whether what was read of the kernel counts.
+    pub fn is_read(&self) -> bool {
+        self.actual.is_some() && self.read == Some(self.doubts)
+    }
+
+    /// Takes over what the kernel was found to hold of our own; what has been `changed` since
+    /// the reading began we know better.
+    pub(super) fn has_read(&mut self, mut read: Tables, changed: &BTreeSet<Key>, doubts: u64) {
+        let before = self.actual.take().unwrap_or_default();
+        keep(&mut read, &before, changed);
+        // That part is read by itself.
+        let Tables { firewall, accepts, sysctls, .. } = before;
+        self.actual = Some(Tables { firewall, accepts, sysctls, ..read });
+        self.read = Some(doubts);
     }
 
     /// Takes over a change that the kernel made.
@@ -348,17 +373,10 @@ impl State {
         }
     }
 
-    /// Whether everything (or, with `present` false, nothing) of an endpoint
-    /// is in the kernel; `None` while that is open.
-    pub fn served(&self, id: &str, present: bool) -> Option<Result<(), Problem>> {
-        let Some(endpoint) = self.facts.endpoints.get(id) else {
-            // Released: done when nothing of the round is left to change.
-            return (!present).then_some(Ok(()));
-        };
-        let actual = self.actual.as_ref()?;
-        if !present {
-            return None;
-        }
+    /// Whether everything of an endpoint is in the kernel; `None` while that is open.
+    pub fn served(&self, id: &str) -> Option<Result<(), Problem>> {
+        let endpoint = self.facts.endpoints.get(id)?;
+        let actual = self.actual.as_ref().filter(|_| self.is_read())?;
         if let Some(reason) = &endpoint.lost {
             return Some(Err(Problem::new(reason.clone(), "detach it, and attach it again")));
         }
@@ -412,6 +430,16 @@ impl State {
         lost.retain(|name, _| snapshot.nodes.contains_key(name) && !snapshot.alive.contains_key(name));
         for name in snapshot.nodes.keys().filter(|name| !snapshot.alive.contains_key(*name)) {
             lost.entry(name.clone()).or_insert_with(now);
+        }
+    }
+}
+
+/// Puts into a reading what is known better of some entries.
+fn keep(read: &mut Tables, known: &Tables, keys: &BTreeSet<Key>) {
+    for key in keys {
+        match known.get(key) {
+            Some(entry) => read.put(entry),
+            None => read.remove(key),
         }
     }
 }

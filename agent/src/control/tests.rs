@@ -9,15 +9,18 @@ use margay_common::{
     route::RouteKey,
 };
 
+use tokio::sync::Semaphore;
+
 use super::*;
 use crate::{
     desired::{LocalFacts, Uplink, Xdp},
     model::{
         membership::{Loss, Trust},
-        snapshot,
+        snapshot::{self, Snapshot},
     },
+    reconcile::Change,
     store::{Away, Listing},
-    tables::{Entry, Key, Tables, XdpAttachment},
+    tables::{Entry, Firewall, HostRoute, Key, Tables, XdpAttachment},
 };
 
 /// A kernel that holds what it is told and notes every call.
@@ -26,18 +29,28 @@ struct Recorder {
     tables: Arc<Mutex<Tables>>,
     calls: Arc<Mutex<Vec<String>>>,
     refuse: Arc<Mutex<Option<Key>>>,
+    /// Changes of the firewall wait for this.
+    slow: Option<Arc<Semaphore>>,
 }
 
 impl Kernel for Recorder {
-    async fn read(&mut self) -> Result<Tables> {
-        self.calls.lock().expect("no panic").push("read".into());
-        Ok(self.tables.lock().expect("no panic").clone())
+    async fn read(&mut self, part: Part) -> Result<Tables> {
+        self.calls.lock().expect("no panic").push(format!("read {part:?}"));
+        let mut tables = self.tables.lock().expect("no panic").clone();
+        if part == Part::Host {
+            let Tables { firewall, accepts, sysctls, .. } = tables;
+            tables = Tables { firewall, accepts, sysctls, ..Tables::default() };
+        }
+        Ok(tables)
     }
 
     async fn apply(&mut self, change: &Change) -> Result<()> {
         self.calls.lock().expect("no panic").push(format!("{change:?}"));
         if self.refuse.lock().expect("no panic").as_ref() == Some(&change.key()) {
             return Err(crate::kernel::xdp::Refused("no room".into()).into());
+        }
+        if let (Key::Firewall(()), Some(slow)) = (change.key(), &self.slow) {
+            slow.acquire().await.expect("it is open").forget();
         }
         let mut tables = self.tables.lock().expect("no panic");
         match change {
@@ -84,12 +97,18 @@ fn prepare(kernel: Recorder, xdp: Xdp) -> (Loop<Recorder>, Bench) {
         world: mpsc::channel(1).1,
         requests,
         vanished: mpsc::channel(8).0,
-        refusal: Refusal::default(),
         rounds: watch::channel(0).0,
     };
     let originals = Originals::of("/nonexistent".as_ref());
     let control_loop = Loop::new(kernel.clone(), netlink, originals, state, sources);
     (control_loop, Bench { kernel, store, control, _links: links })
+}
+
+/// Waits until the view says so.
+async fn until(bench: &Bench, holds: impl Fn(&State) -> bool) {
+    while !holds(&bench.control.view()) {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn network() -> snapshot::Event {
@@ -109,7 +128,7 @@ async fn nothing_is_touched_before_the_store_is_in_sync() {
     let kernel = Recorder { tables: Arc::new(Mutex::new(tables)), ..Recorder::default() };
     let bench = start(kernel);
     bench.store.send(Feed::Away(Away::new("down", "mend"))).await.expect("the loop runs");
-    while !bench.control.look(|state| state.store.away.is_some()).await.expect("the loop runs") {}
+    until(&bench, |state| state.store.away.is_some()).await;
     assert!(bench.kernel.calls.lock().expect("no panic").is_empty());
     let listing = Listing { revision: 5, entries: vec![network()] };
     bench.store.send(Feed::Listing(listing)).await.expect("the loop runs");
@@ -134,13 +153,7 @@ async fn a_failed_change_waits_visibly_and_stops_no_other() {
     assert_eq!(bench.kernel.tables.lock().expect("no panic").prefixes.len(), 1);
     *bench.kernel.refuse.lock().expect("no panic") = None;
     // The loop tries again by itself.
-    loop {
-        let pending = bench.control.look(|state| state.retry.pending().len()).await.expect("the loop runs");
-        if pending == 0 {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
+    until(&bench, |state| state.retry.pending().is_empty()).await;
     assert_eq!(bench.kernel.tables.lock().expect("no panic").host_routes.len(), 1);
 }
 
@@ -151,8 +164,7 @@ async fn xdp_that_does_not_go_is_told() {
     stuck.tables.lock().expect("no panic").xdp.insert("lo".into(), there);
     let bench = start_with(stuck, Xdp::Off("off".into()));
     bench.store.send(Feed::Listing(Listing { revision: 5, entries: vec![] })).await.expect("the loop runs");
-    bench.control.revision(5).await.expect("reached");
-    assert_eq!(bench.control.look(|state| state.xdp()).await.expect("the loop runs"), "native (no room)");
+    until(&bench, |state| state.xdp() == "native (no room)").await;
 }
 
 #[tokio::test]
@@ -164,12 +176,12 @@ async fn a_driver_that_refuses_xdp_is_believed_unless_somebody_insists() {
         let bench = start_with(Recorder { refuse, ..Recorder::default() }, wanted);
         let listing = Listing { revision: 5, entries: vec![network()] };
         bench.store.send(Feed::Listing(listing)).await.expect("the loop runs");
-        bench.control.revision(5).await.expect("reached");
-        let look = bench.control.look(|state| {
+        until(&bench, |state| {
             let told = (state.xdp(), state.hooks_are_settled());
             (state.retry.pending().len(), state.facts.xdp.clone(), told)
-        });
-        assert_eq!(look.await.expect("the loop runs"), (pending, xdp, ("off: no room".into(), true)));
+                == (pending, xdp.clone(), ("off: no room".into(), true))
+        })
+        .await;
     }
 }
 
@@ -180,10 +192,8 @@ async fn what_is_there_goes_when_a_driver_refuses_another_mode_to_auto() {
     stuck.tables.lock().expect("no panic").xdp.insert("lo".into(), there);
     let bench = start_with(stuck, Xdp::Auto);
     bench.store.send(Feed::Listing(Listing { revision: 5, entries: vec![] })).await.expect("the loop runs");
-    bench.control.revision(5).await.expect("reached");
-    // A round after the one in which it was refused has tried to take it off.
-    drop(bench.control.look(|state| state.xdp()).await.expect("the loop runs"));
-    assert_eq!(bench.control.look(|state| state.xdp()).await.expect("the loop runs"), "generic (no room)");
+    // After it was refused, it was tried to take it off.
+    until(&bench, |state| state.xdp() == "generic (no room)").await;
 }
 
 #[tokio::test]
@@ -196,22 +206,119 @@ async fn an_in_sync_kernel_is_only_read() {
     let second = start(kernel);
     second.store.send(listing()).await.expect("the loop runs");
     second.control.revision(5).await.expect("reached");
-    assert_eq!(*second.kernel.calls.lock().expect("no panic"), ["read"]);
+    let reads = || second.kernel.calls.lock().expect("no panic").len() >= 2;
+    until(&second, |state| state.is_read() && !state.changing && reads()).await;
+    let mut calls = second.kernel.calls.lock().expect("no panic").clone();
+    calls.sort();
+    assert_eq!(calls, ["read Host", "read Own"]);
 }
 
-/// Who asks between the minute's tick and the round that reads is told what was read last.
+/// Who looks between the minute's tick and what it has read is told what was read last.
 #[tokio::test]
 async fn what_was_read_counts_until_it_is_read_anew() {
     let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
-    let reads = || bench.kernel.calls.lock().expect("no panic").iter().filter(|call| *call == "read").count();
+    let reads =
+        || bench.kernel.calls.lock().expect("no panic").iter().filter(|call| *call == "read Own").count();
     let listing = Listing { revision: 5, entries: vec![network()] };
     assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))).await);
-    control_loop.reconcile().await;
+    control_loop.round().await;
+    while !control_loop.state.is_read() {
+        let report = control_loop.aside.report().await;
+        assert!(control_loop.handle(Event::Report(report)).await);
+    }
+    control_loop.round().await;
     control_loop.read_due = Instant::now();
     assert!(control_loop.handle(Event::Tick).await);
-    assert!(control_loop.state.actual.is_some() && reads() == 1, "nothing has been read yet");
-    control_loop.reconcile().await;
-    assert!(control_loop.state.actual.is_some() && reads() == 2);
+    assert!(control_loop.state.is_read() && control_loop.aside.is_reading(Part::Own));
+    // One who asks meanwhile has it read once more behind that.
+    control_loop.state.doubts += 1;
+    control_loop.round().await;
+    while !control_loop.state.is_read() {
+        let report = control_loop.aside.report().await;
+        assert!(control_loop.handle(Event::Report(report)).await);
+        control_loop.round().await;
+    }
+    assert_eq!(reads(), 3);
+}
+
+/// A firewall's program that takes its time keeps nobody waiting, and what it came to counts.
+#[tokio::test]
+async fn a_slow_change_blocks_no_other() {
+    let slow = Arc::new(Semaphore::new(0));
+    let kernel = Recorder { slow: Some(Arc::clone(&slow)), ..Recorder::default() };
+    kernel.tables.lock().expect("no panic").put(Entry::Firewall((), Firewall::default()));
+    let bench = start(kernel);
+    bench.store.send(Feed::Listing(Listing { revision: 5, entries: vec![] })).await.expect("the loop runs");
+    bench.control.revision(5).await.expect("reached");
+    // Not masqueraded: the table is to go, which takes as long as it takes.
+    let gone = "Remove(Firewall(()))";
+    until(&bench, |_| bench.kernel.calls.lock().expect("no panic").iter().any(|call| call == gone)).await;
+    let events = Feed::Events { revision: 6, whole: Snapshot::PREFIXES.into(), events: vec![network()] };
+    bench.store.send(events).await.expect("the loop runs");
+    bench.control.revision(6).await.expect("reached");
+    let held = |bench: &Bench| {
+        let tables = bench.kernel.tables.lock().expect("no panic");
+        (tables.host_routes.len(), tables.firewall.len())
+    };
+    assert_eq!(held(&bench), (1, 1), "the network is there, the table as well");
+    assert!(!bench.control.view().actual.as_ref().expect("read").firewall.is_empty());
+    slow.add_permits(1);
+    until(&bench, |state| state.actual.as_ref().is_some_and(|actual| actual.firewall.is_empty())).await;
+    assert_eq!(held(&bench), (1, 0));
+    let calls = bench.kernel.calls.lock().expect("no panic");
+    assert_eq!(calls.iter().filter(|call| *call == gone).count(), 1, "once is enough");
+}
+
+/// A reading that began before a change does not undo it.
+#[tokio::test]
+async fn what_was_changed_during_a_reading_is_known_better() {
+    let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
+    let key = Key::Workload(7);
+    control_loop.state.doubts = 3;
+    let mut read = Tables::default();
+    read.put(Entry::Workload(8, Workload::default()));
+    let before = Tables { workloads: [(7, Workload::default())].into(), ..Tables::default() };
+    control_loop.state.actual = Some(before);
+    control_loop.state.has_read(read, &[key.clone(), Key::Workload(8)].into(), 3);
+    let actual = control_loop.state.actual.as_ref().expect("read");
+    assert!(actual.get(&key).is_some() && actual.workloads.len() == 1 && control_loop.state.is_read());
+}
+
+/// What is tried again is the change that failed, and nothing is folded for it.
+#[tokio::test]
+async fn a_retry_is_of_one_change_alone() {
+    let refused = Key::HostRoute("10.1.0.0/16".parse().expect("a literal"));
+    let kernel = Recorder { refuse: Arc::new(Mutex::new(Some(refused.clone()))), ..Recorder::default() };
+    let (mut control_loop, bench) = prepare(kernel, Xdp::default());
+    let listing = Listing { revision: 5, entries: vec![network()] };
+    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))).await);
+    control_loop.round().await;
+    // Everything has been read, and folded for the last time.
+    let is_open = |control_loop: &Loop<Recorder>| control_loop.state.retry.pending().contains_key(&refused);
+    let reads = |control_loop: &Loop<Recorder>| {
+        let aside = &control_loop.aside;
+        !aside.has_read_host() || aside.is_reading(Part::Own) || aside.is_reading(Part::Host)
+    };
+    while !is_open(&control_loop) || reads(&control_loop) || control_loop.restless {
+        let event = control_loop.next().await;
+        assert!(control_loop.handle(event).await);
+        control_loop.round().await;
+    }
+    // A fold would take this away again.
+    let strange = Key::HostRoute("10.9.0.0/16".parse().expect("a literal"));
+    let route = HostRoute { gateway: "10.9.0.1".parse().expect("a literal"), source: None, mtu: 1500 };
+    control_loop.state.fold.tables.host_routes.insert("10.9.0.0/16".parse().expect("a literal"), route);
+    *bench.kernel.refuse.lock().expect("no panic") = None;
+    bench.kernel.calls.lock().expect("no panic").clear();
+    while !control_loop.state.retry.pending().is_empty() {
+        let event = control_loop.next().await;
+        assert!(control_loop.handle(event).await);
+        control_loop.round().await;
+    }
+    let calls = bench.kernel.calls.lock().expect("no panic").clone();
+    let puts: Vec<&String> = calls.iter().filter(|call| !call.starts_with("read")).collect();
+    assert!(puts.len() == 1 && puts[0].contains("10.1.0.0/16"), "{calls:?}");
+    assert!(control_loop.state.fold.tables.get(&strange).is_some());
 }
 
 /// Without the store and without endpoints there is no round that would set the next tick.

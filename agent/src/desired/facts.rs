@@ -10,7 +10,10 @@ use ipnet::IpNet;
 use margay_common::net::Mac;
 
 use super::world::World;
-use crate::model::{endpoint::Endpoint, snapshot::Vital};
+use crate::{
+    model::{endpoint::Endpoint, snapshot::Vital},
+    shared::Shared,
+};
 
 /// The uplink's XDP program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +79,7 @@ pub struct LocalFacts {
     /// Those addresses of other nodes that the kernel's routes place on the uplink's link.
     pub on_link: BTreeSet<IpAddr>,
     /// The interfaces that are ours, by name: their index.
-    pub interfaces: BTreeMap<String, u32>,
+    pub interfaces: Shared<String, u32>,
     /// Prefixes on links of this host that are not ours.
     pub occupied: Vec<IpNet>,
     /// Prefixes that this host has routes to which are not ours, as far as they overlap a
@@ -99,7 +102,7 @@ pub struct LocalFacts {
     /// The way to the world.
     pub world: World,
     /// The endpoints of the journal, by id.
-    pub endpoints: BTreeMap<String, Endpoint>,
+    pub endpoints: Shared<String, Endpoint>,
 }
 
 impl LocalFacts {

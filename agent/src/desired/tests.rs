@@ -334,6 +334,6 @@ fn another_node_takes_neither_this_ones_address_nor_a_containers() {
 #[test]
 fn all_host_addresses_are_own_addresses() {
     let tables = desired(&Snapshot::default(), &facts());
-    let own = tables.own_addresses.into_keys().map(IpAddr::from);
+    let own = tables.own_addresses.keys().copied().map(IpAddr::from);
     assert_eq!(own.collect::<Vec<_>>(), facts().own.into_iter().collect::<Vec<_>>());
 }

@@ -136,7 +136,7 @@ impl Docker {
     /// Which networks there are, and whether they may be believed.
     async fn revisions(&self) -> Option<(BTreeMap<u32, i64>, bool)> {
         let of = |state: &crate::control::State| {
-            (state.snapshot.network_revisions.clone(), state.refusal().is_some())
+            (state.snapshot.network_revisions.clone().into(), state.refusal().is_some())
         };
         self.workloads.control.look(of).await.ok()
     }
@@ -152,7 +152,7 @@ impl Docker {
         let making = self.making.within(MAKING);
         let book = self.networks.entries();
         let of = |state: &crate::control::State| Cluster {
-            networks: state.snapshot.networks.clone(),
+            networks: state.snapshot.networks.clone().into(),
             refusal: state.refusal(),
         };
         let cluster = self.workloads.control.look(of).await?;

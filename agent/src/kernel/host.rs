@@ -1,15 +1,17 @@
 //! This host's kernel, as tables.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
+use aya::programs::Xdp;
+use margay_common::verdict::Program;
 use rtnetlink::Handle;
 use tokio::sync::Mutex;
 
 use super::{
-    Kernel,
+    Kernel, Part,
     attach::{self, TcMode},
-    datapath::{Datapath, Extras, capacity},
+    datapath::{Datapath, Extras, Maps, capacity},
     facts, firewall, link,
     pins::Pins,
     sysctl::{self, Originals},
@@ -22,6 +24,7 @@ use crate::{
 };
 
 /// This host's kernel.
+#[derive(Clone)]
 pub struct Host {
     pins: Pins,
     netlink: Handle,
@@ -29,6 +32,10 @@ pub struct Host {
     uplink: String,
     originals: Originals,
     datapath: Arc<Mutex<Datapath>>,
+    /// The program of XDP, unless this kernel refuses it: a driver may take seconds for it.
+    xdp: Arc<Mutex<Option<Xdp>>>,
+    /// The kernel's ids of our programs.
+    ids: Arc<BTreeMap<Program, u32>>,
 }
 
 /// A map's name, entries and capacity.
@@ -44,9 +51,15 @@ impl Host {
         originals: Originals,
         extras: Extras,
     ) -> Result<Self> {
-        let datapath = Datapath::load(&pins, extras)?;
-        let datapath = Arc::new(Mutex::new(datapath));
-        Ok(Self { pins, netlink, mode, uplink, originals, datapath })
+        let mut datapath = Datapath::load(&pins, extras)?;
+        let ids = datapath.programs.keys().map(|program| Ok((*program, datapath.program_id(*program)?)));
+        let mut ids = ids.collect::<Result<BTreeMap<Program, u32>>>()?;
+        let xdp = datapath.xdp.take();
+        if let Some(program) = &xdp {
+            ids.insert(Program::Xdp, program.info()?.id());
+        }
+        let (datapath, xdp) = (Arc::new(Mutex::new(datapath)), Arc::new(Mutex::new(xdp)));
+        Ok(Self { pins, netlink, mode, uplink, originals, datapath, xdp, ids: Arc::new(ids) })
     }
 
     /// The programs and maps, for whoever reads counters.
@@ -54,11 +67,11 @@ impl Host {
         Arc::clone(&self.datapath)
     }
 
-    async fn attachment(&self, interface: &str, datapath: &Datapath) -> Result<Option<Attachment>> {
+    async fn attachment(&self, interface: &str) -> Result<Option<Attachment>> {
         let found = attach::attached(self.mode, &self.pins, &self.netlink, interface).await?;
         let Some((hook, id)) = found else { return Ok(None) };
         let program = attach::program_at(hook, interface, &self.uplink);
-        let current = datapath.program_id(program)? == id;
+        let current = self.ids.get(&program) == Some(&id);
         Ok(Some(Attachment { program, current }))
     }
 
@@ -74,9 +87,8 @@ impl Host {
     }
 
     async fn put(&mut self, entry: &Entry) -> Result<()> {
-        let datapath = Arc::clone(&self.datapath);
-        let mut datapath = datapath.lock().await;
-        let maps = &mut datapath.maps;
+        // Held for one entry of a map at a time: others read and write, too.
+        let datapath = async || self.datapath.lock().await;
         match entry {
             Entry::Interface(name, Interface::Host { mtu }) => self.put_host_interface(name, *mtu).await,
             // Attaching makes it; one that was set down is set up, and a lost one
@@ -85,21 +97,23 @@ impl Host {
                 Some(index) => link::set_up(&self.netlink, index).await,
                 None => Ok(()),
             },
-            Entry::Node((), node) => maps.node.put(*node),
-            Entry::Workload(index, workload) => maps.workloads.put(*index, *workload),
-            Entry::Route(key, route) => maps.routes.put(*key, *route),
-            Entry::Prefix(key, prefix) => maps.prefixes.put(key.len, key.addr, *prefix),
-            Entry::Endpoint(addr, endpoint) => maps.endpoints.put(*addr, *endpoint),
+            Entry::Node((), node) => datapath().await.maps.node.put(*node),
+            Entry::Workload(index, workload) => datapath().await.maps.workloads.put(*index, *workload),
+            Entry::Route(key, route) => datapath().await.maps.routes.put(*key, *route),
+            Entry::Prefix(key, prefix) => datapath().await.maps.prefixes.put(key.len, key.addr, *prefix),
+            Entry::Endpoint(addr, endpoint) => datapath().await.maps.endpoints.put(*addr, *endpoint),
             Entry::Attachment(name, wanted) => {
+                let mut datapath = datapath().await;
                 let program = datapath.programs.get_mut(&wanted.program);
                 let program = program.context("every program is loaded")?;
                 let hook = attach::hook(wanted.program).context("it is no program of tc's")?;
                 attach::attach(self.mode, &self.pins, &self.netlink, name, hook, program).await
             }
-            Entry::Guard(key, ()) => maps.guards.put(key.len, key.addr),
-            Entry::OwnAddress(addr, ()) => maps.own_addresses.put(*addr, 1),
+            Entry::Guard(key, ()) => datapath().await.maps.guards.put(key.len, key.addr),
+            Entry::OwnAddress(addr, ()) => datapath().await.maps.own_addresses.put(*addr, 1),
             Entry::Xdp(name, wanted) => {
-                let program = datapath.xdp.as_mut().context("this kernel refuses the XDP program")?;
+                let mut program = self.xdp.lock().await;
+                let program = program.as_mut().context("this kernel refuses the XDP program")?;
                 xdp::attach(&self.pins, &self.netlink, name, wanted.native, program).await
             }
             Entry::HostRoute(dst, route) => {
@@ -114,18 +128,17 @@ impl Host {
     }
 
     async fn remove(&mut self, key: &Key) -> Result<()> {
-        let mut datapath = self.datapath.lock().await;
-        let maps = &mut datapath.maps;
+        let datapath = async || self.datapath.lock().await;
         match key {
             Key::Interface(name) => link::remove(&self.netlink, name).await,
-            Key::Node(()) => maps.node.put(Default::default()),
-            Key::Workload(index) => maps.workloads.remove(*index),
-            Key::Route(key) => maps.routes.remove(*key),
-            Key::Prefix(key) => maps.prefixes.remove(key.len, key.addr),
-            Key::Endpoint(addr) => maps.endpoints.remove(*addr),
+            Key::Node(()) => datapath().await.maps.node.put(Default::default()),
+            Key::Workload(index) => datapath().await.maps.workloads.remove(*index),
+            Key::Route(key) => datapath().await.maps.routes.remove(*key),
+            Key::Prefix(key) => datapath().await.maps.prefixes.remove(key.len, key.addr),
+            Key::Endpoint(addr) => datapath().await.maps.endpoints.remove(*addr),
             Key::Attachment(name) => attach::detach(&self.pins, &self.netlink, name).await.map(drop),
-            Key::Guard(key) => maps.guards.remove(key.len, key.addr),
-            Key::OwnAddress(addr) => maps.own_addresses.remove(*addr),
+            Key::Guard(key) => datapath().await.maps.guards.remove(key.len, key.addr),
+            Key::OwnAddress(addr) => datapath().await.maps.own_addresses.remove(*addr),
             Key::Xdp(name) => xdp::detach(&self.pins, name).map(drop),
             Key::HostRoute(dst) => link::remove_host_route(&self.netlink, *dst).await,
             Key::Firewall(()) => firewall::remove().await,
@@ -156,20 +169,43 @@ impl Host {
     }
 }
 
-impl Kernel for Host {
-    async fn read(&mut self) -> Result<Tables> {
-        let mut tables = world::tables(&self.netlink, &self.originals).await?;
+impl Host {
+    /// What is our own in the kernel.
+    async fn read_own(&self) -> Result<Tables> {
+        let host_routes = link::host_routes(&self.netlink).await?.into_iter().collect();
+        let mut tables = Tables { host_routes, ..Tables::default() };
         self.read_interfaces(&mut tables).await?;
-        let datapath = Arc::clone(&self.datapath);
-        let datapath = datapath.lock().await;
-        let maps = &datapath.maps;
+        // Opened anew: whoever writes meanwhile does not wait for a million entries.
+        self.read_maps(&Maps::open(&self.pins.maps())?, &mut tables)?;
+        let current = self.ids.get(&Program::Xdp).copied();
+        // What is at no interface any more is unpinned: not while it is just being attached.
+        let attaching = self.xdp.lock().await;
+        for interface in self.pins.xdp_interfaces()? {
+            let found = xdp::attached(&self.pins, &self.netlink, &interface, current).await?;
+            tables.xdp.extend(found.map(|found| (interface, found)));
+        }
+        drop(attaching);
+        let pinned = self.pins.linked_interfaces()?;
+        let own: Vec<String> = tables.interfaces.keys().cloned().collect();
+        for interface in own.into_iter().chain([self.uplink.clone()]).chain(pinned) {
+            if let Some(attachment) = self.attachment(&interface).await? {
+                tables.attachments.insert(interface, attachment);
+            } else {
+                let _attaching = self.datapath.lock().await;
+                attach::discard_husk(&self.pins, &interface)?;
+            }
+        }
+        Ok(tables)
+    }
+
+    fn read_maps(&self, maps: &Maps, tables: &mut Tables) -> Result<()> {
         let node = maps.node.read()?;
         if node != Default::default() {
             tables.node.insert((), node);
         }
-        tables.workloads = maps.workloads.read()?;
-        tables.routes = maps.routes.read()?;
-        tables.endpoints = maps.endpoints.read()?;
+        tables.workloads = maps.workloads.read()?.into();
+        tables.routes = maps.routes.read()?.into();
+        tables.endpoints = maps.endpoints.read()?.into();
         for ((len, addr), prefix) in maps.prefixes.read()? {
             tables.prefixes.insert(PrefixKey { len, addr }, prefix);
         }
@@ -177,22 +213,16 @@ impl Kernel for Host {
             tables.guards.insert(PrefixKey { len, addr }, ());
         }
         tables.own_addresses = maps.own_addresses.read()?.into_keys().map(|addr| (addr, ())).collect();
-        let current =
-            datapath.xdp.as_ref().map(|program| program.info().map(|info| info.id())).transpose()?;
-        for interface in self.pins.xdp_interfaces()? {
-            let found = xdp::attached(&self.pins, &self.netlink, &interface, current).await?;
-            tables.xdp.extend(found.map(|found| (interface, found)));
+        Ok(())
+    }
+}
+
+impl Kernel for Host {
+    async fn read(&mut self, part: Part) -> Result<Tables> {
+        match part {
+            Part::Own => self.read_own().await,
+            Part::Host => world::tables(&self.originals).await,
         }
-        let pinned = self.pins.linked_interfaces()?;
-        let own = tables.interfaces.keys().cloned();
-        for interface in own.chain([self.uplink.clone()]).chain(pinned) {
-            if let Some(attachment) = self.attachment(&interface, &datapath).await? {
-                tables.attachments.insert(interface, attachment);
-            } else {
-                attach::discard_husk(&self.pins, &interface)?;
-            }
-        }
-        Ok(tables)
     }
 
     async fn apply(&mut self, change: &Change) -> Result<()> {

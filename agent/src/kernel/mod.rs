@@ -41,10 +41,21 @@ pub fn netlink() -> std::io::Result<Netlink> {
     Ok(handle)
 }
 
-/// The kernel, as the control loop sees it.
-pub trait Kernel {
-    /// Reads what the kernel holds for us.
-    fn read(&mut self) -> impl Future<Output = anyhow::Result<Tables>> + Send;
+/// What is read of the kernel by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What is our own: interfaces, maps, programs, and the host's routes to our subnets.
+    Own,
+    /// What others of the host change, too, and programs of the host's tell: nftables,
+    /// iptables, switches.
+    Host,
+}
+
+/// The kernel, as the control loop sees it. Its copies are one kernel: some read and change
+/// beside the loop.
+pub trait Kernel: Clone + Send + 'static {
+    /// Reads what the kernel holds of a part for us.
+    fn read(&mut self, part: Part) -> impl Future<Output = anyhow::Result<Tables>> + Send;
 
     /// Makes one change. Putting what is there and removing what is not
     /// succeed.

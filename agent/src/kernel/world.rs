@@ -15,7 +15,6 @@ use tracing::warn;
 
 use super::{facts, firewall, link, sysctl, sysctl::Originals};
 use crate::{
-    again::Again,
     desired::{V6Forwarding, World},
     tables::{SysctlKey, Tables},
 };
@@ -67,11 +66,10 @@ async fn v6_forwarding(netlink: &Handle, originals: &Originals) -> Result<V6Forw
     Ok(V6Forwarding::All { was_on, advertised })
 }
 
-/// What others of this host may change behind our back: its routes to our
-/// subnets, the firewall, switches.
-pub async fn tables(netlink: &Handle, originals: &Originals) -> Result<Tables> {
+/// What others of this host may change behind our back, and its programs tell: the
+/// firewall, exceptions, switches.
+pub async fn tables(originals: &Originals) -> Result<Tables> {
     let mut tables = Tables {
-        host_routes: link::host_routes(netlink).await?.into_iter().collect(),
         firewall: firewall::read().await?.map(|found| ((), found)).into_iter().collect(),
         accepts: firewall::accepts().await.into_iter().map(|accept| (accept, ())).collect(),
         ..Tables::default()
@@ -85,20 +83,9 @@ pub async fn tables(netlink: &Handle, originals: &Originals) -> Result<Tables> {
     Ok(tables)
 }
 
-/// What the host is by now.
-#[derive(Debug)]
-pub struct News {
-    /// How it forwards.
-    pub world: World,
-    /// What [`tables`] gives.
-    pub tables: Tables,
-}
-
-/// Tells what the host has become whenever its routes, switches or nftables
-/// change. Reading that takes a while, so it is done aside.
-pub fn watch(netlink: Handle, uplink: String, originals: Originals) -> mpsc::Receiver<News> {
-    let (send, receive) = mpsc::channel(1);
-    let (hint, mut hints) = mpsc::channel(1);
+/// Tells that the host's routes, switches or nftables have changed.
+pub fn watch() -> mpsc::Receiver<()> {
+    let (hint, hints) = mpsc::channel(1);
     for (protocol, groups) in [(NETLINK_ROUTE, &ROUTE_GROUPS[..]), (NETLINK_NETFILTER, &[NFNLGRP_NFTABLES])] {
         match listen(protocol, groups) {
             Ok(socket) => drop(tokio::spawn(follow(socket, hint.clone()))),
@@ -107,25 +94,7 @@ pub fn watch(netlink: Handle, uplink: String, originals: Originals) -> mpsc::Rec
             }
         }
     }
-    tokio::spawn(async move {
-        let mut again = Again::new(GATHER, GATHER);
-        while hints.recv().await.is_some() {
-            let read = async {
-                let world = read(&netlink, &uplink, &originals).await?;
-                anyhow::Ok(News { world, tables: tables(&netlink, &originals).await? })
-            };
-            match read.await {
-                Ok(news) => {
-                    if send.send(news).await.is_err() {
-                        return;
-                    }
-                }
-                // The next change, or the loop's own look, reads them again.
-                Err(error) => again.log(&format!("the host's routes and firewall cannot be read: {error:#}")),
-            }
-        }
-    });
-    receive
+    hints
 }
 
 fn listen(protocol: isize, groups: &[u32]) -> std::io::Result<TokioSocket> {

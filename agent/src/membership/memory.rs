@@ -85,7 +85,7 @@ fn nodes(state: &State) -> BTreeSet<String> {
 
 /// What the guard blocks, with what a store lost of it.
 fn blocked(state: &State) -> BTreeMap<IpNet, Blocked> {
-    let mut blocked = state.snapshot.blocked.clone();
+    let mut blocked = BTreeMap::from(state.snapshot.blocked.clone());
     if state.trust != Trust::Whole {
         let before = state.known.iter().flat_map(|known| &known.blocked);
         blocked.extend(before.map(|(cidr, blocked)| (*cidr, blocked.clone())));
@@ -150,7 +150,7 @@ mod tests {
         state.known = due(&state, &own, 0, true, None).known.map(Arc::new);
         state.trust = Trust::Lossy(Loss::Emptied);
         state.snapshot.nodes.remove("h2");
-        state.snapshot.blocked.clear();
+        state.snapshot.blocked = Default::default();
         let known = due(&state, &own, 0, true, None).known.expect("it must");
         assert_eq!((known.nodes.len(), known.blocked.len()), (2, 1));
         state.trust = Trust::Whole;

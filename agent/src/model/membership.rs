@@ -166,7 +166,7 @@ mod tests {
         let since = judge(Some(&known()), 120, &store("c1", 1), 119);
         assert_eq!(since, Trust::Lossy(Loss::Older { found: 119, seen: 120 }));
         let mut forgot = store("c1", 1);
-        forgot.nodes.clear();
+        forgot.nodes = Default::default();
         assert_eq!(judge(Some(&known()), 0, &forgot, 100), Trust::Lossy(Loss::Forgotten));
         let mut stale = store("c1", 1);
         stale.nodes.insert("h1".into(), Node { generation: 2, ..node("h1") });
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_node_that_was_removed_or_replaced_knows_why_its_key_is_gone() {
         let mut removed = store("c1", 1);
-        removed.nodes.clear();
+        removed.nodes = Default::default();
         removed.removed.insert("h1".into(), Removed { instance: "i1".into(), since: 5 });
         assert_eq!(judge(Some(&known()), 0, &removed, 100), Trust::Whole);
         let mut replaced = store("c1", 1);

@@ -19,6 +19,7 @@ use super::{
     node::{Alive, Cluster, Node, Removed},
     pool::Pool,
 };
+use crate::shared::Shared;
 
 /// The watched part of the store at one revision.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,30 +27,30 @@ pub struct Snapshot {
     /// The cluster.
     pub cluster: Option<Cluster>,
     /// Networks by id.
-    pub networks: BTreeMap<u32, Network>,
+    pub networks: Shared<u32, Network>,
     /// Revisions of the networks' keys, for transactions that rest on them.
-    pub network_revisions: BTreeMap<u32, i64>,
+    pub network_revisions: Shared<u32, i64>,
     /// Nodes by name.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: Shared<String, Node>,
     /// Nodes whose lease lives.
-    pub alive: BTreeMap<String, Alive>,
+    pub alive: Shared<String, Alive>,
     /// Nodes that were removed and have not come back.
-    pub removed: BTreeMap<String, Removed>,
+    pub removed: Shared<String, Removed>,
     /// Where networks take subnets from.
-    pub pools: BTreeMap<IpNet, Pool>,
+    pub pools: Shared<IpNet, Pool>,
     /// What the guard blocks.
-    pub blocked: BTreeMap<IpNet, Blocked>,
+    pub blocked: Shared<IpNet, Blocked>,
     /// Owners of blocks, by network and prefix.
-    pub claims: BTreeMap<(u32, IpNet), Claim>,
+    pub claims: Shared<(u32, IpNet), Claim>,
     /// Nodes that have single addresses of other nodes' blocks, by network and
     /// address.
-    pub borrowed: BTreeMap<(u32, IpAddr), Claim>,
+    pub borrowed: Shared<(u32, IpAddr), Claim>,
     /// Values that cannot be used, and why, by key. For these the last good
     /// value above stays.
-    pub unreadable: BTreeMap<String, String>,
+    pub unreadable: Shared<String, String>,
     /// Networks that can be read and must not be followed on this node, and why
     /// ([`Snapshot::settle`]).
-    pub barred: BTreeMap<u32, (Network, String)>,
+    pub barred: Shared<u32, (Network, String)>,
     /// The subnets of the networks that are followed, as they were settled last.
     subnets: Subnets,
 }
@@ -331,7 +332,7 @@ impl Snapshot {
 
     /// Takes over from `old` what it knew of a key.
     fn keep(&mut self, old: &Self, key: &str) {
-        fn copy<K: Ord + Clone, V: Clone>(to: &mut BTreeMap<K, V>, from: &BTreeMap<K, V>, key: K) {
+        fn copy<K: Ord + Clone, V: Clone>(to: &mut Shared<K, V>, from: &Shared<K, V>, key: K) {
             if let Some(value) = from.get(&key) {
                 to.insert(key, value.clone());
             }
@@ -372,7 +373,7 @@ fn not_a_block(network: &Network) -> String {
 
 /// Subnets that do not overlap, by where they end.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Subnets(BTreeMap<(bool, u128), (IpNet, u32)>);
+struct Subnets(Shared<(bool, u128), (IpNet, u32)>);
 
 impl Subnets {
     fn insert(&mut self, cidr: IpNet, network: u32) {

@@ -1,8 +1,8 @@
 //! What failed, why, and when it is tried again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use crate::{problem::Problem, tables::Key};
+use crate::{problem::Problem, shared::Shared, tables::Key};
 
 /// The first wait after a failure.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -23,7 +23,9 @@ pub struct Pending {
 /// Everything that waits. `now` is the time since any fixed moment.
 #[derive(Clone, Debug, Default)]
 pub struct Retry {
-    pending: BTreeMap<Key, Pending>,
+    pending: Shared<Key, Pending>,
+    /// The same by when it is due; without what is due and has been asked for.
+    due: Shared<(Duration, Key), ()>,
 }
 
 impl Retry {
@@ -34,33 +36,51 @@ impl Retry {
 
     /// Notes a failure: the wait doubles each time.
     pub fn failed(&mut self, key: Key, reason: Problem, now: Duration) {
-        let failures = self.pending.get(&key).map_or(0, |pending| pending.failures) + 1;
+        let failures = self.forget(&key).map_or(0, |pending| pending.failures) + 1;
         let wait = FIRST_WAIT.saturating_mul(1 << (failures - 1).min(16)).min(LAST_WAIT);
-        self.pending.insert(key, Pending { reason, failures, due: now + wait });
+        let due = now + wait;
+        self.due.insert((due, key.clone()), ());
+        self.pending.insert(key, Pending { reason, failures, due });
     }
 
     /// Notes a success.
     pub fn succeeded(&mut self, key: &Key) {
-        self.pending.remove(key);
+        self.forget(key);
+    }
+
+    fn forget(&mut self, key: &Key) -> Option<Pending> {
+        let pending = self.pending.remove(key)?;
+        self.due.remove(&(pending.due, key.clone()));
+        Some(pending)
     }
 
     /// Forgets what is no longer to be changed.
     pub fn keep_only(&mut self, wanted: impl Fn(&Key) -> bool) {
         self.pending.retain(|key, _| wanted(key));
+        self.due.retain(|(_, key), ()| wanted(key));
     }
 
     /// Forgets every wait: what failed may succeed now.
-    pub fn forget(&mut self) {
-        self.pending.clear();
+    pub fn forget_all(&mut self) {
+        *self = Self::default();
     }
 
     /// When the next change is due.
     pub fn next_due(&self) -> Option<Duration> {
-        self.pending.values().map(|pending| pending.due).min()
+        self.due.first_key_value().map(|((due, _), ())| *due)
+    }
+
+    /// What is due at `now`, once each time that it waits.
+    pub fn take_due(&mut self, now: Duration) -> Vec<Key> {
+        let due: Vec<(Duration, Key)> = self.due.keys().take_while(|(due, _)| *due <= now).cloned().collect();
+        for due in &due {
+            self.due.remove(due);
+        }
+        due.into_iter().map(|(_, key)| key).collect()
     }
 
     /// What waits, and why.
-    pub fn pending(&self) -> &BTreeMap<Key, Pending> {
+    pub fn pending(&self) -> &Shared<Key, Pending> {
         &self.pending
     }
 }
@@ -79,6 +99,8 @@ mod tests {
             let due = retry.next_due().expect("pending");
             waits.push((due - now).as_millis());
             assert!(!retry.may_try(&key, now) && retry.may_try(&key, due));
+            assert!(retry.take_due(now).is_empty());
+            assert_eq!((retry.take_due(due), retry.next_due()), (vec![key.clone()], None));
             now = due;
         }
         assert_eq!(&waits[..4], [100, 200, 400, 800]);

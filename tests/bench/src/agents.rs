@@ -19,7 +19,7 @@ use margay::{
     desired::{LocalFacts, Uplink},
     ipam::{self, Ipam},
     journal::{Journal, Member},
-    kernel::{self, Kernel, Netlink, sysctl::Originals},
+    kernel::{self, Kernel, Netlink, Part, sysctl::Originals},
     membership::Membership,
     model::{
         Unknown,
@@ -60,8 +60,13 @@ struct Recorder {
 }
 
 impl Kernel for Recorder {
-    async fn read(&mut self) -> Result<Tables> {
-        Ok(self.tables.lock().expect("no panic").clone())
+    async fn read(&mut self, part: Part) -> Result<Tables> {
+        let tables = self.tables.lock().expect("no panic").clone();
+        let Tables { firewall, accepts, sysctls, .. } = tables.clone();
+        Ok(match part {
+            Part::Own => tables,
+            Part::Host => Tables { firewall, accepts, sysctls, ..Tables::default() },
+        })
     }
 
     async fn apply(&mut self, change: &Change) -> Result<()> {
@@ -108,7 +113,7 @@ impl Agent {
         let (rounds, on_rounds) = watch::channel(0);
         let ipam = Ipam::new(Arc::clone(&store), name.clone(), 30, &facts.endpoints, BTreeMap::new());
         let state = State { known: journal.known()?.map(Arc::new), facts, ..State::default() };
-        let (store_feed, refusal) = (store.watch(&Snapshot::PREFIXES), control.refusals());
+        let store_feed = store.watch(&Snapshot::PREFIXES);
         let sources = Sources {
             store: store_feed,
             links: link_feed,
@@ -116,7 +121,6 @@ impl Agent {
             world: world_feed,
             requests,
             vanished,
-            refusal,
             rounds,
         };
         let originals = Originals::of(&dir);

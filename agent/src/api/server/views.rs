@@ -213,7 +213,7 @@ pub(crate) fn store(state: &State, at: &str) -> wire::Store {
         away_since: state.store.away.as_ref().map(|(_, since)| *since),
         unwritable: state.store.unwritable.as_ref().map(|(why, _)| why.problem.clone()),
         unwritable_since: state.store.unwritable.as_ref().map(|(_, since)| *since),
-        unreadable: state.snapshot.unreadable.clone(),
+        unreadable: state.snapshot.unreadable.clone().into(),
     }
 }
 

@@ -122,7 +122,7 @@ fn happen(state: &mut State, happening: &Happening) -> Dirty {
             let mut interfaces = state.facts.interfaces.clone();
             interfaces.remove(&interface(*id));
             interfaces.extend(index.map(|index| (interface(*id), 100 * u32::from(*id) + u32::from(index))));
-            state.has_interfaces(interfaces)
+            state.has_interfaces(interfaces.into())
         }
     }
 }

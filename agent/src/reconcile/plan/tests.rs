@@ -161,8 +161,8 @@ proptest! {
         for (target, refused) in history {
             let target = state(target);
             // Leaves only: refusing what others refer to is the retry's affair.
-            let leaves = state(refused).endpoints.into_keys().map(Key::Endpoint);
-            kernel.refuse = leaves.collect();
+            let leaves = state(refused).endpoints;
+            kernel.refuse = leaves.keys().copied().map(Key::Endpoint).collect();
             let refusals = kernel.refuse.len();
             let before = kernel.tables.clone();
             let mut survivors = target.clone();

@@ -1,0 +1,212 @@
+//! What goes on beside the loop: changes of slow kinds, one of each kind at a time, and
+//! readings of what the kernel holds. Each comes back as a report.
+
+use std::{collections::BTreeSet, future::Future};
+
+use anyhow::{Result, anyhow};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{Duration, Instant},
+};
+
+use super::{Loop, READ_EVERY};
+use crate::{
+    desired::{Dirty, World},
+    kernel::{Kernel, Part, world},
+    reconcile::{Change, Lane},
+    tables::{Key, Tables},
+};
+
+/// What came to an end.
+pub(super) enum Report {
+    /// A change, and what became of it.
+    Made(Lane, Change, Result<()>),
+    /// A reading of what is our own.
+    Own(Result<Tables>),
+    /// A reading of what others of this host change, too, and of how it forwards unless
+    /// that is not to be touched.
+    Host(Result<(Tables, Option<World>)>),
+}
+
+/// A reading that is under way.
+struct Reading {
+    /// What has been changed since it began: there we know better.
+    changed: BTreeSet<Key>,
+    /// The doubts that there were when it began.
+    doubts: u64,
+    /// Whether another is to follow, since something has changed behind it.
+    again: bool,
+}
+
+/// What goes on beside the loop.
+pub(super) struct Aside {
+    send: mpsc::UnboundedSender<Report>,
+    receive: mpsc::UnboundedReceiver<Report>,
+    busy: BTreeSet<Lane>,
+    own: Option<Reading>,
+    host: Option<Reading>,
+    has_read_host: bool,
+    /// When the kernel may be read again after a failure.
+    read_from: Instant,
+}
+
+impl Aside {
+    pub(super) fn new(now: Instant) -> Self {
+        let (send, receive) = mpsc::unbounded_channel();
+        let busy = BTreeSet::new();
+        Self { send, receive, busy, own: None, host: None, has_read_host: false, read_from: now }
+    }
+
+    /// The next report.
+    pub(super) async fn report(&mut self) -> Report {
+        match self.receive.recv().await {
+            Some(report) => report,
+            // Not while we can send ourselves.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A report that is there.
+    pub(super) fn try_report(&mut self) -> Option<Report> {
+        self.receive.try_recv().ok()
+    }
+
+    /// Whether a change of a lane is under way.
+    pub(super) fn is_busy(&self, lane: Lane) -> bool {
+        self.busy.contains(&lane)
+    }
+
+    /// Whether what others change, too, was ever read.
+    pub(super) fn has_read_host(&self) -> bool {
+        self.has_read_host
+    }
+
+    /// Whether a part is being read.
+    pub(super) fn is_reading(&self, part: Part) -> bool {
+        match part {
+            Part::Own => self.own.is_some(),
+            Part::Host => self.host.is_some(),
+        }
+    }
+
+    /// Whether the last reading that failed is long enough ago.
+    pub(super) fn may_read(&self) -> bool {
+        self.read_from <= Instant::now()
+    }
+
+    /// Notes that an entry was changed: readings that are under way may have missed it.
+    pub(super) fn changed(&mut self, key: Key) {
+        let reading = match Lane::of(&key) {
+            Lane::Quick | Lane::Xdp => &mut self.own,
+            Lane::Host => &mut self.host,
+        };
+        if let Some(reading) = reading {
+            reading.changed.insert(key);
+        }
+    }
+
+    /// Makes a change.
+    pub(super) fn make<K: Kernel>(&mut self, mut kernel: K, lane: Lane, change: Change) {
+        self.busy.insert(lane);
+        let of = change.clone();
+        let work = async move { kernel.apply(&of).await };
+        self.spawn(work, move |result| Report::Made(lane, change, result));
+    }
+
+    /// Runs something in a thread of its own, whatever it waits for, and reports.
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        report: impl FnOnce(Result<T>) -> Report + Send + 'static,
+    ) {
+        let (send, here) = (self.send.clone(), Handle::current());
+        tokio::spawn(async move {
+            let done = spawn_blocking(move || here.block_on(work)).await;
+            let done = done.unwrap_or_else(|error| Err(anyhow!("the agent failed at this: {error}")));
+            // A loop that has ended needs no report.
+            drop(send.send(report(done)));
+        });
+    }
+}
+
+impl<K: Kernel> Loop<K> {
+    /// Has a part read, once more if it is being read.
+    pub(super) fn read(&mut self, part: Part) {
+        let under_way = match part {
+            Part::Own => &mut self.aside.own,
+            Part::Host => &mut self.aside.host,
+        };
+        if let Some(reading) = under_way {
+            reading.again = true;
+            return;
+        }
+        *under_way = Some(Reading { changed: BTreeSet::new(), doubts: self.state.doubts, again: false });
+        let mut kernel = self.kernel.clone();
+        match part {
+            Part::Own => self.aside.spawn(async move { kernel.read(part).await }, Report::Own),
+            Part::Host => {
+                let (netlink, originals) = (self.netlink.clone(), self.originals.clone());
+                let (follows, uplink) =
+                    (self.state.facts.world.masquerade, self.state.facts.uplink.name.clone());
+                let work = async move {
+                    let world = match follows {
+                        true => Some(world::read(&netlink, &uplink, &originals).await?),
+                        false => None,
+                    };
+                    Ok((kernel.read(part).await?, world))
+                };
+                self.aside.spawn(work, Report::Host);
+            }
+        }
+    }
+
+    /// Takes over what came to an end.
+    pub(super) fn hear(&mut self, report: Report) {
+        match report {
+            Report::Made(lane, change, result) => {
+                self.aside.busy.remove(&lane);
+                self.made(&change, result);
+                // The next of its lane.
+                self.restless = true;
+            }
+            Report::Own(result) => {
+                let Some(reading) = self.aside.own.take() else { return };
+                if let Some(read) = self.has_read(result) {
+                    self.state.has_read(read, &reading.changed, reading.doubts);
+                    self.read_due = Instant::now() + READ_EVERY;
+                    self.dirty = Dirty::Everything;
+                }
+                if reading.again {
+                    self.read(Part::Own);
+                }
+            }
+            Report::Host(result) => {
+                let Some(reading) = self.aside.host.take() else { return };
+                if let Some((tables, world)) = self.has_read(result) {
+                    let dirty = self.state.hears(tables, world, &reading.changed);
+                    let first = !std::mem::replace(&mut self.aside.has_read_host, true);
+                    self.dirty.add(if first { Dirty::Everything } else { dirty });
+                }
+                if reading.again {
+                    self.read(Part::Host);
+                }
+            }
+        }
+    }
+
+    /// What was read; what could not be is read again a little later.
+    fn has_read<T>(&mut self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(read) => Some(read),
+            Err(error) => {
+                let failure = format!("the kernel's state cannot be read: {error:#}");
+                let wait: Duration = self.readings.failed(&failure);
+                self.aside.read_from = Instant::now() + wait;
+                self.read_due = self.read_due.min(self.aside.read_from);
+                None
+            }
+        }
+    }
+}
