@@ -489,7 +489,7 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
             ..Uplink::default()
         },
         on_link: ["192.0.2.2", "2001:db8::2"].map(|addr| addr.parse().expect("a literal")).into(),
-        interfaces: ifindexes.clone(),
+        interfaces: ifindexes.clone().into(),
         endpoints: ENDPOINTS.iter().map(|e| (e.0.to_owned(), endpoint(e))).collect(),
         ..LocalFacts::default()
     }

@@ -42,6 +42,8 @@ pub struct Host {
     pub masquerade: bool,
     /// Where its agent finds the store.
     pub store: String,
+    /// A folder of programs that its agent finds before those of this machine.
+    pub programs: Option<PathBuf>,
     /// Its Docker Engine.
     pub engine: Option<Engine>,
     agent: Option<Process>,
@@ -77,6 +79,7 @@ impl Host {
             bare: false,
             usual: false,
             masquerade: false,
+            programs: None,
             engine: None,
             agent: None,
             bound,
@@ -174,6 +177,10 @@ impl Host {
     pub fn start(&mut self) {
         let mut command = self.namespace.command(margay());
         command.args(self.own_flags()).env("MARGAY_LOG", "info");
+        if let Some(programs) = &self.programs {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", programs.display()));
+        }
         self.agent = Some(Process::start(command, &self.dir.join("agent.log"), self.bound));
         eventually("the agent answers", || {
             let ended = self.agent.as_mut().and_then(Process::ended);
@@ -340,6 +347,11 @@ impl Host {
     #[track_caller]
     pub fn detach(&self, namespace: &Namespace) {
         self.ok(&["endpoint", "detach", "--netns", &namespace.path().display().to_string()]);
+    }
+
+    /// Where its maps are pinned.
+    pub fn maps(&self) -> PathBuf {
+        margay::kernel::pins::Pins::at(&self.bpffs).maps()
     }
 
     /// The folder of its files.

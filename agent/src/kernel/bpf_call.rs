@@ -130,6 +130,49 @@ pub fn values(map: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     if read == info.max_entries { Ok(values) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
+/// Entries of a hash that are read in one call at first.
+const BATCH: usize = 4096;
+
+/// All keys and all values of a hash, one after the other as the kernel has them, in calls
+/// that give many at once. Linux 5.6. What comes or goes meanwhile may be among them or not.
+/// Refuses other maps.
+pub fn entries(map: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let info = map_info(map)?;
+    if info.type_ != bpf_map_type::BPF_MAP_TYPE_HASH as u32 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let (key_size, value_size) = (info.key_size as usize, info.value_size as usize);
+    let (mut all_keys, mut all_values) = (Vec::new(), Vec::new());
+    let (mut room, mut from, mut behind) = (BATCH, None::<u32>, 0_u32);
+    loop {
+        let (mut keys, mut values) = (vec![0; room * key_size], vec![0; room * value_size]);
+        let mut attr = empty();
+        attr.batch.map_fd = raw(map);
+        attr.batch.in_batch = from.as_ref().map_or(0, |from| ptr::from_ref(from) as u64);
+        attr.batch.out_batch = ptr::from_mut(&mut behind) as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = room as u32;
+        // Where nothing follows the last, the call says that there is no entry.
+        let goes_on = match call_unless(libc::ENOENT, bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+            // More have one hash than there is room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                room *= 2;
+                continue;
+            }
+            done => done?,
+        };
+        // SAFETY: of whatever the kernel has written, this reads a number.
+        let read = (unsafe { attr.batch.count } as usize).min(room);
+        all_keys.extend_from_slice(&keys[..read * key_size]);
+        all_values.extend_from_slice(&values[..read * value_size]);
+        if !goes_on {
+            return Ok((all_keys, all_values));
+        }
+        from = Some(behind);
+    }
+}
+
 fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
     // SAFETY: numbers alone, for which all zero is a value.
     let mut info: bpf_map_info = unsafe { mem::zeroed() };

@@ -1,6 +1,10 @@
 //! A BPF map as a table of typed entries.
 
-use std::{collections::BTreeMap, os::fd::AsFd, path::Path};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
@@ -26,18 +30,25 @@ pub trait Plain: IntoBytes + FromBytes + Copy + 'static {}
 impl<T: IntoBytes + FromBytes + Copy + 'static> Plain for T {}
 
 /// A hash map.
-pub struct HashTable<K: Plain, V: Plain>(HashMap<MapData, Raw<K>, Raw<V>>);
+pub struct HashTable<K: Plain, V: Plain>(HashMap<MapData, Raw<K>, Raw<V>>, OwnedFd);
 
 impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     /// Opens a pinned map.
     pub fn open(dir: &Path, name: &str) -> Result<Self> {
         let map = open::<V>(dir, name, size_of::<K>())?;
-        Ok(Self(HashMap::try_from(Map::from_map_data(map)?)?))
+        let fd = map.fd().as_fd().try_clone_to_owned()?;
+        Ok(Self(HashMap::try_from(Map::from_map_data(map)?)?, fd))
     }
 
-    /// All entries.
+    /// All entries, many with each call of the kernel's.
     pub fn read(&self) -> Result<BTreeMap<K, V>> {
-        self.0.iter().map(|entry| entry.map(|(k, v)| (k.0, v.0)).map_err(Into::into)).collect()
+        let (keys, values) = bpf_call::entries(self.1.as_fd())?;
+        let entry = |(key, value): (&[u8], &[u8])| {
+            Some((K::read_from_bytes(key).ok()?, V::read_from_bytes(value).ok()?))
+        };
+        let entries = keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>()));
+        let all: Option<BTreeMap<K, V>> = entries.map(entry).collect();
+        all.ok_or_else(|| anyhow!("an entry of another size"))
     }
 
     /// One entry.

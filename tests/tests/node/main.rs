@@ -22,6 +22,7 @@ mod origin;
 mod reach;
 mod sandbox;
 mod single;
+mod slow;
 mod stuck;
 mod tags;
 mod text;
