@@ -4,6 +4,7 @@ mod boot;
 mod doors;
 mod end;
 pub mod left;
+mod own;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,13 +15,13 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
-    sync::{Mutex, Notify, mpsc, watch},
-    task::JoinHandle,
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
 use doors::Doors;
+use own::Own;
 
 use crate::{
     again::Again,
@@ -89,7 +90,9 @@ pub async fn run(config: Config) -> Result<()> {
     let store = open_store(&config)?;
     let originals = Originals::of(&config.state_dir);
     let extras = Extras::default();
-    let host = Host::new(pins.clone(), netlink.clone(), mode, uplink.clone(), originals.clone(), extras)?;
+    let own = Own::new()?;
+    let own_netlink = own.netlink()?;
+    let host = Host::new(pins.clone(), own_netlink.clone(), mode, uplink, originals.clone(), extras)?;
     let datapath = host.datapath();
     let (control, requests) = Control::channel();
     let (links, routes) = (link::watch()?, routes::watch().context("netlink")?);
@@ -103,7 +106,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (begun, state) = (begun(&facts), first_state(&journal, &members, facts, &*store).await?);
     let sources =
         Sources { store: store.watch(&Snapshot::PREFIXES), links, routes, world, requests, vanished, rounds };
-    let control_loop = Loop::new(host, netlink.clone(), originals, state, sources);
+    let control_loop = Loop::new(host, own_netlink, originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
     let workloads = Workloads::new(ipam, networks, control, netlink, journal.clone()).with(device);
     let workloads = Arc::new(workloads);
@@ -131,8 +134,7 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::spawn(forget_old_programs(Arc::clone(&workloads), on_rounds, pins, extras));
     tokio::spawn(undo_begun(Arc::clone(&workloads), begun));
     tokio::spawn(bury(workloads, vanishing));
-    // In a task of its own: whatever it waits for, the agent can be told to end.
-    let control_loop = tokio::spawn(control_loop.run());
+    let control_loop = own.run(control_loop)?;
     serve(doors, agent, control_loop, stop).await
 }
 
@@ -140,7 +142,7 @@ pub async fn run(config: Config) -> Result<()> {
 async fn serve(
     mut doors: Doors,
     agent: Arc<Agent>,
-    control_loop: JoinHandle<Result<()>>,
+    control_loop: oneshot::Receiver<Result<()>>,
     stop: Arc<Notify>,
 ) -> Result<()> {
     tokio::select! {

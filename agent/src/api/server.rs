@@ -22,6 +22,7 @@ use nix::{
     sys::stat::{Mode, umask},
     unistd::{Gid, Uid, chown},
 };
+use serde::Serialize;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Mutex, Notify, watch},
@@ -226,8 +227,19 @@ async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
-async fn routes(State(agent): Shared) -> Answer<Vec<wire::Route>> {
-    Ok(Json(agent.workloads.control.look(views::routes).await?))
+async fn routes(State(agent): Shared) -> Result<Response, Refused> {
+    told(&agent, views::routes).await
+}
+
+/// What a view of the state tells, written out by the thread that looks: a million entries
+/// take their time.
+async fn told<T: Serialize>(
+    agent: &Agent,
+    view: impl FnOnce(&control::State) -> T + Send + 'static,
+) -> Result<Response, Refused> {
+    let write = |state: &control::State| serde_json::to_vec(&view(state));
+    let json = agent.workloads.control.look(write).await??;
+    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 async fn find_way(State(agent): Shared, Body(request): Body<wire::WayRequest>) -> Answer<wire::Way> {
@@ -254,8 +266,8 @@ async fn nodes(State(agent): Shared) -> Answer<Vec<wire::Node>> {
     Ok(Json(agent.workloads.control.look(views::nodes).await?))
 }
 
-async fn networks(State(agent): Shared) -> Answer<Vec<wire::Network>> {
-    Ok(Json(agent.workloads.control.look(views::networks).await?))
+async fn networks(State(agent): Shared) -> Result<Response, Refused> {
+    told(&agent, views::networks).await
 }
 
 async fn remove_node(State(agent): Shared, Body(request): Body<wire::NodeRemoval>) -> Answer<wire::Freed> {
