@@ -61,7 +61,7 @@ enum Event {
     /// Its routes, switches or firewall changed.
     World,
     /// What went on beside the loop came to an end.
-    Report(Report),
+    Report(Box<Report>),
     /// Somebody of this process wants something.
     Request(Option<Request>),
     /// It is time to try again, or to look.
@@ -233,7 +233,7 @@ impl<K: Kernel> Loop<K> {
             Some(()) = links.recv() => Event::Link,
             Some(changed) = routes.recv() => Event::Routes(changed),
             Some(()) = world.recv() => Event::World,
-            report = self.aside.report() => Event::Report(report),
+            report = self.aside.report() => Event::Report(Box::new(report)),
             request = requests.receive.recv() => Event::Request(request),
             () = sleep_until(due) => Event::Tick,
         }
@@ -247,7 +247,7 @@ impl<K: Kernel> Loop<K> {
             return Some(Event::Link);
         }
         if let Some(report) = self.aside.try_report() {
-            return Some(Event::Report(report));
+            return Some(Event::Report(Box::new(report)));
         }
         self.sources.requests.receive.try_recv().ok().map(|request| Event::Request(Some(request)))
     }
@@ -278,7 +278,7 @@ impl<K: Kernel> Loop<K> {
                 }
                 return true;
             }
-            Event::Report(report) => self.hear(report),
+            Event::Report(report) => self.hear(*report),
             Event::Tick => self.tick().await,
             Event::More => {}
             Event::Request(Some(request)) => self.take(request),

@@ -98,12 +98,16 @@ impl Aside {
 
     /// Notes that an entry was changed: readings that are under way may have missed it.
     pub(super) fn changed(&mut self, key: Key) {
-        let reading = match Lane::of(&key) {
-            Lane::Quick | Lane::Xdp => &mut self.own,
-            Lane::Host => &mut self.host,
+        let (own, host) = match (Lane::of(&key), &key) {
+            // Both read these: they are ours, and others take them away.
+            (_, Key::HostRoute(_)) => (true, true),
+            (Lane::Quick | Lane::Xdp, _) => (true, false),
+            (Lane::Host, _) => (false, true),
         };
-        if let Some(reading) = reading {
-            reading.changed.insert(key);
+        for (reading, _) in [(&mut self.own, own), (&mut self.host, host)].into_iter().filter(|(_, of)| *of) {
+            reading.iter_mut().for_each(|reading| {
+                reading.changed.insert(key.clone());
+            });
         }
     }
 

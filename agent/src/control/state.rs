@@ -311,7 +311,8 @@ impl State {
         let actual = self.actual.get_or_insert_default();
         keep(&mut read, actual, changed);
         let before = actual.clone();
-        (actual.firewall, actual.accepts, actual.sysctls) = (read.firewall, read.accepts, read.sysctls);
+        let Tables { host_routes, firewall, accepts, sysctls, .. } = read;
+        *actual = Tables { host_routes, firewall, accepts, sysctls, ..std::mem::take(actual) };
         if same_world && *actual == before { Dirty::Nothing } else { Dirty::Everything }
     }
 

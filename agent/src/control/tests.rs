@@ -38,8 +38,8 @@ impl Kernel for Recorder {
         self.calls.lock().expect("no panic").push(format!("read {part:?}"));
         let mut tables = self.tables.lock().expect("no panic").clone();
         if part == Part::Host {
-            let Tables { firewall, accepts, sysctls, .. } = tables;
-            tables = Tables { firewall, accepts, sysctls, ..Tables::default() };
+            let Tables { host_routes, firewall, accepts, sysctls, .. } = tables;
+            tables = Tables { host_routes, firewall, accepts, sysctls, ..Tables::default() };
         }
         Ok(tables)
     }
@@ -224,7 +224,7 @@ async fn what_was_read_counts_until_it_is_read_anew() {
     control_loop.round().await;
     while !control_loop.state.is_read() {
         let report = control_loop.aside.report().await;
-        assert!(control_loop.handle(Event::Report(report)).await);
+        assert!(control_loop.handle(Event::Report(Box::new(report))).await);
     }
     control_loop.round().await;
     control_loop.read_due = Instant::now();
@@ -235,7 +235,7 @@ async fn what_was_read_counts_until_it_is_read_anew() {
     control_loop.round().await;
     while !control_loop.state.is_read() {
         let report = control_loop.aside.report().await;
-        assert!(control_loop.handle(Event::Report(report)).await);
+        assert!(control_loop.handle(Event::Report(Box::new(report))).await);
         control_loop.round().await;
     }
     assert_eq!(reads(), 3);

@@ -221,7 +221,7 @@ impl Kernel for Host {
     async fn read(&mut self, part: Part) -> Result<Tables> {
         match part {
             Part::Own => self.read_own().await,
-            Part::Host => world::tables(&self.originals).await,
+            Part::Host => world::tables(&self.netlink, &self.originals).await,
         }
     }
 

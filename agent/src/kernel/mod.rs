@@ -46,8 +46,8 @@ pub fn netlink() -> std::io::Result<Netlink> {
 pub enum Part {
     /// What is our own: interfaces, maps, programs, and the host's routes to our subnets.
     Own,
-    /// What others of the host change, too, and programs of the host's tell: nftables,
-    /// iptables, switches.
+    /// What others of the host change, too: its routes to our subnets, and what programs of
+    /// the host's tell, nftables, iptables, switches.
     Host,
 }
 

@@ -66,10 +66,11 @@ async fn v6_forwarding(netlink: &Handle, originals: &Originals) -> Result<V6Forw
     Ok(V6Forwarding::All { was_on, advertised })
 }
 
-/// What others of this host may change behind our back, and its programs tell: the
-/// firewall, exceptions, switches.
-pub async fn tables(originals: &Originals) -> Result<Tables> {
+/// What others of this host may change behind our back: its routes to our
+/// subnets, the firewall, exceptions, switches.
+pub async fn tables(netlink: &Handle, originals: &Originals) -> Result<Tables> {
     let mut tables = Tables {
+        host_routes: link::host_routes(netlink).await?.into_iter().collect(),
         firewall: firewall::read().await?.map(|found| ((), found)).into_iter().collect(),
         accepts: firewall::accepts().await.into_iter().map(|accept| (accept, ())).collect(),
         ..Tables::default()

@@ -62,10 +62,10 @@ struct Recorder {
 impl Kernel for Recorder {
     async fn read(&mut self, part: Part) -> Result<Tables> {
         let tables = self.tables.lock().expect("no panic").clone();
-        let Tables { firewall, accepts, sysctls, .. } = tables.clone();
+        let Tables { host_routes, firewall, accepts, sysctls, .. } = tables.clone();
         Ok(match part {
             Part::Own => tables,
-            Part::Host => Tables { firewall, accepts, sysctls, ..Tables::default() },
+            Part::Host => Tables { host_routes, firewall, accepts, sysctls, ..Tables::default() },
         })
     }
 
