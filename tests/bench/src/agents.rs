@@ -111,7 +111,8 @@ impl Agent {
         let (world, world_feed) = mpsc::channel(1);
         let (vanished, vanishing) = mpsc::channel(1);
         let (rounds, on_rounds) = watch::channel(0);
-        let ipam = Ipam::new(Arc::clone(&store), name.clone(), 30, &facts.endpoints, BTreeMap::new());
+        let ipam =
+            Ipam::new(Arc::clone(&store), name.clone(), 30, &facts.endpoints.clone().into(), BTreeMap::new());
         let state = State { known: journal.known()?.map(Arc::new), facts, ..State::default() };
         let store_feed = store.watch(&Snapshot::PREFIXES);
         let sources = Sources {
@@ -175,7 +176,7 @@ fn facts(name: &str, i: usize, endpoints: BTreeMap<String, Endpoint>) -> LocalFa
         node: name.to_owned(),
         addresses: vec![IpAddr::from([172, 16, (i / 250) as u8, (i % 250 + 1) as u8])],
         uplink: Uplink { name: "up0".into(), ifindex: 2, mtu: 1500, ..Uplink::default() },
-        endpoints,
+        endpoints: endpoints.into(),
         ..LocalFacts::default()
     }
 }
