@@ -101,7 +101,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (rounds, on_rounds) = watch::channel(0);
     greet(&config, &facts, mode);
     places(&config, &facts, device).write(&config.run_dir)?;
-    let members = journal.networks()?;
+    let members = journal.networks();
     let ipam = ipam(&config, &store, &journal, &members, &facts);
     let (begun, state) = (begun(&facts), first_state(&journal, &members, facts, &*store).await?);
     let sources =
@@ -114,7 +114,7 @@ pub async fn run(config: Config) -> Result<()> {
     let membership =
         Arc::new(Membership::new(same_store, same_workloads, journal, instance, config.block_idle));
     let report = Arc::new(Report::default());
-    let docker = doors.open_to_docker(&workloads, &report, &on_rounds)?;
+    let docker = doors.open_to_docker(&workloads, &report, &on_rounds);
     follow_store(&workloads, &store);
     vouch(&workloads, &datapath);
     let agent = Arc::new(Agent {

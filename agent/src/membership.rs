@@ -23,7 +23,7 @@ use tracing::info;
 use crate::{
     again::Again,
     control::{Control, State, now},
-    journal::Journal,
+    journal::{Journal, Step},
     model::{
         self,
         key::Key,
@@ -295,15 +295,16 @@ impl Membership {
         let mut used: BTreeSet<u32> =
             self.journal.endpoints().values().map(|endpoint| endpoint.network).collect();
         used.extend(self.journal.kept().values().map(|kept| kept.network));
-        for (id, mut member) in self.journal.networks()? {
+        let mut step = Step::default();
+        for (id, mut member) in self.journal.networks() {
             member.stash = self.workloads.ipam.stash(id).await;
             if !used.contains(&id) && (member.stash.is_empty() || !existing.contains(&id)) {
-                self.journal.remove_network(id)?;
+                step = step.without_network(id);
             } else {
-                self.journal.put_network(&member)?;
+                step = step.network(&member);
             }
         }
-        Ok(())
+        Ok(self.journal.commit(step).await?)
     }
 }
 

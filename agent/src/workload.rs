@@ -30,7 +30,7 @@ use crate::{
     control::{Control, State},
     desired::host::container_mtu,
     ipam::{self, Ipam},
-    journal::{Journal, Member},
+    journal::{Journal, Member, Step},
     kernel::{
         Netlink,
         device::{self, Pair},
@@ -356,16 +356,15 @@ impl Workloads {
         inside::configure(netns, endpoint, network).await?;
         ready::queue(&self.netlink, &endpoint.host_interface).await?;
         let endpoint = Endpoint { ready: true, ..endpoint.clone() };
-        self.journal.put(&endpoint)?;
+        self.journal.commit(Step::default().endpoint(&endpoint)).await?;
         Ok(endpoint)
     }
 
-    /// Writes an endpoint into the journal; its network first, without which it
-    /// is nothing.
+    /// Writes an endpoint into the journal, with its network, without which it is nothing.
     async fn note(&self, endpoint: &Endpoint, network: &Network) -> Result<()> {
         let stash = self.ipam.stash(network.id).await;
-        self.journal.put_network(&Member { network: network.clone(), stash })?;
-        self.journal.put(endpoint)
+        let member = Member { network: network.clone(), stash };
+        self.journal.commit(Step::default().network(&member).endpoint(endpoint)).await
     }
 
     /// Makes the interface and has the kernel serve its host side.
@@ -389,15 +388,16 @@ impl Workloads {
     async fn take_down(&self, endpoint: &Endpoint) -> Result<()> {
         self.control.release(endpoint.id.clone()).await?;
         link::remove(&self.netlink, &endpoint.host_interface).await?;
-        if self.keep(endpoint)? {
-            return self.journal.remove(&endpoint.id);
+        let gone = Step::default().without_endpoint(&endpoint.id);
+        if let Some(kept) = self.keep(endpoint) {
+            return self.journal.commit(gone.kept(&kept)).await;
         }
         if let Err(away) = self.ipam.release(endpoint.network, &endpoint.id).await {
             // Membership takes them back once the store answers.
             self.dirty.store(true, Ordering::Relaxed);
             debug!("addresses of endpoint {}: {away}", endpoint.id);
         }
-        self.journal.remove(&endpoint.id)
+        self.journal.commit(gone).await
     }
 
     fn existing(&self, sandbox: u32, ifname: &str) -> Result<Option<Endpoint>> {

@@ -127,7 +127,7 @@ const OWNED: [(&str, &[&str]); 15] = [
     ("aya_obj", &["kernel"]),
     ("ethtool", &["kernel"]),
     ("netlink_sys", &["kernel"]),
-    ("redb", &["store"]),
+    ("redb", &["journal", "store"]),
     ("prometheus_client", &["control", "metrics"]),
     ("netlink_packet_route", &["kernel"]),
     ("rtnetlink", &["kernel"]),

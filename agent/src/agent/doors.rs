@@ -98,12 +98,12 @@ impl Doors {
         workloads: &Arc<Workloads>,
         report: &Arc<Report>,
         rounds: &watch::Receiver<u64>,
-    ) -> Result<Option<Arc<Docker>>> {
-        let Some((at, listener)) = self.plugin.take() else { return Ok(None) };
-        let docker = Arc::new(Docker::new(Arc::clone(workloads), Arc::clone(report), at.patience)?);
+    ) -> Option<Arc<Docker>> {
+        let (at, listener) = self.plugin.take()?;
+        let docker = Arc::new(Docker::new(Arc::clone(workloads), Arc::clone(report), at.patience));
         tokio::spawn(docker::serve(listener, Arc::clone(&docker)));
         tokio::spawn(docker::keep_in_step(Arc::clone(&docker), at.api, rounds.clone()));
-        Ok(Some(docker))
+        Some(docker)
     }
 
     /// Serves commands and metrics until the process ends.

@@ -108,7 +108,7 @@ impl Left {
         let maps = Maps::open(&pins.maps())?;
         let journal = Journal::peek(&places.state_dir)?;
         let mut state = State {
-            snapshot: remembered(&journal, &journal.networks()?)?,
+            snapshot: remembered(&journal, &journal.networks())?,
             known: journal.known()?.map(Into::into),
             ..State::default()
         };

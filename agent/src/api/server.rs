@@ -422,7 +422,7 @@ async fn detach(
         }
     };
     // Of a network that Docker has no more, only an operator can remove it.
-    let book = agent.workloads.journal.docker_networks()?;
+    let book = agent.workloads.journal.runtime_networks();
     if let Some(endpoint) = agent.workloads.find(&which).await?
         && endpoint.docker.as_ref().is_some_and(|docker| book.contains_key(&docker.network))
     {

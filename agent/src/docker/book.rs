@@ -10,36 +10,36 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::pool::PoolId;
-use crate::journal::{DockerNetwork, Journal};
+use crate::journal::{Journal, RuntimeNetwork, Step};
 
 /// Which network of the cluster each of Docker's is; in the journal, too.
 pub struct Book {
     journal: Journal,
-    entries: Mutex<BTreeMap<String, DockerNetwork>>,
+    entries: Mutex<BTreeMap<String, RuntimeNetwork>>,
     /// Those that we take off Docker although the cluster's network stays.
     leaving: Mutex<BTreeSet<String>>,
 }
 
 impl Book {
     /// Reads it from the journal.
-    pub fn open(journal: Journal) -> Result<Self> {
-        let entries = Mutex::new(journal.docker_networks()?);
-        Ok(Self { journal, entries, leaving: Mutex::default() })
+    pub fn open(journal: Journal) -> Self {
+        let entries = Mutex::new(journal.runtime_networks());
+        Self { journal, entries, leaving: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, DockerNetwork>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, RuntimeNetwork>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of it, by Docker's id.
-    pub fn entries(&self) -> BTreeMap<String, DockerNetwork> {
+    pub fn entries(&self) -> BTreeMap<String, RuntimeNetwork> {
         self.lock().clone()
     }
 
     /// Writes an entry.
-    pub fn put(&self, entry: DockerNetwork) -> Result<()> {
+    pub fn put(&self, entry: RuntimeNetwork) -> Result<()> {
         let mut entries = self.lock();
-        self.journal.put_docker_network(&entry)?;
+        self.journal.write(Step::default().runtime_network(&entry))?;
         entries.insert(entry.id.clone(), entry);
         Ok(())
     }
@@ -57,14 +57,14 @@ impl Book {
             return self.forget(id).map(drop);
         }
         let found = self.lock().get(id).cloned();
-        found.map_or(Ok(()), |entry| self.put(DockerNetwork { removed: true, ..entry }))
+        found.map_or(Ok(()), |entry| self.put(RuntimeNetwork { removed: true, ..entry }))
     }
 
     /// Forgets an entry, and gives it.
-    pub fn forget(&self, id: &str) -> Result<Option<DockerNetwork>> {
+    pub fn forget(&self, id: &str) -> Result<Option<RuntimeNetwork>> {
         let mut entries = self.lock();
         if entries.contains_key(id) {
-            self.journal.remove_docker_network(id)?;
+            self.journal.write(Step::default().without_runtime_network(id))?;
         }
         Ok(entries.remove(id))
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     control::now,
-    journal::DockerNetwork,
+    journal::RuntimeNetwork,
     model::{
         endpoint::{DockerEndpoint, Endpoint, mac_text},
         network::{IFACE_PREFIX, Network, NetworkRequest, max_len},
@@ -56,7 +56,7 @@ pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> R
     docker.workloads.control.revision(revision).await?;
     // A name that came with the subnet counts as asked for.
     let wanted_name = asked.or_else(|| (network.pooled && !network.unnamed).then(|| network.name.clone()));
-    let made = DockerNetwork {
+    let made = RuntimeNetwork {
         id: request.network_id,
         network: network.id,
         wanted: wanted_name,

@@ -75,12 +75,12 @@ struct Wish {
 
 impl Docker {
     /// Reads what the journal knows of Docker's networks.
-    pub fn new(workloads: Arc<Workloads>, report: Arc<Report>, patience: Duration) -> Result<Self> {
-        let networks = Book::open(workloads.journal.clone())?;
+    pub fn new(workloads: Arc<Workloads>, report: Arc<Report>, patience: Duration) -> Self {
+        let networks = Book::open(workloads.journal.clone());
         let (making, calls, wake) = (Making::default(), Calls::default(), Notify::new());
         let (ordered, wishes, engine, started) =
             (Mutex::default(), Mutex::default(), Mutex::default(), now());
-        Ok(Self {
+        Self {
             workloads,
             networks,
             making,
@@ -94,7 +94,7 @@ impl Docker {
             started,
             wake,
             patience,
-        })
+        }
     }
 
     fn ordered(&self) -> MutexGuard<'_, Option<(u32, BTreeSet<IpNet>)>> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use crate::{
-    journal::DockerNetwork,
+    journal::RuntimeNetwork,
     model::network::{Network, NetworkRequest},
 };
 
@@ -43,7 +43,7 @@ pub struct View<'a> {
     /// Names and Docker's ids of those that containers are on, stopped ones too.
     pub used: &'a BTreeSet<&'a str>,
     /// What we know of those that are ours, by Docker's id.
-    pub book: &'a BTreeMap<String, DockerNetwork>,
+    pub book: &'a BTreeMap<String, RuntimeNetwork>,
     /// The networks of the cluster.
     pub cluster: &'a BTreeMap<u32, Network>,
     /// Subnets that Docker has asked for and not made networks of.
@@ -77,7 +77,7 @@ pub enum Step {
 pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
     // First what is to go: its name and subnet may be wanted again.
     let removed = view.book.values().filter(|entry| entry.removed);
-    let remove = |entry: &DockerNetwork| Step::Remove { docker: entry.id.clone(), network: entry.network };
+    let remove = |entry: &RuntimeNetwork| Step::Remove { docker: entry.id.clone(), network: entry.network };
     let mut steps: Vec<Step> = removed.map(remove).collect();
     let ours = || view.docker.iter().filter(|seen| seen.driver == DRIVER);
     for seen in ours() {
@@ -138,14 +138,14 @@ fn known(view: &View<'_>, seen: &Seen) -> Option<Step> {
 }
 
 /// Whether a network is to be made again once it has been quiet for a while.
-fn waits(view: &View<'_>, entry: &DockerNetwork) -> bool {
+fn waits(view: &View<'_>, entry: &RuntimeNetwork) -> bool {
     let seen = view.docker.iter().find(|seen| seen.id == entry.id);
     entry.chosen && seen.is_some_and(|seen| ![&*seen.id, &*seen.name].iter().any(|n| view.used.contains(n)))
 }
 
 /// Networks of one name that are one network: the older ones stay.
 fn doubles(view: &View<'_>) -> Vec<Step> {
-    let mut by_name: BTreeMap<(&str, u32), Vec<&DockerNetwork>> = BTreeMap::new();
+    let mut by_name: BTreeMap<(&str, u32), Vec<&RuntimeNetwork>> = BTreeMap::new();
     for seen in view.docker.iter().filter(|seen| seen.driver == DRIVER) {
         if let Some(entry) = view.book.get(&seen.id) {
             by_name.entry((&seen.name, entry.network)).or_default().push(entry);

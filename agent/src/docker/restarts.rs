@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     control::State,
-    journal::DockerNetwork,
+    journal::RuntimeNetwork,
     model::{
         endpoint::Kept,
         network::{Network, Subnet},
@@ -145,7 +145,7 @@ impl Docker {
 }
 
 /// Whether Docker has a container no more, or not on the network of what it keeps.
-fn is_over(kept: &Kept, view: &Containers, book: &BTreeMap<String, DockerNetwork>, cut: &[Cut]) -> bool {
+fn is_over(kept: &Kept, view: &Containers, book: &BTreeMap<String, RuntimeNetwork>, cut: &[Cut]) -> bool {
     if !view.ids.contains(&kept.container) {
         return true;
     }
@@ -187,7 +187,7 @@ mod tests {
             holder: "e".into(),
             released: 0,
         };
-        let entry = |id: &str, network| DockerNetwork {
+        let entry = |id: &str, network| RuntimeNetwork {
             id: id.into(),
             network,
             wanted: None,

@@ -21,7 +21,7 @@ use super::{
     settle::Settling,
 };
 use crate::{
-    control::now, journal::DockerNetwork, model::network::Network, network::Naming, report::Trouble,
+    control::now, journal::RuntimeNetwork, model::network::Network, network::Naming, report::Trouble,
 };
 
 /// How long to wait before Docker is sought again.
@@ -185,7 +185,7 @@ impl Docker {
     /// Docker knows of it, on whatever host is the first.
     fn forget_lost(
         &self,
-        book: &BTreeMap<String, DockerNetwork>,
+        book: &BTreeMap<String, RuntimeNetwork>,
         cluster: &BTreeMap<u32, Network>,
     ) -> Result<()> {
         for entry in book.values().filter(|entry| !entry.removed && !cluster.contains_key(&entry.network)) {
@@ -292,7 +292,7 @@ impl Docker {
         })?;
         if let Err(error) = networks.remove_id(network).await {
             // As if its user had removed it: that is tried again.
-            entry.map_or(Ok(()), |entry| self.networks.put(DockerNetwork { removed: true, ..entry }))?;
+            entry.map_or(Ok(()), |entry| self.networks.put(RuntimeNetwork { removed: true, ..entry }))?;
             return Err(error);
         }
         if ours.gives_way_to(&other) {
@@ -314,7 +314,7 @@ impl Docker {
 
     /// Removes one of Docker's networks. The book forgets it first, so that
     /// Docker's call is not taken for a user's wish.
-    async fn take_off(&self, engine: &Engine, id: &str) -> Result<Option<DockerNetwork>> {
+    async fn take_off(&self, engine: &Engine, id: &str) -> Result<Option<RuntimeNetwork>> {
         let entry = self.networks.forget(id)?;
         let removed = engine.remove(id).await;
         if let (Err(_), Some(entry)) = (&removed, &entry) {
@@ -339,7 +339,7 @@ impl Docker {
         let (network, revision) = self.workloads.networks.establish(&node, &request, None).await?;
         self.workloads.control.revision(revision).await?;
         let (id, network, since) = (seen.id.clone(), network.id, now());
-        self.networks.put(DockerNetwork { id, network, wanted, since, chosen: false, removed: false })
+        self.networks.put(RuntimeNetwork { id, network, wanted, since, chosen: false, removed: false })
     }
 
     /// Carries out what a user has removed, as far as that is possible now.
@@ -353,7 +353,12 @@ impl Docker {
     }
 
     /// Removes everywhere what a user removed here, unless it is used.
-    async fn remove(&self, book: &BTreeMap<String, DockerNetwork>, docker: &str, network: u32) -> Result<()> {
+    async fn remove(
+        &self,
+        book: &BTreeMap<String, RuntimeNetwork>,
+        docker: &str,
+        network: u32,
+    ) -> Result<()> {
         let others = book.values().any(|e| e.network == network && e.id != docker && !e.removed);
         if !others {
             // Containers that Docker has not started cannot use it any more.
@@ -383,7 +388,7 @@ impl Docker {
     fn leave_used(&self, view: &View<'_>) -> Result<()> {
         let used = |id: &str| view.used.contains(id);
         for entry in view.book.values().filter(|entry| entry.chosen && !entry.removed && used(&entry.id)) {
-            self.networks.put(DockerNetwork { chosen: false, ..entry.clone() })?;
+            self.networks.put(RuntimeNetwork { chosen: false, ..entry.clone() })?;
         }
         Ok(())
     }

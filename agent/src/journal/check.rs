@@ -1,11 +1,11 @@
-//! What an entry has to be before anything is done on its word: a file may be
-//! broken, or somebody else's.
+//! What an entry has to be before anything is done on its word: it may be broken, or
+//! somebody else's.
 
 use std::{net::IpAddr, path::Path};
 
 use margay_common::route::NETWORK_MAX;
 
-use super::{DockerNetwork, Member, kept_name};
+use super::entry::{Member, RuntimeNetwork, kept_key};
 use crate::{
     model::{
         endpoint::{Endpoint, Kept, check_ifname},
@@ -22,14 +22,14 @@ const MTU: std::ops::RangeInclusive<u32> = 68..=65_535;
 
 /// An entry of the journal.
 pub(super) trait Entry {
-    /// What is wrong with it, in the file `<stem>.json`, if anything is.
-    fn fault(&self, stem: &str) -> Option<String>;
+    /// What is wrong with it, where it stands under `key`, if anything is.
+    fn fault(&self, key: &str) -> Option<String>;
 }
 
 impl Entry for Endpoint {
-    fn fault(&self, stem: &str) -> Option<String> {
+    fn fault(&self, key: &str) -> Option<String> {
         first_fault([
-            (is_hex(&self.id, 16) && self.id == stem, "its id is not the name of the file"),
+            (is_hex(&self.id, 16) && self.id == key, "its id is not the key that it stands under"),
             // Whatever it names is removed with the endpoint.
             (
                 self.host_interface == host_interface(&self.id),
@@ -68,11 +68,11 @@ impl Entry for Endpoint {
 }
 
 impl Entry for Kept {
-    fn fault(&self, stem: &str) -> Option<String> {
+    fn fault(&self, key: &str) -> Option<String> {
         first_fault([
             (
-                is_docker(&self.container) && kept_name(&(self.container.clone(), self.network)) == stem,
-                "its container and network are not the name of the file",
+                is_docker(&self.container) && kept_key(&self.container, self.network) == key,
+                "its container and network are not the key that it stands under",
             ),
             (is_network(self.network), "its network's id is out of range"),
             (
@@ -86,11 +86,14 @@ impl Entry for Kept {
 }
 
 impl Entry for Member {
-    fn fault(&self, stem: &str) -> Option<String> {
+    fn fault(&self, key: &str) -> Option<String> {
         let network = &self.network;
         let within = |addr: &IpAddr| network.subnet_of(*addr).is_some();
         first_fault([
-            (is_network(network.id) && network.id.to_string() == stem, "its id is not the name of the file"),
+            (
+                is_network(network.id) && network.id.to_string() == key,
+                "its id is not the key that it stands under",
+            ),
             (check_name(&network.name).is_ok(), "its name is none"),
             (
                 network.subnets.iter().all(|subnet| subnet.cidr.contains(&subnet.gateway)),
@@ -101,10 +104,10 @@ impl Entry for Member {
     }
 }
 
-impl Entry for DockerNetwork {
-    fn fault(&self, stem: &str) -> Option<String> {
+impl Entry for RuntimeNetwork {
+    fn fault(&self, key: &str) -> Option<String> {
         first_fault([
-            (is_docker(&self.id) && self.id == stem, "its id is not the name of the file"),
+            (is_docker(&self.id) && self.id == key, "its id is not the key that it stands under"),
             (is_network(self.network), "its network's id is out of range"),
             (self.wanted.as_ref().is_none_or(|name| check_name(name).is_ok()), "its name is none"),
         ])

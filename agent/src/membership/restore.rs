@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{Look, Membership, Trouble};
 use crate::{
     ipam::Held,
-    journal::Member,
+    journal::{Member, Step},
     model::{
         Unknown,
         block::Holder,
@@ -48,7 +48,7 @@ impl Membership {
         for endpoint in self.journal.endpoints().into_values() {
             by_network.entry(endpoint.network).or_default().push(endpoint);
         }
-        let members = self.journal.networks()?;
+        let members = self.journal.networks();
         if lossy {
             self.workloads.lost();
             for member in by_network.keys().filter_map(|id| members.get(id)) {
@@ -105,7 +105,8 @@ impl Membership {
                     None => info!("endpoint {} is served again", endpoint.id),
                 }
                 // One that was detached meanwhile does not come back.
-                let altered = self.journal.alter(&endpoint.id, |endpoint| endpoint.lost = reason);
+                let altered =
+                    self.journal.alter(&endpoint.id, |endpoint| endpoint.lost = reason, Step::default());
                 if let Some(endpoint) = altered.context("journal")? {
                     self.control.update(endpoint).await;
                 }
@@ -122,7 +123,8 @@ impl Membership {
         }
         if let Some(network) = network {
             let stash = self.workloads.ipam.stash(network.id).await;
-            self.journal.put_network(&Member { network: network.clone(), stash })?;
+            let member = Member { network: network.clone(), stash };
+            self.journal.commit(Step::default().network(&member)).await?;
         }
         Ok(())
     }

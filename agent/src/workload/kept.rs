@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     ipam::Refusal,
+    journal::Step,
     model::{
         endpoint::{Endpoint, Kept},
         network::{Network, Subnet},
@@ -33,16 +34,7 @@ impl Workloads {
         let Some(found) = self.by_docker(docker) else { return Ok(true) };
         let known =
             found.docker.as_ref().is_some_and(|docker| docker.container.as_deref() == Some(container));
-        let endpoint = if known {
-            found
-        } else {
-            let set = |e: &mut Endpoint| {
-                if let Some(docker) = &mut e.docker {
-                    docker.container = Some(container.to_owned());
-                }
-            };
-            self.journal.alter(&found.id, set)?.unwrap_or(found)
-        };
+        let endpoint = found;
         let asked = endpoint.docker.as_ref().is_some_and(|docker| docker.asked);
         let kept = self.journal.kept();
         let own = kept.get(&(container.to_owned(), endpoint.network));
@@ -58,38 +50,49 @@ impl Workloads {
             _ if asked => true,
             _ => false,
         };
+        let mut step = Step::default();
         if right {
             if let Some(other) = others {
-                self.journal.remove_kept(&other.container, other.network)?;
+                step = step.without_kept(&other.container, other.network);
             }
-            let before = own.filter(|own| own.addresses != endpoint.addresses).cloned();
-            let kept = Kept {
+            step = step.kept(&Kept {
                 container: container.to_owned(),
                 name: name.to_owned(),
                 network: endpoint.network,
                 addresses: endpoint.addresses.clone(),
                 holder: endpoint.id.clone(),
                 released: 0,
-            };
-            self.journal.put_kept(&kept)?;
+            });
+        }
+        let set = |e: &mut Endpoint| {
+            if let Some(docker) = &mut e.docker {
+                docker.container = Some(container.to_owned());
+            }
+        };
+        if known {
+            self.journal.commit(step).await?
+        } else {
+            drop(self.journal.alter(&endpoint.id, set, step)?)
+        }
+        if right {
+            let before = own.filter(|own| own.addresses != endpoint.addresses);
             if let Some(before) = before.filter(|before| self.is_free(before)) {
-                self.release_kept(&before).await;
+                self.release_kept(before).await;
             }
         }
         drop(turn);
         Ok(right)
     }
 
-    /// An endpoint ends: whether its container keeps the addresses. Then they are not to
-    /// be given back.
-    pub(super) fn keep(&self, endpoint: &Endpoint) -> Result<bool> {
+    /// An endpoint ends: what its container keeps from now on, if it keeps the addresses.
+    /// Then they are not to be given back.
+    pub(super) fn keep(&self, endpoint: &Endpoint) -> Option<Kept> {
         let same = |kept: &&Kept| kept.network == endpoint.network && kept.addresses == endpoint.addresses;
         let kept = self.journal.kept();
-        let Some(kept) = kept.values().find(same) else { return Ok(false) };
+        let kept = kept.values().find(same)?;
         let released = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let released = u64::try_from(released).unwrap_or(u64::MAX);
-        self.journal.put_kept(&Kept { holder: endpoint.id.clone(), released, ..kept.clone() })?;
-        Ok(true)
+        Some(Kept { holder: endpoint.id.clone(), released, ..kept.clone() })
     }
 
     /// What stopped containers keep of a subnet, the longest stopped first. Where an
@@ -135,7 +138,7 @@ impl Workloads {
 
     /// Forgets what a container keeps on a network: it was removed or disconnected.
     pub async fn unkeep(&self, kept: &Kept) -> Result<()> {
-        let removed = self.journal.remove_kept(&kept.container, kept.network)?;
+        let removed = self.journal.take_kept(&kept.container, kept.network)?;
         if let Some(kept) = removed.filter(|kept| self.is_free(kept)) {
             info!(container = kept.name, addresses = list(&kept.addresses), "addresses released");
             self.release_kept(&kept).await;

@@ -18,6 +18,7 @@ use super::{NAME_MAX, Workloads, list, mac_for, new_id};
 use crate::{
     control::State,
     ipam,
+    journal::Step,
     kernel::link,
     model::{
         Unknown,
@@ -235,12 +236,12 @@ impl Workloads {
         if link::index(&self.netlink, &endpoint.host_interface).await?.is_none() {
             // The kernel may be another by now.
             endpoint.device = self.device;
-            self.journal.put(&endpoint)?;
+            self.journal.commit(Step::default().endpoint(&endpoint)).await?;
             self.make_interface(&endpoint).await?;
         }
         let sandbox = self.sandboxes.number(&netns, &self.journal.endpoints());
         let endpoint = Endpoint { netns, sandbox, ready: true, ..endpoint };
-        self.journal.put(&endpoint)?;
+        self.journal.commit(Step::default().endpoint(&endpoint)).await?;
         self.control.update(endpoint.clone()).await;
         let addresses = list(&endpoint.addresses);
         info!(endpoint = endpoint.id, network = network.name, addresses, "plugged in");
@@ -256,11 +257,13 @@ impl Workloads {
         // From here on it is served no longer; the rest is waiting for the
         // kernel, and what fails of it is tried again by the loop.
         let released = self.control.begin_release(endpoint.id.clone()).await?;
-        let kept = self.keep(&endpoint)?;
-        self.journal.remove(&endpoint.id)?;
-        if !kept {
+        let gone = Step::default().without_endpoint(&endpoint.id);
+        let kept = self.keep(&endpoint);
+        self.journal.commit(kept.iter().fold(gone, Step::kept)).await?;
+        if kept.is_none() {
             let (network, holder) = (endpoint.network, endpoint.id.clone());
-            let lease = Lease { network, holder, stashed: false, kept, asked: false, since: Instant::now() };
+            let (stashed, kept, asked) = (false, false, false);
+            let lease = Lease { network, holder, stashed, kept, asked, since: Instant::now() };
             self.leases.lock().extend(endpoint.addresses.iter().map(|addr| (*addr, lease.clone())));
         }
         let (netlink, host) = (self.netlink.clone(), endpoint.host_interface);
@@ -283,7 +286,7 @@ impl Workloads {
             return Ok(());
         }
         let endpoint = Endpoint { name: Some(name.into()), ..found };
-        self.journal.put(&endpoint)?;
+        self.journal.commit(Step::default().endpoint(&endpoint)).await?;
         if endpoint.ready {
             self.control.update(endpoint.clone()).await;
         }

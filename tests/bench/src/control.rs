@@ -99,7 +99,6 @@ fn left_behind(lab: &Lab) -> Vec<(&'static str, String)> {
     let agent = format!("/proc/{}", host.agent_id());
     let fds = std::fs::read_dir(format!("{agent}/fd")).map_or(0, Iterator::count).to_string();
     let threads = std::fs::read_dir(format!("{agent}/task")).map_or(0, Iterator::count).to_string();
-    let files = |name: &str| std::fs::read_dir(host.dir().join(name)).map_or(0, Iterator::count).to_string();
     vec![
         ("interfaces", count("ip -o link")),
         (
@@ -110,7 +109,7 @@ fn left_behind(lab: &Lab) -> Vec<(&'static str, String)> {
         ("entries in ENDPOINTS", used("ENDPOINTS")),
         ("keys in the store", keys("--keys-only")),
         ("bytes in the store", keys("--print-value-only")),
-        ("journalled endpoints", files("state/endpoints")),
+        ("journalled endpoints", host.json(&["endpoint", "ls"]).as_array().map_or(0, Vec::len).to_string()),
         ("the agent's descriptors", fds),
         ("the agent's threads", threads),
         ("the agent's memory, MiB", format!("{:.1}", resident(host.agent_id()))),

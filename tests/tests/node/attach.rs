@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use margay::journal::{Journal, Step};
 use margay_tests::{eventually::eventually, lab::Lab};
 
 /// A lab of one host with one network of both families.
@@ -167,11 +168,10 @@ fn an_attach_that_did_not_end_begins_anew() {
     let (c, first) = lab.attached(1, "blue");
     lab.host(1).kill();
     // As a crash before the last step leaves it.
-    let journal = lab.h(1).dir().join("state/endpoints");
-    let file =
-        std::fs::read_dir(&journal).expect("a folder").next().expect("a file").expect("an entry").path();
-    let text = std::fs::read_to_string(&file).expect("it reads").replace("\"ready\":true", "\"ready\":false");
-    std::fs::write(&file, text).expect("it writes");
+    let journal = Journal::open(&lab.h(1).dir().join("state")).expect("a journal");
+    let id = journal.endpoints().into_keys().next().expect("an endpoint");
+    journal.alter(&id, |endpoint| endpoint.ready = false, Step::default()).expect("a disk");
+    drop(journal);
     c.sh("ip addr flush dev eth0");
     lab.host(1).up();
     let second = lab.h(1).attach(&c, "blue", &[]);

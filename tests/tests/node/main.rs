@@ -25,6 +25,7 @@ mod single;
 mod slow;
 mod stuck;
 mod tags;
+mod takeover;
 mod text;
 mod world;
 mod xdp;

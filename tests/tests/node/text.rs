@@ -51,18 +51,15 @@ fn the_state_folder_is_roots_alone_also_where_an_older_agent_left_it_open() {
     let mut lab = one_host();
     let (_c, _) = lab.attached(1, "blue");
     let state = lab.h(1).dir().join("state");
-    let file = || {
-        let mut files = fs::read_dir(state.join("endpoints")).expect("a folder").flatten();
-        files.next().expect("an entry").path()
-    };
+    let file = state.join("journal.redb");
     let closed = || {
         let found =
-            [mode(&state), mode(&state.join("endpoints")), mode(&file()), mode(&state.join("instance"))];
+            [mode(&state), mode(&state.join("endpoints")), mode(&file), mode(&state.join("instance"))];
         assert_eq!(found.map(|mode| format!("{mode:o}")), ["700", "700", "600", "600"]);
     };
     closed();
     lab.host(1).stop();
-    for (path, open) in [(state.clone(), 0o755), (state.join("endpoints"), 0o755), (file(), 0o644)] {
+    for (path, open) in [(state.clone(), 0o755), (state.join("endpoints"), 0o755), (file.clone(), 0o644)] {
         fs::set_permissions(path, Permissions::from_mode(open)).expect("ours");
     }
     lab.host(1).up();
@@ -73,8 +70,10 @@ fn the_state_folder_is_roots_alone_also_where_an_older_agent_left_it_open() {
 fn a_journal_entry_of_another_interface_is_set_aside_and_the_interface_stays() {
     let mut lab = one_host();
     let (good, addresses) = lab.attached(1, "blue");
-    let endpoints = lab.h(1).dir().join("state/endpoints");
+    let state = lab.h(1).dir().join("state");
     lab.host(1).stop();
+    // As an agent of before would have left them.
+    let endpoints = state.join("endpoints");
     let hostile = r#"{"v":1,"id":"00000000000000aa","network":1,"network_name":"blue",
         "addresses":["10.1.0.99"],"mac":"02:00:00:00:00:01","netns":"/run/netns/nobody","sandbox":1,
         "ifname":"eth0","host_interface":"victim0","mtu":1500}"#;
@@ -94,8 +93,9 @@ fn a_journal_entry_of_another_interface_is_set_aside_and_the_interface_stays() {
     // Whoever asks for it by its id finds nothing to remove.
     h.ok(&["endpoint", "detach", "00000000000000aa"]);
     h.namespace.sh("ip link show victim0");
-    fs::remove_file(endpoints.join("00000000000000aa.bad")).expect("set aside");
-    fs::remove_file(endpoints.join("00000000000000bb.bad")).expect("set aside");
+    for id in ["00000000000000aa", "00000000000000bb"] {
+        fs::remove_file(state.join(format!("aside/endpoints-{id}.bad"))).expect("set aside");
+    }
     h.well();
 }
 

@@ -4,9 +4,9 @@ fn seen(id: &str, name: &str, driver: &str) -> Seen {
     Seen { id: id.into(), name: name.into(), driver: driver.into(), ..Seen::default() }
 }
 
-fn entry(id: &str, network: u32) -> (String, DockerNetwork) {
+fn entry(id: &str, network: u32) -> (String, RuntimeNetwork) {
     let entry =
-        DockerNetwork { id: id.into(), network, wanted: None, since: 100, chosen: false, removed: false };
+        RuntimeNetwork { id: id.into(), network, wanted: None, since: 100, chosen: false, removed: false };
     (id.into(), entry)
 }
 
@@ -21,7 +21,7 @@ fn network(id: u32, name: &str, unnamed: bool) -> (u32, Network) {
 }
 
 /// The plan of a host at second 1000, as text.
-fn steps(docker: &[Seen], book: &[(String, DockerNetwork)], cluster: &[(u32, Network)]) -> Vec<String> {
+fn steps(docker: &[Seen], book: &[(String, RuntimeNetwork)], cluster: &[(u32, Network)]) -> Vec<String> {
     used_steps(&[], docker, book, cluster)
 }
 
@@ -29,7 +29,7 @@ fn steps(docker: &[Seen], book: &[(String, DockerNetwork)], cluster: &[(u32, Net
 fn used_steps(
     used: &[&str],
     docker: &[Seen],
-    book: &[(String, DockerNetwork)],
+    book: &[(String, RuntimeNetwork)],
     cluster: &[(u32, Network)],
 ) -> Vec<String> {
     let (book, cluster) = (book.iter().cloned().collect(), cluster.iter().cloned().collect());
@@ -61,7 +61,7 @@ fn what_one_lacks_comes_or_goes() {
 fn a_network_without_a_named_subnet_is_made_again_once_nobody_is_on_it() {
     let (docker, cluster) = ([seen("a", "blue", DRIVER)], [network(1, "blue", false)]);
     let (id, plain) = entry("a", 1);
-    let of = |since| (id.clone(), DockerNetwork { chosen: true, since, ..plain.clone() });
+    let of = |since| (id.clone(), RuntimeNetwork { chosen: true, since, ..plain.clone() });
     let remake = r#"Remake { docker: "a", network: 1 }"#;
     assert_eq!(steps(&docker, &[of(100)], &cluster), [remake]);
     assert!(steps(&docker, &[of(999)], &cluster).is_empty(), "who made it may be about to use it");
@@ -97,7 +97,7 @@ fn a_name_of_another_driver_is_left_alone() {
 fn of_two_that_are_one_the_older_stays() {
     let docker = [seen("a", "blue", DRIVER), seen("b", "blue", DRIVER)];
     let (id, newer) = entry("b", 1);
-    let newer = (id, DockerNetwork { since: 200, ..newer });
+    let newer = (id, RuntimeNetwork { since: 200, ..newer });
     let dropped = steps(&docker, &[entry("a", 1), newer], &[network(1, "blue", false)]);
     assert_eq!(dropped, [r#"Drop { docker: "b", name: "blue", why: None }"#]);
 }
@@ -123,7 +123,7 @@ fn nothing_is_made_while_a_user_may_be_making_it() {
 #[test]
 fn what_a_user_removed_goes_everywhere() {
     let (id, gone) = entry("a", 1);
-    let gone = (id, DockerNetwork { removed: true, ..gone });
+    let gone = (id, RuntimeNetwork { removed: true, ..gone });
     let removed = steps(&[], &[gone], &[network(1, "blue", false)]);
     assert_eq!(removed, [r#"Remove { docker: "a", network: 1 }"#], "and it is not made again meanwhile");
 }
