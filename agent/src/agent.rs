@@ -205,7 +205,8 @@ fn greet(config: &Config, facts: &LocalFacts, mode: TcMode) {
 
 /// The endpoints whose attaching an earlier agent began and did not end.
 fn begun(facts: &LocalFacts) -> Vec<String> {
-    let begun = facts.endpoints.values().filter(|endpoint| !endpoint.ready && endpoint.docker.is_none());
+    let begun =
+        facts.endpoints.values().filter(|endpoint| !endpoint.has_joined() && endpoint.handle().is_none());
     begun.map(|endpoint| endpoint.id.clone()).collect()
 }
 
@@ -309,7 +310,7 @@ async fn bury(workloads: Arc<Workloads>, mut vanishing: mpsc::Receiver<String>) 
         // Docker has yet to ask for its interface, or has forgotten it: that is
         // settled with Docker.
         let found = workloads.journal.endpoints().remove(&id);
-        if found.is_some_and(|endpoint| endpoint.docker.is_some() && !endpoint.ready) {
+        if found.is_some_and(|endpoint| endpoint.handle().is_some() && !endpoint.has_joined()) {
             continue;
         }
         // Nobody else would come back to it, so this does until it is done.

@@ -28,7 +28,7 @@ use margay::{
         table::{HashTable, PerCpu},
     },
     model::{
-        endpoint::{Device, Endpoint},
+        endpoint::{Device, Endpoint, Owner, Stage},
         snapshot::{Event, Snapshot},
     },
     tables::{Entry, HOST_INTERFACE, Tables},
@@ -473,8 +473,8 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
         host_interface: interface(name),
         device: Device::Veth,
         mtu: if *name == "small" { 1300 } else { 1500 },
-        ready: true,
-        docker: None,
+        stage: Stage::Joined,
+        owner: Owner::Command,
         lost: None,
     };
     LocalFacts {

@@ -154,6 +154,19 @@ const IMPURE: [&str; 9] = [
     "std::process",
 ];
 
+/// What is the same for every container runtime, so that another one finds its place.
+const FOR_ANY_RUNTIME: [&str; 3] = ["journal", "model", "workload"];
+/// The name of a runtime that those do not know.
+const RUNTIME: &str = "docker";
+/// Where it stands all the same: names in the store and on users' lips, and the format of
+/// older agents.
+const RUNTIME_ALLOWED: [(&str, &str); 4] = [
+    ("agent/src/model/network.rs", "com.docker.network.container_iface_prefix"),
+    ("agent/src/model/network.rs", "rename = \"docker\""),
+    ("agent/src/model/network.rs", "one of Docker's own"),
+    ("agent/src/journal/old.rs", ""),
+];
+
 /// Runs every check and tells of all that fail.
 pub fn run() -> Result<()> {
     let (mut faults, mut tests) = (Vec::new(), BTreeSet::new());
@@ -202,10 +215,27 @@ fn check_file(path: &Path, faults: &mut Vec<String>, tests: &mut BTreeSet<String
             faults.push(format!("{name}: {module} is pure and may not name {word}"));
         }
     }
+    faults.extend(named_runtimes(path, &text));
     let file = syn::parse_file(&text).with_context(|| name.to_string())?;
     let mut visitor = Visitor { path, module, is_test, faults, tests };
     visitor.visit_file(&file);
     Ok(())
+}
+
+/// Lines that name a runtime where any should do; tests may.
+fn named_runtimes(path: &Path, text: &str) -> Vec<String> {
+    if !module_of(path).is_some_and(|module| FOR_ANY_RUNTIME.contains(&module)) || path.ends_with("tests.rs")
+    {
+        return Vec::new();
+    }
+    let allowed = |line: &str| {
+        RUNTIME_ALLOWED.iter().any(|(file, words)| path == Path::new(file) && line.contains(words))
+    };
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().lines().enumerate();
+    let named = code.filter(|(_, line)| line.to_lowercase().contains(RUNTIME) && !allowed(line));
+    named
+        .map(|(n, _)| format!("{}:{}: is for any runtime and names {RUNTIME}", path.display(), n + 1))
+        .collect()
 }
 
 /// The module of the agent that a file belongs to.
@@ -416,6 +446,16 @@ mod tests {
         }
         assert!(faults("agent/src/desired/mod.rs", "use crate::{model::key, tables::Tables};").is_empty());
         assert!(faults("agent/src/store/etcd.rs", "use etcd_client::Client;").is_empty());
+    }
+
+    #[test]
+    fn what_is_for_any_runtime_names_none() {
+        let named = |path: &str, text: &str| named_runtimes(Path::new(path), text).len();
+        assert_eq!(named("agent/src/workload/life.rs", "fn f() {}\n// Docker's\nlet docker = 1;"), 2);
+        assert_eq!(named("agent/src/workload.rs", "/// of Docker"), 1);
+        assert_eq!(named("agent/src/docker/plan.rs", "/// of Docker"), 0);
+        assert_eq!(named("agent/src/model/network.rs", "#[serde(rename = \"docker\")]"), 0);
+        assert_eq!(named("agent/src/model/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests { /* docker */ }"), 0);
     }
 
     #[test]

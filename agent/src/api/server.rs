@@ -424,7 +424,7 @@ async fn detach(
     // Of a network that Docker has no more, only an operator can remove it.
     let book = agent.workloads.journal.runtime_networks();
     if let Some(endpoint) = agent.workloads.find(&which).await?
-        && endpoint.docker.as_ref().is_some_and(|docker| book.contains_key(&docker.network))
+        && endpoint.handle().is_some_and(|handle| book.contains_key(&handle.network))
     {
         let container = endpoint.name.as_ref().unwrap_or(&endpoint.id);
         let network = &endpoint.network_name;

@@ -11,7 +11,7 @@ use margay_common::{net::Addr, route};
 use super::*;
 use crate::{
     model::{
-        endpoint::{Device, Endpoint},
+        endpoint::{Device, Endpoint, Owner, Stage},
         snapshot::Event,
     },
     tables::{HOST_INTERFACE, Key},
@@ -79,8 +79,8 @@ fn facts() -> LocalFacts {
         host_interface: "mgye1".into(),
         device: Device::Veth,
         mtu: 1500,
-        ready: true,
-        docker: None,
+        stage: Stage::Joined,
+        owner: Owner::Command,
         lost: None,
     };
     LocalFacts {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{
-    Docker,
+    Docker, RUNTIME,
     ipam::ADDRESS_SPACE,
     options,
     pool::{address, cidr},
@@ -18,7 +18,7 @@ use crate::{
     control::now,
     journal::RuntimeNetwork,
     model::{
-        endpoint::{DockerEndpoint, Endpoint, mac_text},
+        endpoint::{Endpoint, Handle, mac_text},
         network::{IFACE_PREFIX, Network, NetworkRequest, max_len},
     },
     workload::{Create, staged::inside_name},
@@ -118,8 +118,9 @@ pub(super) async fn create_endpoint(docker: &Docker, request: CreateEndpoint) ->
     };
     let addresses = [address(&interface.address)?, address(&interface.address_v6)?];
     let (id, network) = (request.endpoint_id, request.network_id);
-    let identity = DockerEndpoint { id, network, since: now(), container: None, asked: false };
-    let create = Create { docker: identity, addresses: addresses.into_iter().flatten().collect(), mac };
+    let runtime = RUNTIME.into();
+    let handle = Handle { runtime, id, network, since: now(), container: None, asked: false };
+    let create = Create { handle, addresses: addresses.into_iter().flatten().collect(), mac };
     let made = docker.workloads.create(create).await?;
     // What was given must not be given back.
     let interface = match mac {
@@ -163,7 +164,7 @@ fn joined(endpoint: &Endpoint, network: &Network) -> Joined {
     let mut answer = Joined {
         interface_name: InterfaceName {
             src_name: inside_name(endpoint),
-            dst_prefix: network.docker.options.get(IFACE_PREFIX).cloned().unwrap_or_else(|| IFACE.into()),
+            dst_prefix: network.runtime.options.get(IFACE_PREFIX).cloned().unwrap_or_else(|| IFACE.into()),
         },
         gateway: String::new(),
         gateway_v6: String::new(),

@@ -257,7 +257,7 @@ impl Engine {
             enable_ipv6: Some(v6),
             ipam: Some(ipam),
             options: Some(options::of(network).into_iter().collect()),
-            labels: Some(network.docker.labels.clone().into_iter().collect()),
+            labels: Some(network.runtime.labels.clone().into_iter().collect()),
             ..NetworkCreateRequest::default()
         };
         self.docker.create_network(request).await.map(drop).context("docker network create")

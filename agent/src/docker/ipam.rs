@@ -103,10 +103,10 @@ async fn lease(
     let workloads = &docker.workloads;
     docker.has_name(network).await?;
     if wanted.is_some() {
-        return workloads.lease(network, subnet, wanted, true).await;
+        return workloads.reserve(network, subnet, wanted, true).await;
     }
     if let Some(kept) = docker.returning(network, subnet).await
-        && let Ok(addr) = workloads.lease(network, subnet, Some(kept), false).await
+        && let Ok(addr) = workloads.reserve(network, subnet, Some(kept), false).await
     {
         docker.wishes().remove(&subnet.cidr);
         return Ok(addr);
@@ -115,18 +115,18 @@ async fn lease(
     let wish = docker.wishes().get(&subnet.cidr).map(|wish| (wish.container.clone(), wish.addr));
     if let Some((container, wish)) = wish
         && docker.is_starting(&container).await
-        && let Ok(addr) = workloads.lease(network, subnet, Some(wish), false).await
+        && let Ok(addr) = workloads.reserve(network, subnet, Some(wish), false).await
     {
         docker.wishes().remove(&subnet.cidr);
         return Ok(addr);
     }
-    workloads.lease(network, subnet, None, false).await
+    workloads.reserve(network, subnet, None, false).await
 }
 
 /// Takes an address back. Gateways and what nobody had are fine.
 pub(super) async fn release_address(docker: &Docker, request: &OfPool) -> Result<Value> {
     let addr = address(&request.address)?.context("an address is needed")?;
-    docker.workloads.end_lease(addr).await?;
+    docker.workloads.give_up(addr).await?;
     docker.asked();
     Ok(json!({}))
 }

@@ -36,6 +36,9 @@ use crate::{control::now, metrics::Calls, report::Report, workload::Workloads};
 use book::{Book, Making};
 use engine::Engine;
 
+/// What endpoints say of whose they are.
+const RUNTIME: &str = "docker";
+
 /// What the plugin stands on.
 pub struct Docker {
     workloads: Arc<Workloads>,

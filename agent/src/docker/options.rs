@@ -63,7 +63,7 @@ pub fn apply(options: &Options, request: &mut NetworkRequest) -> Result<()> {
         }
         kept.insert(key.clone(), text);
     }
-    request.docker = Dressing { options: kept, labels: BTreeMap::new() };
+    request.runtime = Dressing { options: kept, labels: BTreeMap::new() };
     Ok(())
 }
 
@@ -81,7 +81,7 @@ pub fn from_docker(given: impl IntoIterator<Item = (String, String)>, internal: 
 /// undone. They are those of its creator, since compose compares them with its file; what
 /// a command of Margay's asked for is added.
 pub fn of(network: &Network) -> BTreeMap<String, String> {
-    let mut options = network.docker.options.clone();
+    let mut options = network.runtime.options.clone();
     if network.routable {
         options.entry(ROUTABLE.into()).or_insert_with(|| "true".into());
     }
@@ -168,10 +168,8 @@ mod tests {
         let request = with(&json!({"margay.network": "blue", "margay.routable": "true", "own.opt": 7}));
         let request = request.expect("known");
         assert!(request.name == "blue" && !request.unnamed && request.routable);
-        assert_eq!(request.docker.options["own.opt"], "7");
-        assert_eq!(with(&json!({"margay.block-prefix": "26,122"})).expect("known").block_prefixes, [26, 122]);
-        assert_eq!(with(&json!({"margay.block-size": "64"})).expect("known").block_size, Some(64));
-        assert_eq!(request.docker.options[NETWORK], "blue", "as it was given");
+        assert_eq!(request.runtime.options["own.opt"], "7");
+        assert_eq!(request.runtime.options[NETWORK], "blue", "as it was given");
     }
 
     #[test]
@@ -187,7 +185,7 @@ mod tests {
         let by_docker = with(&json!({"mtu": "1400", "margay.routable": "1", IFACE_PREFIX: "net"}));
         let by_docker = NetworkRequest {
             name: "blue".into(),
-            docker: by_docker.expect("known").docker,
+            runtime: by_docker.expect("known").runtime,
             ..by_command.clone()
         };
         for request in [by_command, by_docker] {

@@ -9,7 +9,7 @@ use anyhow::Result;
 use tracing::{info, warn};
 
 use super::{
-    Docker, Wish,
+    Docker, RUNTIME, Wish,
     engine::{Containers, Cut, Engine, Place},
     plan::Seen,
 };
@@ -146,7 +146,7 @@ impl Docker {
         // Of a network that this Docker does not have it may well be another
         // Docker's endpoint: then this one's word is nothing.
         let known = |endpoint: &Endpoint| {
-            let network = endpoint.docker.as_ref().map(|docker| &docker.network);
+            let network = endpoint.handle().map(|handle| &handle.network);
             docker.iter().any(|seen| network == Some(&seen.id))
         };
         let stale = before
@@ -155,7 +155,7 @@ impl Docker {
         let stale = stale.map(|(id, _)| id.clone()).collect();
         for id in due(&mut settling.stale, stale, self.patience) {
             let endpoint = &before[&id];
-            let network = endpoint.docker.as_ref().map_or("", |docker| &docker.network);
+            let network = endpoint.handle().map_or("", |handle| &handle.network);
             if !engine.has(network, &id).await? {
                 self.bury(endpoint).await?;
             }
@@ -184,7 +184,7 @@ impl Docker {
         for id in due(&mut settling.missing, ids, GOING) {
             let place = missing[&*id];
             // The listing is older than this, and a container that is taken off notices it.
-            if self.workloads.by_docker(&id).is_some() || !engine.has(&place.network, &id).await? {
+            if self.workloads.of_runtime(&id).is_some() || !engine.has(&place.network, &id).await? {
                 continue;
             }
             info!(
@@ -238,16 +238,12 @@ impl Docker {
 
     /// Removes an endpoint that Docker has forgotten, with its addresses.
     async fn bury(&self, endpoint: &Endpoint) -> Result<()> {
-        info!(
-            endpoint = endpoint.id,
-            name = endpoint.name,
-            "removed an endpoint that Docker no longer knows"
-        );
-        if let Some(docker) = &endpoint.docker {
-            self.workloads.delete(&docker.id).await?;
+        info!(endpoint = endpoint.id, name = endpoint.name, "docker does not know it any more: removed");
+        if let Some(handle) = endpoint.handle() {
+            self.workloads.delete(&handle.id).await?;
         }
         for addr in &endpoint.addresses {
-            self.workloads.end_lease(*addr).await?;
+            self.workloads.give_up(*addr).await?;
         }
         Ok(())
     }
@@ -255,7 +251,11 @@ impl Docker {
     /// Docker's endpoints by Docker's id.
     fn endpoints(&self) -> BTreeMap<String, Endpoint> {
         let endpoints = self.workloads.journal.endpoints().into_values();
-        endpoints.filter_map(|e| Some((e.docker.as_ref()?.id.clone(), e))).collect()
+        let of_docker = |endpoint: Endpoint| {
+            let handle = endpoint.handle().filter(|handle| handle.runtime == RUNTIME)?;
+            Some((handle.id.clone(), endpoint))
+        };
+        endpoints.filter_map(of_docker).collect()
     }
 }
 

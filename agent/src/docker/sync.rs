@@ -70,7 +70,7 @@ pub async fn keep_in_step(docker: Arc<Docker>, socket: PathBuf, mut rounds: watc
                 docker.report.stands(BY, docker.absent(&socket));
             }
         }
-        docker.workloads.end_stale_leases(docker.patience).await;
+        docker.workloads.end_stale_reservations(docker.patience).await;
         sleep(ASK_AGAIN).await;
     }
 }
@@ -413,7 +413,7 @@ impl Docker {
     /// Takes back what Docker asked for and did not use, and, the first time,
     /// what it asked an earlier agent for.
     async fn sweep(&self, settling: &mut Settling) {
-        self.workloads.end_stale_leases(self.patience).await;
+        self.workloads.end_stale_reservations(self.patience).await;
         if self.making.is_stale(self.patience) || !settling.swept {
             // What an earlier agent kept is older than this one.
             let stale = now().saturating_sub(self.patience.as_secs());

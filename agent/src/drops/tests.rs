@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use margay_common::{net::Mac, verdict::DropReason};
 
 use super::*;
-use crate::model::endpoint::Device;
+use crate::model::endpoint::{Device, Owner, Stage};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("a literal")
@@ -25,8 +25,8 @@ fn endpoint(id: &str, name: Option<&str>, addresses: &[&str]) -> Endpoint {
         host_interface: format!("mgy{id}"),
         device: Device::Veth,
         mtu: 1500,
-        ready: true,
-        docker: None,
+        stage: Stage::Joined,
+        owner: Owner::Command,
         lost: None,
     }
 }

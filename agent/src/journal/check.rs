@@ -8,7 +8,7 @@ use margay_common::route::NETWORK_MAX;
 use super::entry::{Member, RuntimeNetwork, kept_key};
 use crate::{
     model::{
-        endpoint::{Endpoint, Kept, check_ifname},
+        endpoint::{Endpoint, Handle, Kept, check_ifname},
         network::check_name,
     },
     tables::host_interface,
@@ -43,7 +43,7 @@ impl Entry for Endpoint {
             ),
             (self.mac.0[0] & 1 == 0 && self.mac.0 != [0; 6], "its MAC is not unicast"),
             (
-                self.netns.is_absolute() || (of_docker(self) && is_empty(&self.netns)),
+                self.netns.is_absolute() || (of_runtime(self) && is_empty(&self.netns)),
                 "its namespace has no path",
             ),
             (
@@ -51,7 +51,7 @@ impl Entry for Endpoint {
                 "its namespace's path is not text",
             ),
             (
-                check_ifname(&self.ifname).is_ok() || (of_docker(self) && self.ifname.is_empty()),
+                check_ifname(&self.ifname).is_ok() || (of_runtime(self) && self.ifname.is_empty()),
                 "its interface's name is none",
             ),
             (MTU.contains(&self.mtu), "its MTU is out of range"),
@@ -59,10 +59,7 @@ impl Entry for Endpoint {
                 self.name.as_ref().is_none_or(|name| words::check("", name, NAME_MAX).is_ok()),
                 "its name is none",
             ),
-            (
-                self.docker.as_ref().is_none_or(|d| is_docker(&d.id) && is_docker(&d.network)),
-                "Docker's ids are none",
-            ),
+            (self.handle().is_none_or(is_handle), "its runtime or the runtime's ids are none"),
         ])
     }
 }
@@ -71,7 +68,7 @@ impl Entry for Kept {
     fn fault(&self, key: &str) -> Option<String> {
         first_fault([
             (
-                is_docker(&self.container) && kept_key(&self.container, self.network) == key,
+                is_id(&self.container) && kept_key(&self.container, self.network) == key,
                 "its container and network are not the key that it stands under",
             ),
             (is_network(self.network), "its network's id is out of range"),
@@ -107,7 +104,7 @@ impl Entry for Member {
 impl Entry for RuntimeNetwork {
     fn fault(&self, key: &str) -> Option<String> {
         first_fault([
-            (is_docker(&self.id) && self.id == key, "its id is not the key that it stands under"),
+            (is_id(&self.id) && self.id == key, "its id is not the key that it stands under"),
             (is_network(self.network), "its network's id is out of range"),
             (self.wanted.as_ref().is_none_or(|name| check_name(name).is_ok()), "its name is none"),
         ])
@@ -122,8 +119,8 @@ fn is_hex(text: &str, len: usize) -> bool {
     text.len() == len && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-/// Docker's ids become names of files.
-fn is_docker(id: &str) -> bool {
+/// A runtime's ids are letters and digits.
+fn is_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
@@ -131,8 +128,12 @@ fn is_network(id: u32) -> bool {
     (1..=NETWORK_MAX).contains(&id)
 }
 
-fn of_docker(endpoint: &Endpoint) -> bool {
-    endpoint.docker.is_some()
+fn of_runtime(endpoint: &Endpoint) -> bool {
+    endpoint.handle().is_some()
+}
+
+fn is_handle(handle: &Handle) -> bool {
+    is_id(&handle.runtime) && is_id(&handle.id) && is_id(&handle.network)
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -164,8 +165,8 @@ mod tests {
     #[test]
     fn every_field_of_an_endpoint_is_looked_at() {
         assert_eq!(endpoint(("mtu", json!(1400))), None);
-        let of_docker = json!({"id": "a", "network": "b", "since": 1});
-        assert_eq!(endpoint(("docker", of_docker)), None);
+        let of = |id: &str| json!({"runtime": {"runtime": "docker", "id": id, "network": "b", "since": 1}});
+        assert_eq!(endpoint(("owner", of("a"))), None);
         for change in [
             ("id", json!("../../../../etc/x")),
             ("id", json!("0123456789abcdee")),
@@ -182,7 +183,7 @@ mod tests {
             ("ifname", json!("../x")),
             ("mtu", json!(0)),
             ("name", json!("a\nb")),
-            ("docker", json!({"id": "../a", "network": "b", "since": 1})),
+            ("owner", of("../a")),
         ] {
             assert!(endpoint(change.clone()).is_some(), "{change:?}");
         }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::{
     aside::{Aside, BAD},
@@ -43,10 +44,24 @@ pub(super) fn all(dir: &Path) -> Result<Vec<Old>> {
             continue;
         }
         if let Some(bytes) = read(&path)? {
+            let bytes = if place.0 == Table::Endpoints { of_today(&bytes).unwrap_or(bytes) } else { bytes };
             all.push(Old { path, place, bytes });
         }
     }
     Ok(all)
+}
+
+/// An endpoint as this agent writes it: it had a flag, and what Docker knows of it; `None` for
+/// what is no endpoint.
+fn of_today(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut endpoint: serde_json::Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+    let joined = endpoint.remove("ready").is_some_and(|ready| ready == true);
+    endpoint.insert("stage".into(), if joined { "joined" } else { "created" }.into());
+    if let Some(mut handle) = endpoint.remove("docker").filter(|handle| !handle.is_null()) {
+        handle.as_object_mut()?.insert("runtime".into(), "docker".into());
+        endpoint.insert("owner".into(), json!({"runtime": handle}));
+    }
+    serde_json::to_vec(&endpoint).ok()
 }
 
 /// Moves what was set aside to where this agent sets it aside.

@@ -3,6 +3,7 @@ use std::{fs, os::unix::fs::PermissionsExt, sync::Barrier, thread};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::endpoint::{Owner, Stage};
 
 const ID: &str = "00000000000000aa";
 
@@ -34,7 +35,7 @@ fn old_network() -> Value {
 fn endpoint(id: &str) -> Endpoint {
     let host = format!("mgy{}", &id[..12]);
     match parse(&(Table::Endpoints, id.into()), old_endpoint(id, &host).to_string().as_bytes()) {
-        Ok(Record::Endpoint(endpoint)) => endpoint,
+        Ok(Record::Endpoint(endpoint)) => Endpoint { stage: Stage::Joined, ..endpoint },
         other => panic!("{other:?}"),
     }
 }
@@ -187,6 +188,11 @@ fn a_journal_of_files_is_taken_over_whole_and_only_then_removed() {
     let look = |journal: &Journal| {
         assert_eq!(journal.endpoints().len(), 2);
         assert_eq!(journal.endpoint(ID), Some(endpoint(ID)));
+        let docker = journal.endpoint("00000000000000cc").expect("Docker's");
+        let Owner::Runtime(handle) = docker.owner else { panic!("{docker:?}") };
+        let found = (&*handle.runtime, &*handle.id, &*handle.network, handle.since, handle.asked);
+        assert_eq!(found, ("docker", "e1", "n1", 7, true));
+        assert_eq!((handle.container.as_deref(), docker.stage), (Some("c1"), Stage::Joined));
         assert_eq!(journal.kept().into_values().collect::<Vec<_>>(), [kept()]);
         assert_eq!(journal.networks()[&1].stash.len(), 1);
         assert!(journal.runtime_networks()["n1"].chosen);

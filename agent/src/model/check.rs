@@ -156,7 +156,7 @@ impl Holder {
 }
 
 impl Dressing {
-    /// Whether Docker's options and labels are as many and as long as may be.
+    /// Whether a runtime's options and labels are as many and as long as may be.
     ///
     /// # Errors
     ///

@@ -35,9 +35,9 @@ pub struct Endpoint {
     pub mac: Mac,
     /// Where the network namespace was found.
     pub netns: PathBuf,
-    /// The inode number of the network namespace. Docker names a namespace before it
-    /// makes one, so its containers have numbers of the agent's instead, below all
-    /// of those; zero until Docker has named it.
+    /// The inode number of the network namespace. A runtime that names a namespace before it
+    /// makes one has numbers of the agent's for its containers instead, below all of those;
+    /// zero until the runtime has named it.
     pub sandbox: u32,
     /// The interface inside.
     pub ifname: String,
@@ -48,28 +48,53 @@ pub struct Endpoint {
     pub device: Device,
     /// The interface's MTU.
     pub mtu: u32,
-    /// Whether attaching has come to its end: without it, the next attach
-    /// begins anew.
+    /// How far it has come.
     #[serde(default)]
-    pub ready: bool,
-    /// Whose it is, where Docker attached it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub docker: Option<DockerEndpoint>,
+    pub stage: Stage,
+    /// Who asked for it.
+    #[serde(default)]
+    pub owner: Owner,
     /// Why it is served no longer: somebody else has an address of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
 }
 
-/// An endpoint as Docker knows it.
+/// How far an endpoint has come: its addresses are reserved, it is created, it has joined,
+/// and it is deleted. One whose addresses are reserved has no entry yet, and one that is
+/// deleted has none any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// It has its addresses; its interface is made, or is to be.
+    #[default]
+    Created,
+    /// The container has it.
+    Joined,
+}
+
+/// Who asked for an endpoint, and who is to end it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// A command, which carries out all steps at once.
+    #[default]
+    Command,
+    /// A container runtime, which asks for each step by itself.
+    Runtime(Handle),
+}
+
+/// An endpoint as a runtime knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DockerEndpoint {
-    /// Docker's id of the endpoint, 64 hexadecimal digits.
+pub struct Handle {
+    /// Which runtime.
+    pub runtime: String,
+    /// The runtime's id of the endpoint, letters and digits.
     pub id: String,
-    /// Docker's id of the network, on this host alone.
+    /// The runtime's id of the network, on this host alone.
     pub network: String,
     /// When it was made, in seconds since 1970.
     pub since: u64,
-    /// Docker's id of the container, once that is known.
+    /// The runtime's id of the container, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// Whether a user named one of the addresses.
@@ -77,11 +102,31 @@ pub struct DockerEndpoint {
     pub asked: bool,
 }
 
-/// The addresses of a container of Docker's on a network. They stay the container's while
+impl Endpoint {
+    /// The endpoint as its runtime knows it, if it is one's.
+    pub fn handle(&self) -> Option<&Handle> {
+        match &self.owner {
+            Owner::Runtime(handle) => Some(handle),
+            Owner::Command => None,
+        }
+    }
+
+    /// Whether a runtime knows it by this id.
+    pub fn is_of_runtime(&self, id: &str) -> bool {
+        self.handle().is_some_and(|handle| handle.id == id)
+    }
+
+    /// Whether its container has it.
+    pub fn has_joined(&self) -> bool {
+        self.stage == Stage::Joined
+    }
+}
+
+/// The addresses of a runtime's container on a network. They stay the container's while
 /// it is stopped, until it is removed or disconnected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
-    /// Docker's id of the container.
+    /// The runtime's id of the container.
     pub container: String,
     /// The container's name, for people.
     pub name: String,

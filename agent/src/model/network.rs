@@ -76,15 +76,15 @@ pub struct Network {
     /// Whether a subnet was taken from a pool.
     #[serde(default, skip_serializing_if = "is_false")]
     pub pooled: bool,
-    /// What Docker shows of it on every host.
-    #[serde(default, skip_serializing_if = "Dressing::is_plain")]
-    pub docker: Dressing,
+    /// What a runtime shows of it on every host.
+    #[serde(rename = "docker", default, skip_serializing_if = "Dressing::is_plain")]
+    pub runtime: Dressing,
     /// Fields of a newer agent.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// What belongs to a network in Docker's eyes alone.
+/// What belongs to a network in a runtime's eyes alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dressing {
     /// The options that it was created with (`-o`), as they were given.
@@ -142,9 +142,9 @@ pub struct NetworkRequest {
     /// Whether a subnet was taken from a pool.
     #[serde(skip)]
     pub pooled: bool,
-    /// What Docker shows of it.
+    /// What a runtime shows of it.
     #[serde(skip)]
-    pub docker: Dressing,
+    pub runtime: Dressing,
 }
 
 /// What is wrong with a request, in the words of the user.
@@ -217,10 +217,10 @@ impl NetworkRequest {
             words::check("the name of auxiliary address", name, AUX_NAME_MAX)?;
         }
         let subnets = self.subnets()?;
-        let Self { name, mtu, internal, routable, unnamed, pooled, docker, .. } = self;
+        let Self { name, mtu, internal, routable, unnamed, pooled, runtime, .. } = self;
         let unknown = Unknown::new();
         let network =
-            Network { id, name, subnets, mtu, internal, routable, unnamed, pooled, docker, unknown };
+            Network { id, name, subnets, mtu, internal, routable, unnamed, pooled, runtime, unknown };
         network.check().map(|()| network)
     }
 
@@ -430,7 +430,7 @@ impl Network {
         if let Some(mtu) = self.mtu.filter(|mtu| !(min_mtu..=MAX_MTU).contains(mtu)) {
             return Err(NetworkError::Mtu(mtu, min_mtu));
         }
-        self.docker.check().map_err(NetworkError::Dressing)
+        self.runtime.check().map_err(NetworkError::Dressing)
     }
 
     /// Whether a prefix is one of its blocks, or a single address that one of its
@@ -459,7 +459,7 @@ impl Network {
 
     /// The same, wherever their addresses lie.
     pub fn same_but_subnets(&self, other: &Self) -> bool {
-        let of = |n: &Self| (n.mtu, n.internal, n.routable, n.docker.options.get(IFACE_PREFIX).cloned());
+        let of = |n: &Self| (n.mtu, n.internal, n.routable, n.runtime.options.get(IFACE_PREFIX).cloned());
         of(self) == of(other)
     }
 
@@ -492,7 +492,7 @@ pub fn check_new_name(name: &str) -> Result<(), NetworkError> {
     if PREDEFINED.contains(&name) { Err(NetworkError::Predefined(name.into())) } else { Ok(()) }
 }
 
-/// Networks and modes of every Docker.
+/// Networks and modes that a runtime has built in.
 const PREDEFINED: [&str; 4] = ["bridge", "default", "host", "none"];
 
 pub(super) fn check_cidr(cidr: IpNet) -> Result<(), NetworkError> {

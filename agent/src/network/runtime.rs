@@ -189,7 +189,7 @@ impl Networks {
                 return Ok(Naming::Taken(Box::new(other.clone())));
             }
             let mut named = Network { name: name.into(), unnamed: false, ..network.clone() };
-            named.docker.labels.clone_from(labels);
+            named.runtime.labels.clone_from(labels);
             let ops = vec![
                 Op::Put(Key::Guard, model::encode(&guard)),
                 Op::Put(Key::Network(id), model::encode(&named)),

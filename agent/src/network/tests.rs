@@ -154,7 +154,7 @@ async fn the_first_to_tell_a_name_has_it() {
     let Naming::Taken(red) = networks.name(made[1].id, "red", &labels).await.expect("asked") else {
         panic!("one name, two networks")
     };
-    assert_eq!((red.id, &red.docker.labels), (made[0].id, &labels));
+    assert_eq!((red.id, &red.runtime.labels), (made[0].id, &labels));
     assert!(made[1].gives_way_to(&red), "nobody chose its subnet");
     let chosen = networks.establish("h1", &unnamed("c", "10.9.0.0/24"), None).await.expect("new").0;
     assert!(!chosen.gives_way_to(&red), "somebody chose its subnet");

@@ -5,21 +5,18 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::atomic::Ordering,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
 use tracing::{debug, info, warn};
 
-use super::{
-    Workloads, list,
-    staged::{Lease, Leases},
-};
+use super::{Workloads, identity::list};
 use crate::{
     ipam::Refusal,
     journal::Step,
     model::{
-        endpoint::{Endpoint, Kept},
+        endpoint::{Endpoint, Kept, Owner},
         network::{Network, Subnet},
     },
 };
@@ -28,14 +25,13 @@ impl Workloads {
     /// Says which container of the runtime's an endpoint belongs to. From here on the
     /// container keeps the endpoint's addresses, unless it or another container keeps
     /// others or these. Whether the endpoint has the addresses that it should.
-    pub async fn identify(&self, docker: &str, container: &str, name: &str) -> Result<bool> {
-        let turn = self.turn(0, docker).await;
+    pub async fn identify(&self, id: &str, container: &str, name: &str) -> Result<bool> {
+        let turn = self.turn(0, id).await;
         let turn = turn.lock().await;
-        let Some(found) = self.by_docker(docker) else { return Ok(true) };
-        let known =
-            found.docker.as_ref().is_some_and(|docker| docker.container.as_deref() == Some(container));
+        let Some(found) = self.of_runtime(id) else { return Ok(true) };
+        let known = found.handle().is_some_and(|handle| handle.container.as_deref() == Some(container));
         let endpoint = found;
-        let asked = endpoint.docker.as_ref().is_some_and(|docker| docker.asked);
+        let asked = endpoint.handle().is_some_and(|handle| handle.asked);
         let kept = self.journal.kept();
         let own = kept.get(&(container.to_owned(), endpoint.network));
         let others = kept.values().find(|kept| {
@@ -65,8 +61,8 @@ impl Workloads {
             });
         }
         let set = |e: &mut Endpoint| {
-            if let Some(docker) = &mut e.docker {
-                docker.container = Some(container.to_owned());
+            if let Owner::Runtime(handle) = &mut e.owner {
+                handle.container = Some(container.to_owned());
             }
         };
         if known {
@@ -77,7 +73,7 @@ impl Workloads {
         if right {
             let before = own.filter(|own| own.addresses != endpoint.addresses);
             if let Some(before) = before.filter(|before| self.is_free(before)) {
-                self.release_kept(before).await;
+                self.rereserve_kept(before).await;
             }
         }
         drop(turn);
@@ -86,7 +82,7 @@ impl Workloads {
 
     /// An endpoint ends: what its container keeps from now on, if it keeps the addresses.
     /// Then they are not to be given back.
-    pub(super) fn keep(&self, endpoint: &Endpoint) -> Option<Kept> {
+    pub(super) fn keeping(&self, endpoint: &Endpoint) -> Option<Kept> {
         let same = |kept: &&Kept| kept.network == endpoint.network && kept.addresses == endpoint.addresses;
         let kept = self.journal.kept();
         let kept = kept.values().find(same)?;
@@ -106,7 +102,8 @@ impl Workloads {
             })
             .cloned()
             .collect();
-        if let Some(begun) = free.iter().position(|kept| kept.addresses.iter().any(|a| self.is_leased(*a))) {
+        if let Some(begun) = free.iter().position(|kept| kept.addresses.iter().any(|a| self.is_reserved(*a)))
+        {
             return vec![free.swap_remove(begun)];
         }
         free.sort_by_key(|kept| kept.released);
@@ -118,30 +115,12 @@ impl Workloads {
         self.journal.kept().remove(&(container.to_owned(), network))
     }
 
-    /// Leases an address that a stopped container keeps; `None` if none does.
-    pub(super) fn lease_kept(&self, network: &Network, addr: IpAddr, asked: bool) -> Option<IpAddr> {
-        let kept = self.journal.kept();
-        let kept = kept.values().find(|k| k.network == network.id && k.addresses.contains(&addr))?;
-        if self.has_endpoint(addr) {
-            return None;
-        }
-        let holder = kept.holder.clone();
-        let lease =
-            Lease { network: network.id, holder, stashed: false, kept: true, asked, since: Instant::now() };
-        let mut leases = self.leases.lock();
-        if leases.contains_key(&addr) {
-            return None;
-        }
-        leases.insert(addr, lease);
-        Some(addr)
-    }
-
     /// Forgets what a container keeps on a network: it was removed or disconnected.
     pub async fn unkeep(&self, kept: &Kept) -> Result<()> {
         let removed = self.journal.take_kept(&kept.container, kept.network)?;
         if let Some(kept) = removed.filter(|kept| self.is_free(kept)) {
             info!(container = kept.name, addresses = list(&kept.addresses), "addresses released");
-            self.release_kept(&kept).await;
+            self.rereserve_kept(&kept).await;
         }
         Ok(())
     }
@@ -182,7 +161,7 @@ impl Workloads {
         self.journal.kept().into_values().filter(|kept| !lives(kept)).collect()
     }
 
-    async fn release_kept(&self, kept: &Kept) {
+    async fn rereserve_kept(&self, kept: &Kept) {
         let away = match self.control.refusal() {
             Some(reason) => {
                 for addr in &kept.addresses {
@@ -203,25 +182,15 @@ impl Workloads {
     }
 
     fn is_used(&self, addr: IpAddr) -> bool {
-        self.is_leased(addr) || self.has_endpoint(addr)
+        self.is_reserved(addr) || self.has_endpoint(addr)
     }
 
-    fn is_leased(&self, addr: IpAddr) -> bool {
-        self.leases.lock().contains_key(&addr)
+    fn is_reserved(&self, addr: IpAddr) -> bool {
+        self.reservations.lock().contains_key(&addr)
     }
 
-    fn has_endpoint(&self, addr: IpAddr) -> bool {
+    pub(super) fn has_endpoint(&self, addr: IpAddr) -> bool {
         self.journal.endpoints().values().any(|endpoint| endpoint.addresses.contains(&addr))
-    }
-}
-
-impl Leases {
-    /// Whether one of the addresses was leased out of what a container keeps, and whether
-    /// a user named one.
-    pub(super) fn origin(&self, addresses: &[IpAddr]) -> (bool, bool) {
-        let leases = self.lock();
-        let found: Vec<&Lease> = addresses.iter().filter_map(|addr| leases.get(addr)).collect();
-        (found.iter().any(|lease| lease.kept), found.iter().any(|lease| lease.asked))
     }
 }
 

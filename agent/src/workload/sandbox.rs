@@ -26,12 +26,12 @@ impl Sandboxes {
     /// endpoints, or a new one. Zero, which nobody shares, without a name.
     ///
     /// Two endpoints of a new container that come at once get two numbers, so that
-    /// neither may send from the other's address; Docker's come one by one.
+    /// neither may send from the other's address; a runtime's come one by one.
     pub fn number(&self, key: &Path, endpoints: &BTreeMap<String, Endpoint>) -> u32 {
         if key.as_os_str().is_empty() {
             return 0;
         }
-        let same = |e: &&Endpoint| e.docker.is_some() && e.sandbox != 0 && e.netns == key;
+        let same = |e: &&Endpoint| e.handle().is_some() && e.sandbox != 0 && e.netns == key;
         if let Some(found) = endpoints.values().find(same) {
             return found.sandbox;
         }
@@ -44,12 +44,13 @@ impl Sandboxes {
 mod tests {
     use super::*;
 
-    fn endpoint(id: &str, netns: &str, sandbox: u32, docker: bool) -> (String, Endpoint) {
-        let docker = docker.then(|| serde_json::json!({"id": id, "network": "n", "since": 1}));
+    fn endpoint(id: &str, netns: &str, sandbox: u32, of_runtime: bool) -> (String, Endpoint) {
+        let handle = serde_json::json!({"runtime": {"runtime": "r", "id": id, "network": "n", "since": 1}});
+        let owner = if of_runtime { handle } else { "command".into() };
         let endpoint = serde_json::json!({
             "id": id, "network": 1, "network_name": "blue", "addresses": ["10.1.0.2"],
             "mac": "02:00:00:00:00:01", "netns": netns, "sandbox": sandbox, "ifname": "", "host_interface": id,
-            "mtu": 1500, "docker": docker,
+            "mtu": 1500, "owner": owner,
         });
         (id.into(), serde_json::from_value(endpoint).expect("an endpoint"))
     }

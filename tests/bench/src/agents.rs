@@ -24,7 +24,7 @@ use margay::{
     model::{
         Unknown,
         block::Holder,
-        endpoint::{Device, Endpoint},
+        endpoint::{Device, Endpoint, Owner, Stage},
         network::{Network, NetworkRequest},
         snapshot::Snapshot,
     },
@@ -194,8 +194,8 @@ fn endpoint(id: String, network: &Network, addresses: Vec<IpAddr>) -> Endpoint {
         host_interface: margay::tables::host_interface(&id),
         device: Device::Veth,
         mtu: 1500,
-        ready: true,
-        docker: None,
+        stage: Stage::Joined,
+        owner: Owner::Command,
         lost: None,
         id,
     }

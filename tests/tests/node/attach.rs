@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use margay::journal::{Journal, Step};
+use margay::{
+    journal::{Journal, Step},
+    model::endpoint::Stage,
+};
 use margay_tests::{eventually::eventually, lab::Lab};
 
 /// A lab of one host with one network of both families.
@@ -170,7 +173,7 @@ fn an_attach_that_did_not_end_begins_anew() {
     // As a crash before the last step leaves it.
     let journal = Journal::open(&lab.h(1).dir().join("state")).expect("a journal");
     let id = journal.endpoints().into_keys().next().expect("an endpoint");
-    journal.alter(&id, |endpoint| endpoint.ready = false, Step::default()).expect("a disk");
+    journal.alter(&id, |endpoint| endpoint.stage = Stage::Created, Step::default()).expect("a disk");
     drop(journal);
     c.sh("ip addr flush dev eth0");
     lab.host(1).up();

@@ -21,7 +21,7 @@ pub(super) fn problems(state: &State) -> Vec<Problem> {
             let name = endpoint.name.as_ref().unwrap_or(&endpoint.id);
             let what =
                 format!("endpoint {name} of network {} is not served: {reason}", endpoint.network_name);
-            let mend = match &endpoint.docker {
+            let mend = match endpoint.handle() {
                 Some(_) => format!(
                     "docker network disconnect {0} {name}, and connect it again",
                     endpoint.network_name

@@ -152,8 +152,8 @@ fn endpoint(id: &str, addr: IpAddr) -> Endpoint {
         host_interface: "mgy000000000001".into(),
         device: crate::model::endpoint::Device::Veth,
         mtu: 1500,
-        ready: true,
-        docker: None,
+        stage: crate::model::endpoint::Stage::Joined,
+        owner: crate::model::endpoint::Owner::Command,
         lost: None,
     }
 }
