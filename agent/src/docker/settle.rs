@@ -157,7 +157,7 @@ impl Docker {
             let endpoint = &before[&id];
             let network = endpoint.handle().map_or("", |handle| &handle.network);
             if !engine.has(network, &id).await? {
-                self.bury(endpoint).await?;
+                self.bury(&id).await?;
             }
         }
         Ok(())
@@ -236,14 +236,14 @@ impl Docker {
         connected
     }
 
-    /// Removes an endpoint that Docker has forgotten, with its addresses.
-    async fn bury(&self, endpoint: &Endpoint) -> Result<()> {
+    /// Removes an endpoint that Docker has forgotten, with its addresses. Since Docker was looked
+    /// at it may have ended by itself, and another may have its addresses.
+    async fn bury(&self, id: &str) -> Result<()> {
+        let Some(endpoint) = self.workloads.of_runtime(id) else { return Ok(()) };
         info!(endpoint = endpoint.id, name = endpoint.name, "docker does not know it any more: removed");
-        if let Some(handle) = endpoint.handle() {
-            self.workloads.delete(&handle.id).await?;
-        }
+        self.workloads.delete(id).await?;
         for addr in &endpoint.addresses {
-            self.workloads.give_up(*addr).await?;
+            self.workloads.give_up_of(&endpoint.id, *addr).await?;
         }
         Ok(())
     }

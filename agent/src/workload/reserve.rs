@@ -99,6 +99,20 @@ impl Workloads {
         Ok(())
     }
 
+    /// Gives back an address that is reserved for an endpoint, which has ended; one that
+    /// another has is left alone.
+    pub async fn give_up_of(&self, holder: &str, addr: IpAddr) -> Result<()> {
+        let reservation = {
+            let mut reserved = self.reservations.lock();
+            let is_its = reserved.get(&addr).is_some_and(|reservation| reservation.holder == holder);
+            if is_its { reserved.remove(&addr) } else { None }
+        };
+        match reservation {
+            Some(reservation) => self.give_back(addr, &reservation).await,
+            None => Ok(()),
+        }
+    }
+
     async fn give_back(&self, addr: IpAddr, reservation: &Reservation) -> Result<()> {
         let still = |kept: &Kept| kept.holder == reservation.holder && kept.addresses.contains(&addr);
         if reservation.kept && self.journal.kept().values().any(still) {
