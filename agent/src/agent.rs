@@ -71,10 +71,17 @@ const STORE_AGAIN: Duration = Duration::from_secs(30);
 pub async fn run(config: Config) -> Result<()> {
     privileges::check()?;
     let pins = Pins::create(&config.bpffs)?;
-    let journal = Journal::open(&config.state_dir)?;
+    // First of all: two agents with one socket are told so.
+    let mut doors = Doors::open(&config).await?;
+    let journal = match Journal::open(&config.state_dir) {
+        Ok(journal) => journal,
+        Err(error) => {
+            doors.close();
+            return Err(error);
+        }
+    };
     let instance = journal.instance(new_id)?;
     let netlink = kernel::netlink().context("netlink")?;
-    let mut doors = Doors::open(&config).await?;
     let stop = Arc::new(Notify::new());
     end::heed_signals(Arc::clone(&stop))?;
     let facts = tokio::select! {

@@ -2,7 +2,7 @@
 //! plugin: Docker holds locks while it waits for us.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     path::Path,
     pin::pin,
@@ -40,7 +40,7 @@ const LOCKED: Duration = Duration::from_millis(40);
 /// How long dockerd may take to answer anything, while it waits for us.
 pub const ANSWER: Duration = Duration::from_secs(1);
 /// What makes a difference to us, of all that happens in Docker.
-const EVENTS: [&str; 6] = ["create", "destroy", "connect", "disconnect", "rename", "start"];
+const EVENTS: [&str; 7] = ["create", "destroy", "connect", "disconnect", "rename", "start", "die"];
 
 /// The pools that Docker has built in: 172.17.0.0/16 to 172.31.0.0/16, and 192.168.0.0/16.
 const BUILT_IN: [&str; 5] =
@@ -58,6 +58,13 @@ pub struct Containers {
     pub ids: BTreeSet<String>,
     /// Where they are.
     pub places: Vec<Place>,
+}
+
+impl Containers {
+    /// Names and Docker's ids of the networks that they are on.
+    pub fn networks(&self) -> BTreeSet<String> {
+        self.places.iter().flat_map(|place| [place.network.clone(), place.on.clone()]).collect()
+    }
 }
 
 /// A container's place on a network.
@@ -124,14 +131,19 @@ impl Engine {
         Ok(BUILT_IN.iter().filter_map(|pool| pool.parse().ok()).collect())
     }
 
-    /// Tells of everything that may concern us.
-    pub fn events(&self) -> impl Stream<Item = Result<EventMessage, bollard::errors::Error>> + use<> {
+    /// Tells of everything that may concern us, from a time on in seconds since 1970: what
+    /// happens until this is asked for is told, too.
+    pub fn events(
+        &self,
+        since: u64,
+    ) -> impl Stream<Item = Result<EventMessage, bollard::errors::Error>> + use<> {
         let filters = [
             ("type".to_owned(), vec!["network".to_owned(), "container".to_owned()]),
             ("event".to_owned(), EVENTS.map(str::to_owned).to_vec()),
         ];
         let filters = Some(filters.into_iter().collect());
-        self.docker.events(Some(EventsOptions { filters, ..EventsOptions::default() }))
+        let since = Some(since.to_string());
+        self.docker.events(Some(EventsOptions { since, filters, ..EventsOptions::default() }))
     }
 
     /// All networks.
@@ -166,7 +178,16 @@ impl Engine {
 
     /// All containers, and every container's place on every network.
     pub async fn containers(&self) -> Result<Containers> {
-        let options = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+        self.listed(None).await
+    }
+
+    /// Some containers, without those that are gone, and their places.
+    pub async fn containers_of(&self, ids: &BTreeSet<String>) -> Result<Containers> {
+        self.listed(Some([("id".to_owned(), ids.iter().cloned().collect())].into())).await
+    }
+
+    async fn listed(&self, filters: Option<HashMap<String, Vec<String>>>) -> Result<Containers> {
+        let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
         let (mut ids, mut places) = (BTreeSet::new(), Vec::new());
         for container in self.docker.list_containers(Some(options)).await? {
             let names = container.names.unwrap_or_default();
@@ -317,9 +338,9 @@ fn add_subnet(config: &IpamConfig, request: &mut NetworkRequest) -> Result<()> {
     Ok(())
 }
 
-/// The next event, after which the stream is empty for a moment.
+/// The next event; `None` where the stream has ended.
 pub async fn next<S: Stream<Item = Result<EventMessage, bollard::errors::Error>> + Unpin>(
     events: &mut S,
-) -> Option<()> {
-    events.next().await?.ok().map(drop)
+) -> Option<EventMessage> {
+    events.next().await?.ok()
 }

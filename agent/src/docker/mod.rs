@@ -16,6 +16,7 @@ mod restarts;
 mod server;
 mod settle;
 mod sync;
+mod watched;
 mod wire;
 
 use std::{

@@ -41,7 +41,7 @@ pub struct View<'a> {
     /// All networks of this host's Docker.
     pub docker: &'a [Seen],
     /// Names and Docker's ids of those that containers are on, stopped ones too.
-    pub used: &'a BTreeSet<&'a str>,
+    pub used: &'a BTreeSet<String>,
     /// What we know of those that are ours, by Docker's id.
     pub book: &'a BTreeMap<String, RuntimeNetwork>,
     /// The networks of the cluster.
@@ -140,7 +140,8 @@ fn known(view: &View<'_>, seen: &Seen) -> Option<Step> {
 /// Whether a network is to be made again once it has been quiet for a while.
 fn waits(view: &View<'_>, entry: &RuntimeNetwork) -> bool {
     let seen = view.docker.iter().find(|seen| seen.id == entry.id);
-    entry.chosen && seen.is_some_and(|seen| ![&*seen.id, &*seen.name].iter().any(|n| view.used.contains(n)))
+    entry.chosen
+        && seen.is_some_and(|seen| ![&seen.id, &seen.name].into_iter().any(|name| view.used.contains(name)))
 }
 
 /// Networks of one name that are one network: the older ones stay.

@@ -145,7 +145,12 @@ impl Docker {
 }
 
 /// Whether Docker has a container no more, or not on the network of what it keeps.
-fn is_over(kept: &Kept, view: &Containers, book: &BTreeMap<String, RuntimeNetwork>, cut: &[Cut]) -> bool {
+pub(super) fn is_over(
+    kept: &Kept,
+    view: &Containers,
+    book: &BTreeMap<String, RuntimeNetwork>,
+    cut: &[Cut],
+) -> bool {
     if !view.ids.contains(&kept.container) {
         return true;
     }

@@ -12,6 +12,8 @@ use super::{
     Docker, RUNTIME, Wish,
     engine::{Containers, Cut, Engine, Place},
     plan::Seen,
+    restarts::is_over,
+    watched::Watched,
 };
 use crate::{
     control::State,
@@ -51,11 +53,16 @@ pub(super) struct Found {
 
 impl Docker {
     /// Looks at the containers. What we know is read before Docker is asked: what comes
-    /// later is not missed.
-    pub(super) async fn look(&self, engine: &Engine) -> Result<Found> {
+    /// later is not missed. Those are looked at in any case that would lose what they keep.
+    pub(super) async fn look(&self, engine: &Engine, watched: &mut Watched, cut: &[Cut]) -> Result<Found> {
         let endpoints = self.endpoints();
-        let kept = self.workloads.journal.kept().into_values().collect();
-        Ok(Found { endpoints, kept, containers: engine.containers().await? })
+        let kept: Vec<Kept> = self.workloads.journal.kept().into_values().collect();
+        let book = self.networks.entries();
+        let view = watched.look(engine, self.housekeeping()).await?;
+        let over = kept.iter().filter(|kept| is_over(kept, view, &book, cut));
+        let over = over.map(|kept| kept.container.clone()).collect();
+        let containers = watched.look_at(engine, &over).await?.clone();
+        Ok(Found { endpoints, kept, containers })
     }
 
     /// Learns the containers' names, removes endpoints that Docker does not

@@ -19,6 +19,7 @@ use super::{
     engine::{self, Engine},
     plan::{SETTLING, Seen, Step, View, plan},
     settle::Settling,
+    watched::Watched,
 };
 use crate::{
     control::now, journal::RuntimeNetwork, model::network::Network, network::Naming, report::Trouble,
@@ -36,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(30);
 const MAKING: Duration = Duration::from_secs(2);
 /// For how long a network that a user has removed may still be left by the others on it.
 const LEAVING: Duration = Duration::from_secs(10);
+/// What comes within this time of one another is one event's.
+const LULL: Duration = Duration::from_millis(2);
 /// Who finds these troubles.
 const BY: &str = "docker networks";
 
@@ -103,15 +106,18 @@ impl Docker {
         rounds: &mut watch::Receiver<u64>,
         settling: &mut Settling,
     ) -> Result<()> {
-        let mut events = std::pin::pin!(engine.events());
-        let mut seen = None;
+        let mut events = std::pin::pin!(engine.events(now()));
+        let (mut seen, mut watched) = (None, Watched::default());
         loop {
-            let soon = self.step(engine, settling).await?;
-            let wait = if soon { SOON } else { HOUSEKEEPING.min(self.patience / 2) };
+            let soon = self.step(engine, &mut watched, settling).await? || watched.is_fresh();
+            let wait = if soon { SOON } else { self.housekeeping() };
             let reason = async {
                 loop {
                     tokio::select! {
-                        event = engine::next(&mut events) => return event,
+                        event = engine::next(&mut events) => {
+                            watched.happened(&event?);
+                            return Some(());
+                        }
                         () = self.wake.notified() => return Some(()),
                         changed = rounds.changed() => {
                             changed.ok()?;
@@ -129,8 +135,15 @@ impl Docker {
             }
             sleep(PAUSE).await;
             // What happened meanwhile is seen by the same look.
-            while let Ok(Some(())) = timeout(Duration::ZERO, engine::next(&mut events)).await {}
+            while let Ok(Some(event)) = timeout(LULL, engine::next(&mut events)).await {
+                watched.happened(&event);
+            }
         }
+    }
+
+    /// How often to look without a reason, and to list all containers.
+    pub(super) fn housekeeping(&self) -> Duration {
+        HOUSEKEEPING.min(self.patience / 2)
     }
 
     /// Which networks there are, and whether they may be believed.
@@ -142,10 +155,10 @@ impl Docker {
     }
 
     /// One look at Docker and what follows from it. Whether to look again soon.
-    async fn step(&self, engine: &Engine, settling: &mut Settling) -> Result<bool> {
+    async fn step(&self, engine: &Engine, watched: &mut Watched, settling: &mut Settling) -> Result<bool> {
         // In this order: what Docker has is in the book, and what is in the book
         // is in the cluster, or was removed.
-        let look = self.look(engine).await?;
+        let mut look = self.look(engine, watched, &settling.cut).await?;
         // First of all: somebody may be waiting to remove the network.
         self.release_removed(&look, &settling.cut).await?;
         let docker = engine.networks().await?;
@@ -163,15 +176,19 @@ impl Docker {
             self.forget_lost(&book, &cluster.networks)?;
             soon = true;
         } else if agreed {
-            let places = look.containers.places.iter();
             let view = View {
                 docker: &docker,
-                used: &places.flat_map(|place| [&*place.network, &*place.on]).collect(),
+                used: &look.containers.networks(),
                 book: &book,
                 cluster: &cluster.networks,
                 making: &making,
                 now: now(),
             };
+            if plan(&view).0.iter().any(|step| matches!(step, Step::Remake { .. })) {
+                // What Docker has not told yet may be on it.
+                look.containers = watched.list(engine).await?.clone();
+            }
+            let view = View { used: &look.containers.networks(), ..view };
             self.leave_used(&view)?;
             soon = self.networks_in_step(engine, &view).await?;
             soon |= self.remove_refused(&view).await?;

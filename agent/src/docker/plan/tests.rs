@@ -33,7 +33,7 @@ fn used_steps(
     cluster: &[(u32, Network)],
 ) -> Vec<String> {
     let (book, cluster) = (book.iter().cloned().collect(), cluster.iter().cloned().collect());
-    let used = used.iter().copied().collect();
+    let used = used.iter().map(|name| (*name).to_owned()).collect();
     let view =
         View { docker, used: &used, book: &book, cluster: &cluster, making: &BTreeSet::new(), now: 1000 };
     plan(&view).0.iter().map(|step| format!("{step:?}")).collect()
