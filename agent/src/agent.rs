@@ -71,15 +71,7 @@ const STORE_AGAIN: Duration = Duration::from_secs(30);
 pub async fn run(config: Config) -> Result<()> {
     privileges::check()?;
     let pins = Pins::create(&config.bpffs)?;
-    // First of all: two agents with one socket are told so.
-    let mut doors = Doors::open(&config).await?;
-    let journal = match Journal::open(&config.state_dir) {
-        Ok(journal) => journal,
-        Err(error) => {
-            doors.close();
-            return Err(error);
-        }
-    };
+    let (mut doors, journal) = opened(&config).await?;
     let instance = journal.instance(new_id)?;
     let netlink = kernel::netlink().context("netlink")?;
     let stop = Arc::new(Notify::new());
@@ -143,6 +135,18 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::spawn(bury(workloads, vanishing));
     let control_loop = own.run(control_loop)?;
     serve(doors, agent, control_loop, stop).await
+}
+
+/// Opens the doors and then the journal: two agents with one socket are told that first.
+async fn opened(config: &Config) -> Result<(Doors, Journal)> {
+    let doors = Doors::open(config).await?;
+    match Journal::open(&config.state_dir) {
+        Ok(journal) => Ok((doors, journal)),
+        Err(error) => {
+            doors.close();
+            Err(error)
+        }
+    }
 }
 
 /// Serves until the agent is told to end.

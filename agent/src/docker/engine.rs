@@ -2,7 +2,7 @@
 //! plugin: Docker holds locks while it waits for us.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
     pin::pin,
@@ -183,10 +183,11 @@ impl Engine {
 
     /// Some containers, without those that are gone, and their places.
     pub async fn containers_of(&self, ids: &BTreeSet<String>) -> Result<Containers> {
-        self.listed(Some([("id".to_owned(), ids.iter().cloned().collect())].into())).await
+        self.listed(Some(ids)).await
     }
 
-    async fn listed(&self, filters: Option<HashMap<String, Vec<String>>>) -> Result<Containers> {
+    async fn listed(&self, ids: Option<&BTreeSet<String>>) -> Result<Containers> {
+        let filters = ids.map(|ids| [("id".to_owned(), ids.iter().cloned().collect())].into());
         let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
         let (mut ids, mut places) = (BTreeSet::new(), Vec::new());
         for container in self.docker.list_containers(Some(options)).await? {
