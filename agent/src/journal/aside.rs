@@ -66,7 +66,7 @@ impl Aside {
     /// Sets an entry aside.
     pub fn entry(&self, place: &Place, bytes: &[u8], reason: &str) -> Result<()> {
         let path = self.path_of(place)?;
-        warn!("entry {} of {} is set aside as {}: {reason}", place.1, place.0.name(), path.display());
+        warn!("journal entry {} of {} set aside as {}: {reason}", place.1, place.0.name(), path.display());
         replace(&path, bytes)?;
         self.tell(&path, reason);
         Ok(())
@@ -101,13 +101,15 @@ impl Aside {
         let named = path.display();
         let problem = if place_of(path).is_some() {
             Problem::new(
-                format!("an entry of the journal was set aside in {named}: {reason}"),
-                format!("attach its container anew if it lives, then: rm {named}"),
+                format!(
+                    "a broken journal entry was set aside in {named}, so its container is cut off: {reason}"
+                ),
+                format!("attach the container again if it runs, then: rm {named}"),
             )
         } else {
             Problem::new(
-                format!("the journal was set aside in {named}: {reason}"),
-                format!("attach this host's containers anew that nobody serves, then: rm {named}"),
+                format!("the journal is broken and was set aside in {named}: {reason}"),
+                format!("attach the containers of this host again that run, then: rm {named}"),
             )
         };
         let mut told = self.lock();

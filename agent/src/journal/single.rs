@@ -36,7 +36,7 @@ impl Journal {
         let Some(bytes) = read(&path)? else { return Ok(None) };
         let known = model::parse(&bytes).with_context(|| {
             format!(
-                "{}: without it the store cannot be judged; restore it, or remove it to trust the store",
+                "{}: without this file the agent cannot judge the store; restore it, or remove it to trust the store",
                 path.display()
             )
         })?;

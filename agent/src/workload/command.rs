@@ -23,6 +23,7 @@ use crate::{
         endpoint::{Endpoint, Owner, check_ifname},
         network::Network,
     },
+    problem::Rejection,
     words,
 };
 
@@ -136,13 +137,16 @@ impl Workloads {
     fn check_once(&self, network: &Network, netns: &Netns) -> Result<()> {
         let endpoints = self.journal.endpoints();
         match endpoints.values().find(|e| e.sandbox == netns.inode && e.network == network.id) {
-            Some(other) if other.netns == netns.path => bail!(
-                "{} is on network {} already, by interface {} (endpoint {})",
-                netns.path.display(),
-                network.name,
-                other.ifname,
-                other.id
-            ),
+            Some(other) if other.netns == netns.path => bail!(Rejection::conflict(
+                format!(
+                    "{} is on network {} already, by interface {} (endpoint {})",
+                    netns.path.display(),
+                    network.name,
+                    other.ifname,
+                    other.id
+                ),
+                "detach that endpoint first"
+            )),
             // The inode number of a namespace that is gone, in use again.
             _ => Ok(()),
         }
@@ -163,7 +167,8 @@ impl Workloads {
             }
             sleep(LOOK).await;
         }
-        bail!("endpoint {} of network {} is named {name} already", other.id, network.name)
+        let what = format!("endpoint {} of network {} is named {name} already", other.id, network.name);
+        bail!(Rejection::conflict(what, "choose another name"))
     }
 }
 
@@ -176,11 +181,12 @@ fn same(found: Endpoint, request: &Attach) -> Result<Endpoint> {
     if network && addresses && mac && name {
         return Ok(found);
     }
-    bail!(
+    let what = format!(
         "interface {} in {} is endpoint {} of network {} already, attached with other options",
         request.ifname,
         request.netns.display(),
         found.id,
         found.network_name
-    )
+    );
+    bail!(Rejection::conflict(what, "detach it first, or choose another interface with --ifname"))
 }

@@ -14,6 +14,7 @@ use crate::{
         network::Network,
         pick::{Face, pick},
     },
+    problem::Rejection,
 };
 
 /// Which endpoint a front end means.
@@ -62,10 +63,12 @@ impl Workloads {
             return Ok(network);
         }
         let Some(revision) = self.networks.find(name).await? else {
-            bail!("there is no network {name}; margay network create makes one")
+            let what = format!("there is no network {name}");
+            bail!(Rejection::missing(what, "margay network create makes one"))
         };
         self.control.revision(revision).await?;
-        self.known_network(name).await?.ok_or_else(|| anyhow!("network {name} was removed just now"))
+        let gone = || Rejection::missing(format!("network {name} was removed just now"), "create it again");
+        Ok(self.known_network(name).await?.ok_or_else(gone)?)
     }
 
     pub(super) async fn mtu(&self, network: &Network) -> Result<u32> {
@@ -78,7 +81,10 @@ impl Workloads {
         let look = move |state: &State| {
             let barred = || state.snapshot.barred.values().find(|(network, _)| network.name == name);
             match (state.snapshot.network(&name), barred()) {
-                (None, Some((_, reason))) => bail!("network {name} is not served on this node: {reason}"),
+                (None, Some((_, reason))) => bail!(Rejection::conflict(
+                    format!("network {name} is not served on this node: {reason}"),
+                    "see `margay status`"
+                )),
                 (found, _) => Ok(found.cloned()),
             }
         };

@@ -6,7 +6,10 @@ use anyhow::{Result, bail};
 use tokio::time::timeout;
 
 use super::{PATIENCE, Workloads};
-use crate::{control::State, problem::Problem};
+use crate::{
+    control::State,
+    problem::{Problem, Rejection},
+};
 
 impl Workloads {
     /// Lets attaching begin: this node is a member of the cluster, and what a
@@ -48,15 +51,15 @@ impl Workloads {
         }
         let problem =
             self.control.look(|state| state.join_problem.clone().or_else(|| state.refusal())).await?;
-        let problem = problem.unwrap_or_else(|| Problem::new("it is still about to", "see `margay status`"));
-        Err(problem.within("this node has not joined the cluster").into())
+        let problem = problem.unwrap_or_else(|| Problem::new("it is joining", "see `margay status`"));
+        Err(Rejection::Later(problem.within("this node has not joined the cluster")).into())
     }
 
     /// Nothing is agreed upon before this node is a member, or with a store that
     /// is away or not to be believed.
     pub async fn agreed(&self) -> Result<()> {
         if let Some(away) = self.control.look(|state| state.store.unusable().cloned()).await? {
-            bail!(away.to_problem());
+            bail!(away);
         }
         self.joined().await?;
         self.believed().await
@@ -66,7 +69,7 @@ impl Workloads {
     /// store that can be asked and is believed.
     pub async fn believed(&self) -> Result<()> {
         match self.control.look(State::refusal).await? {
-            Some(reason) => bail!(reason),
+            Some(reason) => bail!(Rejection::Later(reason)),
             None => Ok(()),
         }
     }

@@ -129,7 +129,7 @@ impl Workloads {
         sysctl::set("ipv6", host, "disable_ipv6", "1")?;
         sysctl::set("ipv4", host, "rp_filter", "1")?;
         let index = link::index(&self.netlink, host).await?;
-        let index = index.ok_or_else(|| anyhow!("interface {host} vanished"))?;
+        let index = index.ok_or_else(|| anyhow!("interface {host} disappeared"))?;
         link::set_up(&self.netlink, index).await?;
         self.control.serve(endpoint.clone()).await
     }

@@ -149,7 +149,7 @@ impl Workloads {
                 if reserved.get(&addr).is_some_and(still) { reserved.remove(&addr) } else { None }
             };
             let Some(reservation) = reservation else { continue };
-            info!("address {addr} was asked for and not used, so it is taken back");
+            info!("took address {addr} back, which a runtime requested and did not use");
             if let Err(error) = self.give_back(addr, &reservation).await {
                 warn!("address {addr}: {error:#}");
             }
@@ -198,6 +198,10 @@ impl Workloads {
             }));
         }
         holders.dedup();
-        if holders.is_empty() { Err(anyhow!("the addresses were taken back just now")) } else { Ok(holders) }
+        if holders.is_empty() {
+            Err(anyhow!("the agent took the addresses back just now; try again"))
+        } else {
+            Ok(holders)
+        }
     }
 }
