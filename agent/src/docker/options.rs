@@ -169,6 +169,8 @@ mod tests {
         let request = request.expect("known");
         assert!(request.name == "blue" && !request.unnamed && request.routable);
         assert_eq!(request.runtime.options["own.opt"], "7");
+        assert_eq!(with(&json!({"margay.block-prefix": "26,122"})).expect("known").block_prefixes, [26, 122]);
+        assert_eq!(with(&json!({"margay.block-size": "64"})).expect("known").block_size, Some(64));
         assert_eq!(request.runtime.options[NETWORK], "blue", "as it was given");
     }
 

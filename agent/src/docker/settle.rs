@@ -247,7 +247,11 @@ impl Docker {
     /// at it may have ended by itself, and another may have its addresses.
     async fn bury(&self, id: &str) -> Result<()> {
         let Some(endpoint) = self.workloads.of_runtime(id) else { return Ok(()) };
-        info!(endpoint = endpoint.id, name = endpoint.name, "docker does not know it any more: removed");
+        info!(
+            endpoint = endpoint.id,
+            name = endpoint.name,
+            "removed an endpoint that Docker no longer knows"
+        );
         self.workloads.delete(id).await?;
         for addr in &endpoint.addresses {
             self.workloads.give_up_of(&endpoint.id, *addr).await?;

@@ -18,7 +18,7 @@ use margay::{
     control::{Control, Loop, Sources, State},
     desired::{LocalFacts, Uplink},
     ipam::{self, Ipam},
-    journal::{Journal, Member},
+    journal::{Journal, Member, Step},
     kernel::{self, Kernel, Netlink, Part, sysctl::Originals},
     membership::Membership,
     model::{
@@ -165,8 +165,9 @@ impl Agent {
             }
         };
         let took = start.elapsed();
-        self.journal.put_network(&Member { network: network.clone(), stash: Default::default() })?;
-        self.journal.put(&endpoint(id, network, addresses))?;
+        let member = Member { network: network.clone(), stash: Default::default() };
+        let step = Step::default().network(&member).endpoint(&endpoint(id, network, addresses));
+        self.journal.commit(step).await?;
         Ok((took, refusals))
     }
 }
