@@ -243,19 +243,37 @@ impl Headers {
         packet.load(self.l4)
     }
 
-    /// Source and destination port of TCP and UDP, host byte order; of an ICMP echo its
-    /// identifier in both places (RFC 792, RFC 4443 section 4). `None` where the packet has
-    /// none: another protocol, another message, or a later fragment.
+    /// Source and destination port of TCP and UDP, host byte order; of an echo request or reply
+    /// of the packet's family its identifier in both places (RFC 792, RFC 4443 section 4). `None`
+    /// where the packet has none: another protocol, another message, a later fragment, or too
+    /// few bytes. What a link has padded a packet with is none of its bytes.
     #[inline(always)]
     pub fn ports<P: Packet>(&self, packet: &P) -> Option<[u16; 2]> {
-        match (self.proto, self.icmp_type(packet)) {
-            _ if self.is_later_fragment() => None,
-            (TCP | UDP, _) => packet.load::<[u16; 2]>(self.l4).map(|ports| ports.map(u16::from_be)),
-            (_, Some(0 | 8 | 128 | 129)) => {
-                let [id, _] = packet.load::<[u16; 2]>(self.l4 + 4)?;
-                Some([u16::from_be(id); 2])
-            }
-            _ => None,
+        let (at, len) = match (self.proto, self.icmp_type(packet), self.family) {
+            _ if self.is_later_fragment() => return None,
+            (TCP | UDP, ..) => (self.l4, 4),
+            (_, Some(0 | 8), Family::V4) | (_, Some(128 | 129), Family::V6) => (self.l4 + 4, 2),
+            _ => return None,
+        };
+        if at + len > self.end(packet)? {
+            return None;
+        }
+        let first = u16::from_be(packet.load(at)?);
+        let second = if len == 4 { u16::from_be(packet.load(at + 2)?) } else { first };
+        Some([first, second])
+    }
+
+    /// Where the packet ends in its frame by its own length, bytes. A super-packet above 64 KiB
+    /// says 0 and ends with the frame.
+    #[inline(always)]
+    fn end<P: Packet>(&self, packet: &P) -> Option<usize> {
+        let (at, before) = match self.family {
+            Family::V4 => (V4_TOTAL_LEN, 0),
+            Family::V6 => (V6_PAYLOAD_LEN, IPV6_LEN),
+        };
+        match u16::from_be(packet.load(P::L3 + at)?) {
+            0 if packet.gso_size() != 0 => Some(packet.len() as usize),
+            len => Some(P::L3 + before + usize::from(len)),
         }
     }
 }
@@ -284,16 +302,26 @@ pub fn destination<F: Frame>(frame: &F, family: Family) -> Option<Addr> {
     }
 }
 
+/// Where the length stands in an IP header: of the whole packet, and of what is behind it.
+const V4_TOTAL_LEN: usize = 2;
+const V6_PAYLOAD_LEN: usize = 4;
+
 /// Where the source stands in an IP header, and behind it the destination.
 pub(crate) const V4_ADDRESSES: usize = 12;
 pub(crate) const V6_ADDRESSES: usize = 8;
 
-/// Source and destination alone.
+/// Source and destination alone, of a packet of which nothing else is known.
 #[inline(always)]
 pub fn addresses<F: Frame>(frame: &F, family: Family) -> Option<[Addr; 2]> {
     match family {
-        Family::V4 => frame.get(F::L3 + V4_ADDRESSES).map(mapped),
-        Family::V6 => frame.get(F::L3 + V6_ADDRESSES),
+        Family::V4 => {
+            frame.pull(F::L3 + IPV4_LEN);
+            frame.get(F::L3 + V4_ADDRESSES).map(mapped)
+        }
+        Family::V6 => {
+            frame.pull(F::L3 + IPV6_LEN);
+            frame.get(F::L3 + V6_ADDRESSES)
+        }
     }
 }
 

@@ -75,7 +75,12 @@ pub fn answer<P: Packet>(
     let ethernet = packet.ethernet()?;
     let quote = Part::of(packet.l3_len());
     let len = ICMP_LEN as u16 + quote.get() as u16;
-    let told = if error.carries_mtu { mtu } else { 0 };
+    let told = match headers.family {
+        _ if !error.carries_mtu => 0,
+        // The field has 16 bits (RFC 1191 section 4).
+        Family::V4 => mtu.min(u16::MAX.into()),
+        Family::V6 => mtu,
+    };
     let [a, b, c, d] = told.to_be_bytes();
     draft.icmp = [u64::from_ne_bytes([error.kind, error.code, 0, 0, a, b, c, d])];
     draft.ip = match headers.family {

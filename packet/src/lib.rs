@@ -7,6 +7,9 @@
 
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod arp;
 #[cfg(not(target_arch = "bpf"))]
 mod buffer;
@@ -14,11 +17,11 @@ pub mod checksum;
 pub mod echo;
 mod frame;
 mod headers;
-#[cfg(test)]
-mod hostile;
 pub mod icmp;
 pub mod ndp;
 mod onward;
+#[cfg(test)]
+mod tests;
 pub mod walk;
 
 #[cfg(not(target_arch = "bpf"))]
