@@ -1,9 +1,11 @@
 //! Counts the instructions that a program executes for one packet, by interpreting the
 //! compiled object (RFC 9669). The count is exact: it depends on the object alone and on no
-//! machine. Helpers do what the fast path needs of them, and maps are the kernel's own.
+//! machine. Helpers do what the fast path needs of them, and maps are the kernel's own. What
+//! becomes of the packet is told besides, so that it can be compared with what the kernel makes
+//! of it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, AsRawFd},
     path::Path,
 };
@@ -33,7 +35,9 @@ pub struct Interpreter {
     maps: BTreeMap<i32, Known>,
     /// Memory that programs may read and write: sections, and values by map and key.
     memory: BTreeMap<usize, Box<[u8]>>,
-    values: HashMap<(i32, Vec<u8>), usize>,
+    values: BTreeMap<(i32, Vec<u8>), usize>,
+    /// Nanoseconds of the monotonic clock, which stands still.
+    now: u64,
 }
 
 struct Known {
@@ -43,6 +47,17 @@ struct Known {
     pin: Option<MapData>,
     /// Where the section's data lies, for `.rodata` and its like.
     data: Option<usize>,
+}
+
+/// What a program did with a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// Instructions that it executed.
+    pub instructions: u64,
+    /// What it returned.
+    pub action: i32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
 }
 
 /// One run.
@@ -70,15 +85,19 @@ impl Interpreter {
             maps.insert(fd, Known { kind, key, value, pin, data });
             found.push((name.clone(), fd, map.clone()));
         }
-        let text = object.functions.keys().map(|(section, _)| *section).collect::<HashSet<_>>();
+        #[expect(clippy::disallowed_types, reason = "aya_obj takes no other set")]
+        let text: std::collections::HashSet<usize> =
+            object.functions.keys().map(|(section, _)| *section).collect();
         let found = found.iter().map(|(name, fd, map)| (name.as_str(), *fd, map));
         object.relocate_maps(found, &text).expect("the object's maps");
         object.relocate_calls(&text).expect("the object's functions");
-        Self { object, maps, memory, values: HashMap::new() }
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
+        let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
+        Self { object, maps, memory, values: BTreeMap::new(), now }
     }
 
-    /// Instructions that a program executes for a frame.
-    pub fn count(&mut self, program: Program, frame: &[u8], context: Context) -> u64 {
+    /// Executes a program for a frame.
+    pub fn run(&mut self, program: Program, frame: &[u8], context: Context) -> Executed {
         let found = &self.object.programs[program.label()];
         let code = self.object.functions[&found.function_key()].instructions.clone();
         let data = self.hold(frame.into());
@@ -89,13 +108,14 @@ impl Interpreter {
         registers[10] = self.address(stack) + STACK as u64;
         let mut run = Run { of: self, registers, executed: 0, fields };
         run.function(&code, 0);
-        let executed = run.executed;
+        let (instructions, action) = (run.executed, run.registers[0] as i32);
+        let frame = self.memory[&data].to_vec();
         // What is each CPU's own stays for the next run.
         self.values.retain(|(map, _), _| self.maps[map].kind == PERCPU_ARRAY);
-        let kept: HashSet<usize> = self.values.values().copied().collect();
+        let kept: BTreeSet<usize> = self.values.values().copied().collect();
         let sections = self.object.maps.len();
         self.memory.retain(|place, _| *place < sections || kept.contains(place));
-        executed
+        Executed { instructions, action, frame }
     }
 
     /// Keeps memory at an address that does not change. Gives its place.
@@ -195,7 +215,8 @@ impl Run<'_> {
         }
         let signed = |value: u64| if narrow { i64::from(value as i32) } else { value as i64 };
         match instruction.code >> 4 {
-            0x0 => true,
+            // With 32 bits it would be a jump with a long offset, which no compiler has written here.
+            0x0 if !narrow => true,
             0x1 => a == b,
             0x2 => a > b,
             0x3 => a >= b,
@@ -212,6 +233,8 @@ impl Run<'_> {
     }
 
     fn compute(&mut self, instruction: bpf_insn) {
+        // An offset would ask for signed division, or for a move that extends a sign.
+        assert_eq!(instruction.off, 0, "operation {:#x}", instruction.code);
         let dst = usize::from(instruction.dst_reg());
         let (a, b) = (self.registers[dst], self.operand(instruction));
         let wide = instruction.code & 7 == 7;
@@ -287,21 +310,27 @@ impl Run<'_> {
             // bpf_map_lookup_elem
             1 => self.look_up(),
             // bpf_ktime_get_ns, bpf_ktime_get_coarse_ns
-            5 | 160 => {
-                let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
-                now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-            }
+            5 | 160 => self.of.now,
             // bpf_skb_load_bytes
-            26 => {
-                let (offset, to, len) = (self.registers[2], self.registers[3], self.registers[4] as usize);
-                let from = self.bytes(self.fields[&76] + offset, len).to_vec();
-                self.bytes(to, len).copy_from_slice(&from);
-                0
-            }
+            26 => self.load_bytes(),
             // bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer
             23 | 152 | 155 => 7,
             other => panic!("the fast path calls helper {other}"),
         }
+    }
+
+    /// Copies bytes out of the frame. Past its end the kernel writes zeros and says so.
+    fn load_bytes(&mut self) -> u64 {
+        let offset = u64::from(self.registers[2] as u32);
+        let (to, len) = (self.registers[3], u64::from(self.registers[4] as u32));
+        let (data, end) = (self.fields[&76], self.fields[&80]);
+        if offset + len > end - data {
+            self.bytes(to, len as usize).fill(0);
+            return -i64::from(libc::EFAULT) as u64;
+        }
+        let from = self.bytes(data + offset, len as usize).to_vec();
+        self.bytes(to, len as usize).copy_from_slice(&from);
+        0
     }
 
     fn look_up(&mut self) -> u64 {

@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{Array, Map, MapData};
 use margay::tables::HOST_INTERFACE;
 use margay_common::{
-    sent::{INTO, NEXT_HOP, OUT, PEER, ROUTED, Sent},
+    sent::{INTO, NEXT_HOP, NOWHERE, OUT, PEER, ROUTED, Sent},
     table,
 };
 
@@ -42,7 +42,8 @@ impl Telling {
             PEER => format!("behind {name}"),
             NEXT_HOP => format!("out of {name} to {}", IpAddr::from(sent.next_hop)),
             ROUTED => format!("out of {name} as routed"),
-            _ => String::new(),
+            NOWHERE => String::new(),
+            way => panic!("way {way}"),
         }
     }
 }
@@ -69,7 +70,8 @@ pub fn expected(program: &str, verdict: &str, from: &str, dst: IpAddr) -> String
         }
         "host" => format!("into {HOST_INTERFACE}"),
         "world" => format!("out of {UPLINK} as routed"),
-        _ => back(from),
+        "answered" => back(from),
+        other => panic!("nothing is sent on that is counted as {other}"),
     }
 }
 

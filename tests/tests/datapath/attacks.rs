@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use margay_tests::{
     bpf::{DROP, REDIRECT, both, mac, node},
     frame::{Frame, arp},
+    sent,
 };
 
 use crate::{dropped, explained, forwarded};
@@ -317,6 +318,11 @@ fn whatever_a_few_wrong_bytes_make_of_a_packet() {
         if out.action == REDIRECT && !answered {
             went_on += 1;
             assert!(may_go_on(&frame, &out.frame, family), "{frame:x?}: {out:?}");
+            let [counted] = &out.counted[..] else { panic!("it is counted once: {out:?}") };
+            let (_, verdict) = counted.split_once(' ').expect("a program and a verdict");
+            let dst = sent::destination(&out.frame).expect("it has one");
+            let expected = sent::expected("from_workload", verdict, &out.from, dst);
+            assert_eq!(out.sent, expected, "{frame:x?}: {out:?}");
         }
     }
     assert!(went_on > ROUNDS / 30, "{went_on} went on: not all of it is broken");
