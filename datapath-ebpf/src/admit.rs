@@ -15,7 +15,8 @@ use crate::maps;
 pub enum Origin {
     /// A container of a network, by its id.
     Network(u32),
-    /// Another node, or this host itself.
+    /// Another node, or this host itself. What answers a masqueraded flow counts as the host's:
+    /// a container asked for it.
     Node,
     /// It says that it is this node, and comes from the wire.
     ThisNode,

@@ -44,15 +44,18 @@ pub fn interface(cx: &Context<'_>) -> Result<(&'static Workload, Link), DropReas
 ///
 /// It has another's source address, or is not addressed to the gateway.
 #[inline(always)]
-pub fn source(cx: &mut Context<'_>, workload: &'static Workload, ethernet: &Link) -> Result<(), DropReason> {
+pub fn source(
+    cx: &mut Context<'_>,
+    workload: &'static Workload,
+    ethernet: &Link,
+) -> Result<Sender, DropReason> {
     if ethernet.dst != GATEWAY_MAC.word() {
         locate::check_destination(cx.headers)?;
         return Err(DropReason::OtherHost);
     }
     let sender = sender(cx, workload)?;
     cx.error.gateway = sender.side.gateway;
-    cx.sender = Some(sender);
-    Ok(())
+    Ok(*cx.sender.insert(sender))
 }
 
 #[inline(always)]

@@ -26,8 +26,7 @@ pub fn decide(cx: &mut Context<'_>) -> Result<Forward, DropReason> {
     if family == Family::V6 && cx.headers.icmp_type(&cx.packet).is_some_and(ndp::is_ndp) {
         return Ok(answer::neighbour(&cx.packet));
     }
-    authenticate::source(cx, workload, &ethernet)?;
-    let sender = cx.sender.ok_or(DropReason::SpoofedSource)?;
+    let sender = authenticate::source(cx, workload, &ethernet)?;
     match locate::from_workload(cx.headers, &sender)? {
         // A netkit loses what its program sends by bpf_redirect_peer.
         Way::Here(endpoint) if workload.flags & NETKIT != 0 => Ok(Forward::out(endpoint)),

@@ -8,7 +8,7 @@ use margay_common::{
     verdict::{DropReason, Note, Program, counter},
 };
 
-use margay_packet::{ETH_LEN, Frame, IPV6_LEN, addresses};
+use margay_packet::{Frame, addresses};
 
 use crate::{
     maps,
@@ -34,10 +34,7 @@ pub extern "C" fn log_packet(skb: *mut __sk_buff, program: u32, reason: u32) -> 
     let program = Program::of_tc(program);
     let mut drop = Logged::new(program, reason, packet.ifindex(), packet.len());
     // The drop may have come before the header was parsed, so read the addresses here.
-    let addresses = packet.family().and_then(|family| {
-        packet.pull(ETH_LEN + IPV6_LEN);
-        addresses(packet, family)
-    });
+    let addresses = packet.family().and_then(|family| addresses(packet, family));
     [drop.src, drop.dst] = addresses.unwrap_or_default();
     // A container can forge its source but not its interface.
     let sender = match program {

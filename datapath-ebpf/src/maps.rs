@@ -105,8 +105,9 @@ pub fn tell_sent(way: u32, ifindex: u32, next_hop: &Addr) {
     if TALLY.load() != 0
         && let Some(sent) = SENT.get_ptr_mut(0)
     {
-        // SAFETY: the entry is the map's for as long as the program is loaded, and tests run
-        // one packet at a time.
+        // SAFETY: the one entry is the map's for as long as the program is loaded. All CPUs share
+        // it, so two may write it at once and mix their words; only programs that tests load get
+        // here, every bit pattern is a `Sent`, and no reference to it is made.
         unsafe { *sent = Sent { way, ifindex, next_hop: *next_hop } };
     }
 }

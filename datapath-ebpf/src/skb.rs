@@ -146,6 +146,7 @@ impl Packet for Skb<'_> {
 
     #[inline(always)]
     fn sum<const N: usize>(&self, bytes: &[u8; N]) -> u32 {
+        const { assert!(N.is_multiple_of(4) && N <= 512) };
         let to = bytes.as_ptr().cast_mut().cast();
         // SAFETY: the helper reads `N` bytes from `bytes` and writes nothing.
         unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, to, N as u32, 0) as u32 }

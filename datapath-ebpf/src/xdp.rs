@@ -126,15 +126,15 @@ pub fn family(frame: &XdpFrame<'_>) -> Option<Family> {
 #[inline(always)]
 fn to_endpoint(headers: &Headers, endpoint: &Endpoint) -> Result<Onward, DropReason> {
     if !headers.src.matches(&headers.dst, &endpoint.subnet_mask) {
-        is_admitted(headers, endpoint.network, endpoint.flags)?;
+        enters(headers, endpoint.network, endpoint.flags)?;
     }
     Ok(Onward::Pass)
 }
 
 /// Whether a frame enters a network. Ends those of which nobody would be told; `from_network`
-/// tells the others.
+/// decides about the others.
 #[inline(always)]
-fn is_admitted(headers: &Headers, network: u32, flags: u32) -> Result<bool, DropReason> {
+fn enters(headers: &Headers, network: u32, flags: u32) -> Result<bool, DropReason> {
     match admit(Origin::of(&headers.src), network, flags) {
         Ok(()) => Ok(true),
         Err(reason) if error_for(reason, headers.family).is_none() => Err(reason),
@@ -151,8 +151,7 @@ fn through(
     subnet: &Prefix,
     fits: bool,
 ) -> Result<Onward, DropReason> {
-    let admitted = is_admitted(headers, subnet.network, subnet.flags)?;
-    if !admitted || subnet.flags & ROUTABLE == 0 || !fits {
+    if !enters(headers, subnet.network, subnet.flags)? || subnet.flags & ROUTABLE == 0 || !fits {
         return Ok(Onward::Pass);
     }
     let Some(route) = Blocks::of(subnet).route(&headers.dst) else { return Ok(Onward::Pass) };
