@@ -115,8 +115,11 @@ fn parts(family: Family) -> impl Strategy<Value = Parts> {
     })
 }
 
-/// Options of IPv4, and the verdict of each.
-fn options() -> impl Strategy<Value = Vec<(Vec<u8>, Option<Result<(), DropReason>>)>> {
+/// An option of IPv4, and what it makes of the packet where it ends the walk.
+type Optional = (Vec<u8>, Option<Result<(), DropReason>>);
+
+/// Options of IPv4.
+fn options() -> impl Strategy<Value = Vec<Optional>> {
     let refused = |reason| Some(Err(reason));
     let one = select(vec![
         (vec![1], None),
@@ -146,7 +149,7 @@ fn v4() -> impl Strategy<Value = Built> {
     (parts(Family::V4), options(), fragment, checksum, v4_source(), any::<[u8; 4]>()).prop_map(build_v4)
 }
 
-type V4 = (Parts, Vec<(Vec<u8>, Option<Result<(), DropReason>>)>, u16, u16, [u8; 4], [u8; 4]);
+type V4 = (Parts, Vec<Optional>, u16, u16, [u8; 4], [u8; 4]);
 
 fn build_v4((parts, chosen, fragment, checksum, src, dst): V4) -> Built {
     let mut options: Vec<u8> = chosen.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
@@ -181,8 +184,11 @@ fn build_v4((parts, chosen, fragment, checksum, src, dst): V4) -> Built {
     finish(Family::V4, parts, bytes, known)
 }
 
-/// Extension headers: the number, and the bytes behind the next header's.
-fn extensions() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
+/// An extension header: its number, and its bytes behind the next header's.
+type Extension = (u8, Vec<u8>);
+
+/// Extension headers.
+fn extensions() -> impl Strategy<Value = Vec<Extension>> {
     let one = prop_oneof![
         4 => (select(vec![0_u8, 60]), 0_u8..3).prop_map(|(kind, units)| (kind, vec_of(units, 1))),
         // A segment list, and the routing header that is refused.
@@ -210,7 +216,9 @@ fn v6() -> impl Strategy<Value = Built> {
     (parts(Family::V6), extensions(), src, dst).prop_map(build_v6)
 }
 
-fn build_v6((parts, chosen, mut src, mut dst): (Parts, Vec<(u8, Vec<u8>)>, Vec<u8>, Vec<u8>)) -> Built {
+type V6 = (Parts, Vec<Extension>, Vec<u8>, Vec<u8>);
+
+fn build_v6((parts, chosen, mut src, mut dst): V6) -> Built {
     let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 1, 0, 9];
     match parts.flaw {
         Flaw::Header => src = mapped.to_vec(),
@@ -235,7 +243,7 @@ fn build_v6((parts, chosen, mut src, mut dst): (Parts, Vec<(u8, Vec<u8>)>, Vec<u
 }
 
 /// What extension headers make of a packet.
-fn walk(chosen: &[(u8, Vec<u8>)], parts: &Parts, src: &[u8], dst: &[u8]) -> Result<Known, DropReason> {
+fn walk(chosen: &[Extension], parts: &Parts, src: &[u8], dst: &[u8]) -> Result<Known, DropReason> {
     let addr = |bytes: &[u8]| Addr(zerocopy::transmute!(<[u8; 16]>::try_from(bytes).expect("16 bytes")));
     let mut known = Known {
         src: addr(src),
