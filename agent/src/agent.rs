@@ -124,7 +124,7 @@ pub async fn run(config: Config) -> Result<()> {
         membership: Arc::clone(&membership),
         store,
         store_at: config.store.to_string(),
-        drops: drops::Switch::new(&workloads.control, &datapath, &pins.maps(), config.datapath_log).await?,
+        drops: drops::Switch::new(&workloads.control, &datapath, &pins, config.datapath_log).await?,
         datapath,
         pins: pins.clone(),
         mode,

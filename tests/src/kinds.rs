@@ -68,8 +68,8 @@ pub fn prepare(node: &mut Node) {
 /// Empties the guard.
 pub fn block_nothing(node: &mut Node) {
     let guards = &mut node.maps().guards;
-    for (len, addr) in guards.read().expect("the map").into_keys() {
-        guards.remove(len, addr).expect("the map");
+    for key in guards.read().expect("the map").into_keys() {
+        guards.remove(key.len, key.addr).expect("the map");
     }
 }
 

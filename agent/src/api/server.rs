@@ -34,7 +34,7 @@ use self::refused::{Body, Refused, no_such_request};
 use super::wire;
 use crate::{
     control, drops,
-    kernel::{attach::TcMode, counters, datapath::Datapath, host, pins::Pins},
+    kernel::{attach::TcMode, counters, datapath::Datapath, maps, pins::Pins},
     membership::Membership,
     metrics,
     model::{endpoint::mac_text, key::ROOT},
@@ -198,8 +198,8 @@ async fn in_time(State(deadline): State<Duration>, request: Request, next: Next)
 
 async fn status(State(agent): Shared) -> Answer<wire::Status> {
     let device = agent.workloads.device;
-    let (mode, maps, at) = (agent.mode, agent.pins.maps(), agent.store_at.clone());
-    let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &maps, &at));
+    let (mode, pins, at) = (agent.mode, agent.pins.clone(), agent.store_at.clone());
+    let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &pins, &at));
     let mut status = status.await??;
     status.problems.extend(agent.workloads.journal.problems());
     status.problems.extend(agent.report.troubles());
@@ -212,12 +212,12 @@ async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
 }
 
 async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
-    let maps = agent.pins.maps();
+    let pins = agent.pins.clone();
     let (more, calls) =
         (agent.report.troubles().len() + agent.workloads.journal.problems().len(), agent.calls.clone());
     let look = move |state: &control::State| {
         let none = Tables::default();
-        let usage = host::usage(&maps, state.actual.as_ref().unwrap_or(&none))?;
+        let usage = maps::usage(&pins, state.actual.as_ref().unwrap_or(&none))?;
         let problems = problems::problems(state).len() + more;
         anyhow::Ok((metrics::Reading::of(state, problems, calls), usage))
     };

@@ -7,7 +7,7 @@ use std::{path::Path, process::Command, time::Instant};
 use aya::{TestRun, TestRunAttrs, TestRunOptions, programs::Xdp};
 use aya_obj::programs::XdpAttachType;
 use margay::kernel::{self, attach, xdp};
-use margay_common::{net::Addr, table, verdict::Program};
+use margay_common::{maps, net::Addr, verdict::Program};
 use margay_tests::{
     bpf::{Node, UPLINK, both},
     frame::Frame,
@@ -47,9 +47,9 @@ enum Case {
 /// Which bits of the source are drawn: none; as many as choose among the slots for what XDP
 /// remembers; and far more.
 const ONE: u16 = 0;
-const SLOTS: u16 = (table::MAX_FLOWS - 1) as u16;
+const SLOTS: u16 = (maps::MAX_FLOWS - 1) as u16;
 const MANY: u16 = 0xffff;
-const _: () = assert!(table::MAX_FLOWS == 1_024, "the names of the cases say so");
+const _: () = assert!(maps::MAX_FLOWS == 1_024, "the names of the cases say so");
 
 const CASES: [(Case, u16, &str); 13] = [
     (Case::Nothing, ONE, "generator and XDP_DROP alone"),

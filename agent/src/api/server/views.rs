@@ -1,6 +1,6 @@
 //! The state of the control loop as the wire tells it.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -10,7 +10,7 @@ use super::problems::problems;
 use crate::{
     api::wire,
     control::State,
-    kernel::{attach::TcMode, host},
+    kernel::{attach::TcMode, maps, pins::Pins},
     model::{
         self,
         block::Allocations,
@@ -247,7 +247,7 @@ pub(crate) fn holders(state: &State, listing: &Listing) -> Vec<wire::Holder> {
 pub(crate) fn status(
     state: &State,
     (mode, device): (TcMode, Device),
-    maps: &Path,
+    pins: &Pins,
     store_at: &str,
 ) -> Result<wire::Status> {
     let none = crate::tables::Tables::default();
@@ -262,7 +262,7 @@ pub(crate) fn status(
         reason: pending.reason.problem.clone(),
         failures: pending.failures,
     });
-    let maps = host::usage(maps, actual)?.into_iter();
+    let maps = maps::usage(pins, actual)?.into_iter();
     Ok(wire::Status {
         node: state.facts.node.clone(),
         version: crate::version().into(),
