@@ -241,7 +241,7 @@ pub fn status(status: &wire::Status, format: Format, extra: Extra<'_>) -> Result
     let old = if old > 0 { format!(", {old} from an earlier version") } else { String::new() };
     line(&format!("programs   on {} interfaces{old}", status.attachments.len()))?;
     for map in &status.maps {
-        line(&format!("map        {:<10} {} of {}", map.name.to_lowercase(), map.used, map.capacity))?;
+        line(&format!("map        {:<14} {} of {}", map.name.to_lowercase(), map.used, map.capacity))?;
     }
     let world = &status.world;
     if !world.masqueraded.is_empty() {
