@@ -1,6 +1,6 @@
 //! An agent in the place of one that lays out maps otherwise, under traffic.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use aya::maps::MapInfo;
 use margay_common::maps::{self, Map};
@@ -9,8 +9,9 @@ use margay_tests::{
     eventually::eventually,
     flow::Flow,
     host::{margay, other_layout},
-    lab::{Lab, Plan},
+    lab::{ETCD, Lab, Plan},
     needs::skip,
+    process::say,
 };
 
 /// The kernel's ids of all pinned maps, by their path below the agent's folder.
@@ -27,6 +28,34 @@ fn ids(lab: &Lab) -> BTreeMap<String, u32> {
     ids
 }
 
+/// Routes of another network, which are filled in before those that the echoes take: who
+/// used a map before it is full would lose some.
+const ROUTES: u32 = 12_000;
+
+fn many_routes(lab: &Lab) {
+    lab.h(1).ok(&["network", "create", "large", "--subnet", "10.64.0.0/10"]);
+    let id = lab.h(1).json(&["network", "ls"])[0]["id"].as_u64().expect("an id");
+    let put = |i: u32| {
+        let block = Ipv4Addr::from_bits(0x0a40_0000 + (i << 6));
+        format!("put /margay/v1/routes/{id}/{block}-26 {{\"v\":1,\"node\":\"h2\"}}\n")
+    };
+    let dir = lab.plan.dir.join("transactions");
+    fs::create_dir(&dir).expect("a folder");
+    for first in (0..ROUTES).step_by(100) {
+        let puts: String = (first..first + 100).map(put).collect();
+        fs::write(dir.join(first.to_string()), format!("\n{puts}\n\n")).expect("a file");
+    }
+    let line =
+        format!("for part in {}/*; do etcdctl --endpoints {ETCD}:2379 txn < $part; done", dir.display());
+    let said = say(lab.wire.command("bash").env("ETCDCTL_API", "3").args(["-c", &line]));
+    assert!(said.ok(), "{said:?}");
+    eventually("the routes are there", || {
+        let maps = lab.h(1).json(&["status"])["maps"].clone();
+        let routes = maps.as_array().expect("a list").iter().find(|map| map["name"] == maps::ROUTES.name);
+        if routes.expect("it is told")["used"].as_u64() >= Some(ROUTES.into()) { Ok(()) } else { Err(maps) }
+    });
+}
+
 /// Two hosts; h1 has two containers, and echoes go between these, and between one and h2's.
 struct Traffic {
     lab: Lab,
@@ -40,6 +69,7 @@ impl Traffic {
         lab.host(1).stop();
         lab.host(1).flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         lab.host(1).up();
+        many_routes(&lab);
         lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
         let [(a, addr_a), (near, addr_near), (far, addr_far)] =
             [1, 1, 2].map(|host| lab.attached(host, "blue"));
