@@ -88,7 +88,7 @@ impl State {
             Key::Guard(key) => blind
                 .iter()
                 .any(|blind| matches!(blind, key::Key::Blocked(cidr) if desired::prefix_key(*cidr) == *key)),
-            // Nothing of the store leads to them alone.
+            // No single value of the store leads to the others.
             _ => false,
         }
     }

@@ -7,6 +7,7 @@ use margay_common::{
     endpoint::{Endpoint, Workload},
     net::Addr,
     route::RouteKey,
+    verdict::Program,
 };
 
 use tokio::sync::Semaphore;
@@ -20,7 +21,7 @@ use crate::{
     },
     reconcile::Change,
     store::{Away, Listing},
-    tables::{Entry, Firewall, HostRoute, Key, Tables, XdpAttachment},
+    tables::{Attachment, Entry, Firewall, HostRoute, Key, Tables, XdpAttachment},
 };
 
 /// A kernel that holds what it is told and notes every call.
@@ -382,4 +383,21 @@ fn a_container_is_numbered_also_while_the_store_is_lossy() {
     assert!(permits(Entry::Endpoint(addr, Endpoint { sandbox: 4, ..endpoint })));
     assert!(!permits(Entry::Workload(9, Workload { sandbox: 4, network: 2, ..workload })));
     assert!(!permits(Entry::Endpoint(addr, Endpoint { sandbox: 4, network: 2, ..endpoint })));
+}
+
+/// The listing of the store may be taken in before anything of it is in the kernel, and
+/// whoever asks then must not take away what another object's programs still read.
+#[test]
+fn hooks_are_settled_when_no_program_of_another_object_is_left() {
+    let settled = |tc: bool, xdp: bool| {
+        let mut actual = Tables::default();
+        let attachment = Attachment { program: Program::FromNetwork, current: tc };
+        actual.put(Entry::Attachment("up0".into(), attachment));
+        actual.put(Entry::Xdp("up0".into(), XdpAttachment { native: true, current: xdp }));
+        let state = State { trust: Trust::Whole, actual: Some(actual), ..State::default() };
+        state.hooks_are_settled()
+    };
+    assert!(settled(true, true));
+    assert!(!settled(false, true) && !settled(true, false));
+    assert!(!State::default().hooks_are_settled(), "the kernel was not read yet");
 }
