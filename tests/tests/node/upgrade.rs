@@ -86,7 +86,7 @@ impl Traffic {
 
     /// Puts an agent in the place of h1's, and waits until all that is of the other is gone.
     fn replace_agent(&mut self, change: impl FnOnce(&mut Lab)) {
-        let told = "every hook has this agent's programs";
+        let told = "attached this agent's programs to every hook";
         let before = self.lab.h(1).log().matches(told).count();
         self.lab.host(1).stop();
         change(&mut self.lab);
