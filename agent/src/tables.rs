@@ -72,7 +72,7 @@ pub struct Firewall {
     pub subnets: BTreeSet<IpNet>,
     /// Whether IPv6 forwarding that has nothing to do with containers is
     /// dropped, since it was off before.
-    pub guard_v6: bool,
+    pub drop_forwarded_v6: bool,
 }
 
 /// Which way a packet passes `margay0`.

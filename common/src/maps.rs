@@ -63,9 +63,9 @@ macro_rules! every_map {
             }
             /// Prefixes whose packets do not enter; the values mean nothing.
             GUARD: Trie(u32)[1 << 14] {
-                layout 5, by agent, read guards: Guard(PrefixKey => ()), "denied prefix", Added
+                layout 5, by agent, read denied: Denied(PrefixKey => ()), "denied prefix", Added
             }
-            /// Whether the guard blocks anything at all, 0 or 1.
+            /// Whether any prefix is denied, 0 or 1.
             GUARDED: Single(u32)[1] { layout 5, by agent }
             /// Addresses of this host itself, on all of its interfaces.
             OWN_ADDRESSES: Set(Addr)[1 << 14] {

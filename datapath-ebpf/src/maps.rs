@@ -174,15 +174,15 @@ pub fn prefix(addr: &Addr) -> Option<&'static Prefix> {
     PREFIXES.get(&TrieKey::new(addr).key)
 }
 
-/// Whether the guard blocks anything at all.
+/// Whether any prefix is denied.
 #[inline(always)]
-pub fn has_guards() -> bool {
+pub fn denies_any() -> bool {
     GUARDED.get(0).is_some_and(|any| *any != 0)
 }
 
-/// Whether the guard blocks an address.
+/// Whether an address is in a denied prefix.
 #[inline(always)]
-pub fn is_guarded(addr: &Addr) -> bool {
+pub fn is_denied(addr: &Addr) -> bool {
     tally();
     GUARD.get(&TrieKey::new(addr).key).is_some()
 }

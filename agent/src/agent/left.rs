@@ -135,7 +135,7 @@ impl Left {
     }
 
     /// The endpoints of the host.
-    pub fn endpoints(&self) -> Vec<wire::Endpoint> {
+    pub fn endpoints(&self) -> Vec<wire::EndpointView> {
         views::endpoints(&self.state, self.journal.endpoints())
     }
 

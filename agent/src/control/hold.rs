@@ -85,9 +85,9 @@ impl State {
             Key::HostRoute(_) | Key::Firewall(()) | Key::Accept(_) | Key::Sysctl(_) => {
                 blind.iter().any(|key| matches!(key, key::Key::Network(_)))
             }
-            Key::Guard(key) => blind
+            Key::Denied(key) => blind
                 .iter()
-                .any(|blind| matches!(blind, key::Key::Blocked(cidr) if desired::prefix_key(*cidr) == *key)),
+                .any(|blind| matches!(blind, key::Key::Denied(cidr) if desired::prefix_key(*cidr) == *key)),
             // No single value of the store leads to the others.
             _ => false,
         }

@@ -187,7 +187,7 @@ async fn a_driver_that_refuses_xdp_is_believed_unless_somebody_insists() {
 }
 
 #[tokio::test]
-async fn what_is_there_goes_when_a_driver_refuses_another_mode_to_auto() {
+async fn xdp_auto_removes_its_program_when_the_driver_refuses_a_change() {
     let stuck = Recorder { refuse: Arc::new(Mutex::new(Some(Key::Xdp("lo".into())))), ..Recorder::default() };
     let there = XdpAttachment { native: false, current: true };
     stuck.tables.lock().expect("no panic").xdp.insert("lo".into(), there);
@@ -331,7 +331,7 @@ async fn a_tick_without_business_is_followed_by_none_at_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_removes_nothing() {
+async fn unreadable_value_removes_nothing() {
     let first = start(Recorder::default());
     let listing = |event| Feed::Listing(Listing { revision: 5, entries: vec![event] });
     first.store.send(listing(network())).await.expect("the loop runs");
@@ -352,7 +352,7 @@ async fn what_cannot_be_read_removes_nothing() {
 }
 
 #[tokio::test]
-async fn an_interface_that_is_coming_stays() {
+async fn interface_of_an_attach_in_progress_is_kept() {
     let kernel = Recorder::default();
     let bench = start(kernel.clone());
     bench.control.expect("mgy000000000001".into()).await.expect("the loop runs");

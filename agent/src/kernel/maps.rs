@@ -11,17 +11,17 @@ use margay_common::{
 
 use super::{
     bpf_call::Keys,
-    guards::Guards,
+    denied::DenyList,
     pins::Pins,
     table::{AddrSet, HashTable, PerCpu, Single, Table, TrieTable},
-    workloads::Workloads,
+    workloads::WorkloadTable,
 };
 use crate::tables::{Entry, Key, Tables};
 
 /// What the agent has of a map. Two tables are more than one map to the kernel.
 macro_rules! handle {
-    (WORKLOADS $types:tt $kind:ident) => { Workloads };
-    (GUARD $types:tt $kind:ident) => { Guards };
+    (WORKLOADS $types:tt $kind:ident) => { WorkloadTable };
+    (GUARD $types:tt $kind:ident) => { DenyList };
     ($name:ident ($key:ty => $value:ty) $kind:ident) => { HashTable<$key, $value> };
     ($name:ident ($key:ty) Set) => { AddrSet };
     ($name:ident ($value:ty) Single) => { Single<$value> };

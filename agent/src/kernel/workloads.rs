@@ -15,13 +15,13 @@ use super::{
 
 /// Containers by the index of their interface's host side. Each is in one place: in
 /// its slot, or beyond if that was taken when it came.
-pub struct Workloads {
+pub struct WorkloadTable {
     pin: PathBuf,
     slots: Slots<WorkloadSlot>,
     spill: HashTable<u32, Workload>,
 }
 
-impl Workloads {
+impl WorkloadTable {
     /// All entries.
     pub fn read(&self) -> Result<BTreeMap<u32, Workload>> {
         let mut every = self.spilled()?;
@@ -64,7 +64,7 @@ impl Workloads {
     }
 }
 
-impl Table for Workloads {
+impl Table for WorkloadTable {
     type Key = u32;
     type Value = Workload;
 

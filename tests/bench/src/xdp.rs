@@ -58,8 +58,8 @@ const CASES: [(Case, u16, &str); 13] = [
     (Case::TcForwards, ONE, "from_network forwards"),
     (Case::XdpForwards, ONE, "xdp_uplink forwards"),
     (Case::NftDrops, ONE, "nftables drops (prerouting, raw)"),
-    (Case::TcDrops, ONE, "from_network drops (guard)"),
-    (Case::XdpDrops, ONE, "xdp_uplink drops (guard)"),
+    (Case::TcDrops, ONE, "from_network drops (deny list)"),
+    (Case::XdpDrops, ONE, "xdp_uplink drops (deny list)"),
     (Case::Nothing, MANY, "generator of 65,536 sources and XDP_DROP alone"),
     (Case::XdpForwards, SLOTS, "xdp_uplink forwards, from 1,024 sources"),
     (Case::KernelForwards, MANY, "the kernel's own routing forwards, from 65,536 sources"),
@@ -178,10 +178,10 @@ fn set_xdp(interface: &str, code: &[u64]) {
 /// Puts in the place of the case what handles its frames. What forwards filters
 /// nothing, what drops has one rule.
 async fn arrange(case: Case, node: &mut Node) {
-    kinds::block_nothing(node);
+    kinds::deny_nothing(node);
     if matches!(case, Case::TcDrops | Case::XdpDrops) {
         let (len, addr) = BLOCKED;
-        node.maps().guards.put(addr.mapped_len(len), addr).expect("the map takes it");
+        node.maps().denied.put(addr.mapped_len(len), addr).expect("the map takes it");
     }
     let netlink = kernel::netlink().expect("netlink");
     match case {

@@ -85,7 +85,7 @@ fn attaches_and_detaches(mode: TcMode) {
 }
 
 #[test]
-fn a_container_whose_slot_is_taken_is_served_from_beyond() {
+fn interfaces_with_colliding_slots_are_both_served() {
     let mut node = node();
     let own = node.ifindex("c1");
     let (other, workload) = (own + MAX_WORKLOADS, node.maps().workloads.read().expect("the map")[&own]);

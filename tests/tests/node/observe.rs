@@ -97,7 +97,7 @@ fn metrics_are_on_the_socket_and_where_one_wants_them() {
 fn every_map_that_the_agent_fills_is_in_status_and_metrics() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["guard", "add", "203.0.113.0/24"]);
-    eventually("the guard's prefix is there", || {
+    eventually("the denied prefix is there", || {
         let (status, metrics) = (lab.h(1).json(&["status"]), lab.h(1).ok(&["metrics"]));
         let told: Vec<_> =
             status["maps"].as_array().expect("a list").iter().map(|map| &map["name"]).collect();

@@ -35,7 +35,7 @@ fn references(entry: &Entry) -> Vec<Key> {
             vec![Key::Interface(name.clone()), Key::Workload(ifindex(name))]
         }
         Entry::Attachment(name, _) => vec![Key::Interface(name.clone()), Key::Node(())],
-        Entry::Route(..) | Entry::Prefix(..) | Entry::Guard(..) | Entry::Xdp(..) => vec![Key::Node(())],
+        Entry::Route(..) | Entry::Prefix(..) | Entry::Denied(..) | Entry::Xdp(..) => vec![Key::Node(())],
         Entry::Endpoint(_, e) => vec![Key::Workload(e.ifindex), Key::Attachment(interface(e.ifindex))],
         // Forwarding comes on behind what guards it.
         Entry::Sysctl(..) => vec![Key::Interface(HOST_INTERFACE.into()), Key::Firewall(())],

@@ -15,12 +15,12 @@ use super::{
 };
 
 /// Blocked prefixes.
-pub struct Guards {
+pub struct DenyList {
     prefixes: TrieTable<u32>,
     any: Single<u32>,
 }
 
-impl Guards {
+impl DenyList {
     /// All of them.
     pub fn read(&self) -> Result<BTreeMap<PrefixKey, ()>> {
         Ok(self.prefixes.read()?.into_keys().map(|key| (key, ())).collect())
@@ -40,7 +40,7 @@ impl Guards {
     }
 }
 
-impl Table for Guards {
+impl Table for DenyList {
     type Key = PrefixKey;
     type Value = ();
 
