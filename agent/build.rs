@@ -61,7 +61,11 @@ fn build(out: &Path) -> Result<PathBuf, String> {
         format!("{missing}\n`cargo xtask setup` installs it; or set MARGAY_EBPF_OBJECT to a prebuilt object")
     })?;
     let target = out.join("ebpf");
-    let output = ebpf::command(&tools, "build", workspace, &target).output().map_err(|e| e.to_string())?;
+    let mut build = ebpf::command(&tools, "build", workspace, &target);
+    if env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some() {
+        build.args(["--features", "other-layout"]);
+    }
+    let output = build.output().map_err(|e| e.to_string())?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }

@@ -124,7 +124,7 @@ pub async fn run(config: Config) -> Result<()> {
         membership: Arc::clone(&membership),
         store,
         store_at: config.store.to_string(),
-        drops: drops::Switch::new(&workloads.control, &datapath, &pins.maps(), config.datapath_log).await?,
+        drops: drops::Switch::new(&workloads.control, &datapath, &pins, config.datapath_log).await?,
         datapath,
         pins: pins.clone(),
         mode,
@@ -264,7 +264,7 @@ fn vouch(workloads: &Workloads, datapath: &Arc<Mutex<Datapath>>) {
 }
 
 /// What is known before the store says anything: the networks of our own
-/// endpoints, this node, what the guard blocks, and the last good values of what could not be read.
+/// endpoints, this node, the deny list, and the last good values of what could not be read.
 fn remembered(journal: &Journal, members: &BTreeMap<u32, Member>) -> Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     for (key, value) in journal.last_good()? {
@@ -276,7 +276,7 @@ fn remembered(journal: &Journal, members: &BTreeMap<u32, Member>) -> Result<Snap
     }
     if let Some(known) = journal.known()? {
         snapshot.nodes.insert(known.node.name.clone(), known.node);
-        snapshot.blocked.extend(known.blocked);
+        snapshot.denied.extend(known.denied);
     }
     Ok(snapshot)
 }

@@ -211,11 +211,11 @@ impl<K: Kernel> Loop<K> {
     }
 
     /// Whether the kernel may be touched: what the store says may be done, or
-    /// there are endpoints of our own to serve or to let go, or the guard to keep.
+    /// there are endpoints of our own to serve or to let go, or the deny list to keep.
     fn has_business(&self) -> bool {
         matches!(self.state.trust, Trust::Whole | Trust::Lossy(_))
             || !self.state.facts.endpoints.is_empty()
-            || !self.state.snapshot.blocked.is_empty()
+            || !self.state.snapshot.denied.is_empty()
             || !self.state.released.is_empty()
     }
 

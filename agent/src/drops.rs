@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::{
     control::{Control, State},
-    kernel::{counters, datapath::Datapath, log::Drops},
+    kernel::{counters, datapath::Datapath, log::Drops, pins::Pins},
     model::endpoint::Endpoint,
 };
 
@@ -38,15 +37,15 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Starts logging, if `on`. `maps` is the folder of the pinned maps. Fails if a map
+    /// Starts logging, if `on`. Fails if a map
     /// cannot be opened.
     pub async fn new(
         control: &Control,
         datapath: &Arc<Mutex<Datapath>>,
-        maps: &Path,
+        pins: &Pins,
         on: bool,
     ) -> Result<Self> {
-        let drops = Drops::open(maps)?;
+        let drops = Drops::open(pins)?;
         let (send, watching) = watch::channel(false);
         let switch = Self { datapath: Arc::clone(datapath), on: send };
         switch.turn(on).await?;

@@ -38,7 +38,7 @@ pub mod workload;
 pub fn version() -> &'static str {
     static VERSION: LazyLock<String> = LazyLock::new(|| {
         let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("MARGAY_COMMIT"));
-        format!("{version} (commit {commit}, layout {})", margay_common::table::LAYOUT_VERSION)
+        format!("{version} (commit {commit}, layout {})", margay_common::maps::LAYOUT)
     });
     &VERSION
 }

@@ -176,7 +176,7 @@ impl Membership {
             }
             Trust::Lossy(Loss::Awaiting(_)) | Trust::Whole => {}
             Trust::Lossy(_) => {
-                self.block_again(&look).await?;
+                self.restore_denied(&look).await?;
                 self.mark_lossy(&look).await?;
             }
         }

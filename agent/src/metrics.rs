@@ -13,7 +13,7 @@ use crate::{
     control::{Events, Rounds, State, now},
     kernel::{
         counters::{self, Kind},
-        host::Usage,
+        maps::Usage,
     },
 };
 

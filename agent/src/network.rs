@@ -1,7 +1,7 @@
 //! Creating and removing networks and their pools: the use case that every
 //! front end shares.
 
-mod guard;
+mod deny;
 pub mod pool;
 mod runtime;
 
@@ -32,9 +32,9 @@ const ATTEMPTS: usize = 16;
 /// The greatest network id: 24 bits, as a VXLAN header carries it.
 const ID_MAX: u32 = margay_common::route::NETWORK_MAX;
 
-/// The value of the guard's key.
+/// The value of the sequence's key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Guard {
+struct Sequence {
     /// The id of the next network.
     next_network: u32,
     /// Fields of a newer agent.
@@ -47,14 +47,14 @@ struct Reading {
     snapshot: Snapshot,
     /// Subnets that are kept for networks to come.
     reserved: BTreeMap<IpNet, Reservation>,
-    guard: Guard,
+    sequence: Sequence,
     /// That nobody else created or removed anything since.
     unchanged: Condition,
     /// That no node came or changed since.
     same_nodes: Condition,
 }
 
-impl Value for Guard {
+impl Value for Sequence {
     fn check(&self, _: &Key) -> Result<(), String> {
         match self.next_network {
             0 => Err("says that the next network is 0".into()),
@@ -101,7 +101,7 @@ impl Networks {
                 return Ok(done);
             }
         }
-        bail!(Rejection::contended("others create and remove networks at every attempt"));
+        bail!(Rejection::contended("other nodes changed networks at every attempt"));
     }
 
     /// Adds to what all agree upon, as `plan` says of what is there; nothing if
@@ -114,18 +114,18 @@ impl Networks {
     /// Takes away from what all agree upon, whatever else of it cannot be read.
     async fn lessen(&self, plan: impl Fn(&Snapshot) -> Result<Vec<Op>>) -> Result<i64> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, same_nodes, .. } = self.read_what_can_be().await?;
+            let Reading { snapshot, sequence, unchanged, same_nodes, .. } = self.read_what_can_be().await?;
             let mut ops = plan(&snapshot)?;
             if ops.is_empty() {
                 return Ok(0);
             }
-            ops.push(Op::Put(Key::Guard, model::encode(&guard)));
+            ops.push(Op::Put(Key::Sequence, model::encode(&sequence)));
             let txn = Txn { conditions: vec![unchanged, same_nodes], ops };
             if let Commit::Done(revision) = self.store.commit(txn).await? {
                 return Ok(revision);
             }
         }
-        bail!(Rejection::contended("others change the cluster at every attempt"));
+        bail!(Rejection::contended("other nodes changed the cluster at every attempt"));
     }
 
     /// Adds a network that is not there, on subnets that are kept for it, as
@@ -136,8 +136,8 @@ impl Networks {
         request: NetworkRequest,
         own: impl Fn(&IpNet, &Reservation) -> bool,
     ) -> Result<Option<(Network, i64)>> {
-        let Reading { snapshot, mut reserved, guard, unchanged, same_nodes } = reading;
-        let next = guard.next_network;
+        let Reading { snapshot, mut reserved, sequence, unchanged, same_nodes } = reading;
+        let next = sequence.next_network;
         if next > ID_MAX {
             let what = format!("all {ID_MAX} network ids are used up, and no id is given twice");
             bail!(Rejection::conflict(what, "move to a new cluster"));
@@ -146,11 +146,11 @@ impl Networks {
         let kept: Vec<IpNet> =
             reserved.extract_if(.., |cidr, by| own(cidr, by)).map(|(cidr, _)| cidr).collect();
         check_overlap(&network, &snapshot, &reserved, &self.store.addresses().await)?;
-        let guard = Guard { next_network: next + 1, ..guard };
+        let sequence = Sequence { next_network: next + 1, ..sequence };
         let mut txn = Txn {
             conditions: vec![unchanged, same_nodes, Condition::Absent(Key::Network(next))],
             ops: vec![
-                Op::Put(Key::Guard, model::encode(&guard)),
+                Op::Put(Key::Sequence, model::encode(&sequence)),
                 Op::Put(Key::Network(next), model::encode(&network)),
             ],
         };
@@ -164,15 +164,15 @@ impl Networks {
     /// Puts a network back that the store lost, unless another has its id.
     pub async fn put_back(&self, network: &Network) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, mut guard, unchanged, .. } = self.read().await?;
+            let Reading { snapshot, mut sequence, unchanged, .. } = self.read().await?;
             if snapshot.networks.contains_key(&network.id) {
                 return Ok(());
             }
-            guard.next_network = guard.next_network.max(network.id + 1);
+            sequence.next_network = sequence.next_network.max(network.id + 1);
             let txn = Txn {
                 conditions: vec![unchanged, Condition::Absent(Key::Network(network.id))],
                 ops: vec![
-                    Op::Put(Key::Guard, model::encode(&guard)),
+                    Op::Put(Key::Sequence, model::encode(&sequence)),
                     Op::Put(Key::Network(network.id), model::encode(network)),
                 ],
             };
@@ -180,7 +180,7 @@ impl Networks {
                 return Ok(());
             }
         }
-        bail!(Rejection::contended("others create and remove networks at every attempt"));
+        bail!(Rejection::contended("other nodes changed networks at every attempt"));
     }
 
     /// Removes a network that has no endpoints anywhere.
@@ -193,7 +193,7 @@ impl Networks {
     /// Removes the network that `find` gives; `None` if it gives none.
     async fn take_away(&self, find: impl Fn(&Snapshot) -> Option<&Network> + Sync) -> Result<Option<i64>> {
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, .. } = self.read_what_can_be().await?;
+            let Reading { snapshot, sequence, unchanged, .. } = self.read_what_can_be().await?;
             let Some(network) = find(&snapshot) else { return Ok(None) };
             let name = &network.name;
             let ipam = self.store.list(&[ipam_of(network.id)]).await?;
@@ -210,7 +210,7 @@ impl Networks {
                     Condition::UnchangedSince(ipam_of(network.id), ipam.revision),
                 ],
                 ops: vec![
-                    Op::Put(Key::Guard, model::encode(&guard)),
+                    Op::Put(Key::Sequence, model::encode(&sequence)),
                     Op::DeletePrefix(ipam_of(network.id)),
                     Op::DeletePrefix(routes_of(network.id)),
                     Op::Delete(Key::Network(network.id)),
@@ -220,7 +220,7 @@ impl Networks {
                 return Ok(Some(revision));
             }
         }
-        bail!(Rejection::contended("others use the network at every attempt"));
+        bail!(Rejection::contended("other nodes used the network at every attempt"));
     }
 
     /// The revision of the network of that name, if the store has it.
@@ -229,7 +229,7 @@ impl Networks {
         Ok(snapshot.network(name).and_then(|network| snapshot.network_revisions.get(&network.id).copied()))
     }
 
-    /// Networks, nodes, pools and the guard at one revision, all of them readable: whoever
+    /// Networks, nodes, pools and the sequence at one revision, all of them readable: whoever
     /// adds something has to know what is there.
     async fn read(&self) -> Result<Reading> {
         let reading = self.read_what_can_be().await?;
@@ -247,18 +247,18 @@ impl Networks {
         let mut prefixes: Vec<String> = ["refused/", "networks/", "nodes/", "pools/", "reservations/"]
             .map(|p| format!("{ROOT}{p}"))
             .into();
-        prefixes.push(Key::Guard.to_string());
+        prefixes.push(Key::Sequence.to_string());
         let listing = self.store.list(&prefixes).await?;
         let mut snapshot = Snapshot::default();
         snapshot.replace(&listing.entries);
-        let guard = match listing.value_of(&Key::Guard) {
-            Some(value) => model::decode(&Key::Guard, value).with_context(|| Key::Guard.to_string())?,
-            None => Guard { next_network: 1, unknown: Unknown::new() },
+        let sequence = match listing.value_of(&Key::Sequence) {
+            Some(value) => model::decode(&Key::Sequence, value).with_context(|| Key::Sequence.to_string())?,
+            None => Sequence { next_network: 1, unknown: Unknown::new() },
         };
         let reserved = runtime::reservations(&listing.entries)?;
-        let unchanged = listing.unchanged(&Key::Guard);
+        let unchanged = listing.unchanged(&Key::Sequence);
         let same_nodes = Condition::UnchangedSince(format!("{ROOT}nodes/"), listing.revision);
-        Ok(Reading { snapshot, reserved, guard, unchanged, same_nodes })
+        Ok(Reading { snapshot, reserved, sequence, unchanged, same_nodes })
     }
 }
 
@@ -311,7 +311,7 @@ fn check_overlap(
                 return Err(overlaps(format!("{} of network {}", theirs.cidr, other.name)));
             }
         }
-        if let Some(blocked) = snapshot.blocked.keys().find(|blocked| overlap(**blocked, cidr)) {
+        if let Some(blocked) = snapshot.denied.keys().find(|blocked| overlap(**blocked, cidr)) {
             let what = format!("subnet {cidr} overlaps {blocked}, which is on the deny list");
             return Err(Rejection::conflict(what, format!("margay guard rm {blocked}")));
         }

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_is_replaced_and_what_happened_stays() {
+    fn problems_are_replaced_and_notices_stay() {
         let report = Report::default();
         let (a, b) = (Trouble::new("a", "mend a"), Trouble::new("b", "mend b"));
         report.stands("one", vec![a.clone()]);

@@ -4,10 +4,10 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use ipnet::IpNet;
+pub use margay_common::route::PrefixKey;
 use margay_common::{
-    endpoint::{Endpoint, Workload},
-    net::Addr,
-    route::{Node, Prefix, Route, RouteKey},
+    every_map,
+    maps::{self, Doubt, types::*},
     verdict::Program,
 };
 
@@ -54,15 +54,6 @@ pub struct XdpAttachment {
     pub current: bool,
 }
 
-/// A subnet or a node in the trie of prefixes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PrefixKey {
-    /// Length of the prefix, of 128 bits.
-    pub len: u32,
-    /// The address, masked to that length.
-    pub addr: Addr,
-}
-
 /// The host's own route to a subnet, by `margay0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostRoute {
@@ -81,7 +72,7 @@ pub struct Firewall {
     pub subnets: BTreeSet<IpNet>,
     /// Whether IPv6 forwarding that has nothing to do with containers is
     /// dropped, since it was off before.
-    pub guard_v6: bool,
+    pub drop_forwarded_v6: bool,
 }
 
 /// Which way a packet passes `margay0`.
@@ -116,23 +107,37 @@ pub struct SysctlKey {
 /// Declares the tables in the order of reference: an entry may refer to
 /// entries of earlier tables only.
 macro_rules! tables {
-    ($($(#[$meta:meta])* $field:ident: $variant:ident($key:ty => $value:ty);)*) => {
+    ($(#[doc = $doc:literal] $field:ident: $variant:ident($key:ty => $value:ty), $words:literal, $doubt:ident;)*) => {
         /// What the kernel holds for us, or should.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
-        pub struct Tables { $($(#[$meta])* pub $field: Shared<$key, $value>,)* }
+        pub struct Tables { $(#[doc = $doc] pub $field: Shared<$key, $value>,)* }
 
         /// Names one entry. The order is that of the tables.
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Key { $($(#[$meta])* $variant($key),)* }
+        pub enum Key { $(#[doc = $doc] $variant($key),)* }
 
         /// One entry.
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub enum Entry { $($(#[$meta])* $variant($key, $value),)* }
+        pub enum Entry { $(#[doc = $doc] $variant($key, $value),)* }
 
         impl Entry {
             /// The entry's name.
             pub fn key(&self) -> Key {
                 match self { $(Self::$variant(key, _) => Key::$variant(key.clone()),)* }
+            }
+        }
+
+        impl Key {
+            /// What may change of its table while the store is not to be believed whole.
+            pub fn doubt(&self) -> Doubt {
+                match self { $(Self::$variant(_) => Doubt::$doubt,)* }
+            }
+        }
+
+        /// An entry of the kernel in words.
+        impl fmt::Display for Key {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self { $(Self::$variant(key) => write!(f, "{}{}", $words, key.told()),)* }
             }
         }
 
@@ -188,55 +193,98 @@ macro_rules! tables {
     };
 }
 
-tables! {
-    /// Interfaces by name.
-    interfaces: Interface(String => Interface);
-    /// The node's own entry.
-    node: Node(() => Node);
-    /// Containers by the index of their host side.
-    workloads: Workload(u32 => Workload);
-    /// Programs by the interface that they are attached to.
-    attachments: Attachment(String => Attachment);
-    /// Blocks of other nodes.
-    routes: Route(RouteKey => Route);
-    /// Subnets and nodes.
-    prefixes: Prefix(PrefixKey => Prefix);
-    /// Prefixes that are blocked.
-    guards: Guard(PrefixKey => ());
-    /// Addresses of this host itself, on all of its interfaces.
-    own_addresses: OwnAddress(Addr => ());
-    /// Local addresses.
-    endpoints: Endpoint(Addr => Endpoint);
-    /// XDP programs by interface.
-    xdp: Xdp(String => XdpAttachment);
-    /// The host's routes to our subnets.
-    host_routes: HostRoute(IpNet => HostRoute);
-    /// Our nftables table.
-    firewall: Firewall(() => Firewall);
-    /// Exceptions in iptables' chains.
-    accepts: Accept(Accept => ());
-    /// Switches of the host that we set.
-    sysctls: Sysctl(SysctlKey => String);
+/// Puts the tables of the maps where programs want them: those that they read before the
+/// programs, those that open an interface behind them.
+macro_rules! with_maps {
+    ({ $($first:tt)* } { $($programs:tt)* } { $($last:tt)* }
+     $(#[doc = $doc:literal] $name:ident: $kind:ident $types:tt [$entries:expr] {
+        $(layout $layout:expr,)? by $writer:ident
+        $(, as $other:ident)?
+        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident)?
+        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident)?
+    })*) => {
+        tables! {
+            $($first)*
+            $($(#[doc = $doc] $read: $of_read($read_key => $read_value), $read_words, $read_doubt;)?)*
+            $($programs)*
+            $($(#[doc = $doc] $opens: $of_opens($opens_key => $opens_value), $opens_words, $opens_doubt;)?)*
+            $($last)*
+        }
+
+        impl Key {
+            /// The map of its table, if that is one.
+            pub fn map(&self) -> Option<&'static maps::Map> {
+                match self {
+                    $($(Self::$of_read(_) => Some(&maps::$name),)?)*
+                    $($(Self::$of_opens(_) => Some(&maps::$name),)?)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl Tables {
+            /// How many entries a map's table has, if the map has one.
+            pub fn len_of(&self, map: &maps::Map) -> Option<usize> {
+                $($(if map.name == maps::$name.name { return Some(self.$read.len()); })?)*
+                $($(if map.name == maps::$name.name { return Some(self.$opens.len()); })?)*
+                None
+            }
+        }
+    };
 }
 
-/// An entry of the kernel in words.
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Interface(name) => write!(f, "interface {name}"),
-            Self::Node(()) => write!(f, "this node's own entry"),
-            Self::Workload(index) => write!(f, "the container behind interface {index}"),
-            Self::Attachment(name) => write!(f, "the program on {name}"),
-            Self::Route(key) => write!(f, "the route to {}", IpAddr::from(key.addr)),
-            Self::Prefix(key) => write!(f, "the prefix {}", IpAddr::from(key.addr)),
-            Self::Guard(key) => write!(f, "denied prefix {}", IpAddr::from(key.addr)),
-            Self::OwnAddress(addr) => write!(f, "this host's own address {}", IpAddr::from(*addr)),
-            Self::Xdp(name) => write!(f, "the XDP program on {name}"),
-            Self::Endpoint(addr) => write!(f, "the endpoint {}", IpAddr::from(*addr)),
-            Self::HostRoute(dst) => write!(f, "the host's route to {dst}"),
-            Self::Firewall(()) => write!(f, "masquerading"),
-            Self::Accept(accept) => write!(f, "the exception in iptables' chain {}", accept.chain),
-            Self::Sysctl(key) => write!(f, "the kernel's switch {}", key.path),
-        }
+every_map!(with_maps! {
+    {
+        /// Interfaces by name.
+        interfaces: Interface(String => Interface), "interface", Followed;
+    }
+    {
+        /// Programs by the interface that they are attached to.
+        attachments: Attachment(String => Attachment), "the program on", Followed;
+    }
+    {
+        /// XDP programs by interface.
+        xdp: Xdp(String => XdpAttachment), "the XDP program on", Followed;
+        /// The host's routes to our subnets.
+        host_routes: HostRoute(IpNet => HostRoute), "the host's route to", Added;
+        /// Our nftables table.
+        firewall: Firewall(() => Firewall), "masquerading", Added;
+        /// Exceptions in iptables' chains.
+        accepts: Accept(Accept => ()), "the exception in iptables' chain", Added;
+        /// Switches of the host that we set.
+        sysctls: Sysctl(SysctlKey => String), "the kernel's switch", Added;
+    }
+});
+
+/// How a key is told behind the words of its table.
+trait Told {
+    fn told(&self) -> String;
+}
+
+macro_rules! told {
+    ($($key:ty: |$it:ident| $text:expr;)*) => {
+        $(impl Told for $key {
+            fn told(&self) -> String {
+                let $it = self;
+                format!(" {}", $text)
+            }
+        })*
+    };
+}
+
+told! {
+    String: |name| name;
+    u32: |index| index;
+    Addr: |addr| IpAddr::from(*addr);
+    RouteKey: |key| IpAddr::from(key.addr);
+    PrefixKey: |key| IpAddr::from(key.addr);
+    IpNet: |cidr| cidr;
+    Accept: |accept| accept.chain;
+    SysctlKey: |key| key.path;
+}
+
+impl Told for () {
+    fn told(&self) -> String {
+        String::new()
     }
 }

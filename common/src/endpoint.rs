@@ -3,8 +3,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
+    maps::MAX_WORKLOADS,
     net::{Addr, Family, MacWord},
-    table::MAX_WORKLOADS,
 };
 
 /// The network answers "prohibited" to whatever leaves it, except to the
@@ -106,6 +106,12 @@ impl WorkloadSlot {
 }
 
 impl Workload {
+    /// Whether another differs from this only in what its node alone knows: whose container
+    /// it is.
+    pub fn may_become(&self, other: &Self) -> bool {
+        Self { sandbox: other.sandbox, ..*self } == *other
+    }
+
     /// Whether an endpoint is one of the same container.
     #[inline(always)]
     pub const fn shares_sandbox(&self, endpoint: &Endpoint) -> bool {
@@ -145,4 +151,12 @@ pub struct Endpoint {
     pub mac: MacWord,
     /// Mask of the network's subnet: who shares it shares the network.
     pub subnet_mask: Addr,
+}
+
+impl Endpoint {
+    /// The same as [`Workload::may_become`]; an address that has come to another interface
+    /// of the node is the node's own affair, too.
+    pub fn may_become(&self, other: &Self) -> bool {
+        self.ifindex != other.ifindex || Self { sandbox: other.sandbox, ..*self } == *other
+    }
 }

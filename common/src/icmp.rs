@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_outside_learns_nothing() {
+    fn outsiders_get_no_icmp_error() {
         for family in [Family::V4, Family::V6] {
             for silent in [DropReason::Outside, DropReason::SpoofedSource, DropReason::Malformed] {
                 assert_eq!(error_for(silent, family), None);

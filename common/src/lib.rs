@@ -11,8 +11,9 @@
 pub mod endpoint;
 pub mod icmp;
 pub mod log;
+pub mod maps;
 pub mod net;
+pub mod own;
 pub mod route;
 pub mod sent;
-pub mod table;
 pub mod verdict;

@@ -40,6 +40,15 @@ impl RouteKey {
     }
 }
 
+/// A prefix in a trie, whose longest match counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PrefixKey {
+    /// Length of the prefix, of 128 bits.
+    pub len: u32,
+    /// The address, masked to that length.
+    pub addr: Addr,
+}
+
 /// Where a block lives that another node has. The way there begins at the uplink,
 /// which [`Node`] describes: a million routes do not repeat it.
 #[derive(
@@ -51,9 +60,21 @@ pub struct Route {
     /// there. An IPv4 packet may have an IPv6 next hop, the reverse is beyond the
     /// kernel.
     pub next_hop: Addr,
+    /// Another layout.
+    #[cfg(feature = "other-layout")]
+    pub reserved: u64,
 }
 
 impl Route {
+    /// A route by the other node's address on the link, or unspecified.
+    pub const fn new(next_hop: Addr) -> Self {
+        Self {
+            next_hop,
+            #[cfg(feature = "other-layout")]
+            reserved: 0,
+        }
+    }
+
     /// Whether the other node has an address on the link.
     #[inline(always)]
     pub const fn is_reachable(&self) -> bool {

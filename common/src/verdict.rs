@@ -59,14 +59,14 @@ codes! {
         SourceRoute = 27, "source_route", "IPv4 source routing or IPv6 routing header 0.";
         Neighbour = 28, "neighbour", "ARP or neighbour discovery about something other than the gateway.";
         TtlExceeded = 29, "ttl_exceeded", "TTL or hop limit ran out.";
-        TooBig = 30, "too_big", "Larger than the way to the destination carries.";
+        TooBig = 30, "too_big", "Larger than the route to the destination can carry.";
         NoEndpoint = 31, "no_endpoint", "The subnet is ours, but nobody has the address.";
         NodeUnreachable = 32, "node_unreachable", "The node that has the address is not on-link.";
         Isolated = 33, "isolated", "The destination is on another network.";
         Internal = 34, "internal", "The network is internal and the packet would leave it.";
         Outside = 35, "outside", "From outside the cluster to a network that is not routable.";
         GatewayPort = 36, "gateway_port", "To the gateway's own address, which answers echo only.";
-        Guarded = 37, "guarded", "From a prefix that the guard blocks.";
+        Guarded = 37, "guarded", "From a prefix on the deny list.";
     }
 }
 

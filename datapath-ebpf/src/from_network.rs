@@ -11,7 +11,7 @@ use crate::{
     act::Forward,
     admit::{Origin, admit},
     context::Context,
-    guard,
+    deny,
     locate::{self, Blocks, Place},
     maps,
     onward::{self, Hop},
@@ -24,7 +24,7 @@ pub fn decide(cx: &mut Context<'_>) -> Result<Forward, DropReason> {
     let Some(family) = family(cx)? else { return Ok(Forward::Pass) };
     // Also if it came by broadcast; what is another machine's does not enter.
     if !cx.packet.is_for_another_host() {
-        guard::check(&cx.packet, family)?;
+        deny::check(&cx.packet, family)?;
     }
     if !cx.packet.is_for_this_host() {
         return Ok(Forward::Pass);

@@ -21,13 +21,13 @@ mod context;
 #[cfg(target_arch = "bpf")]
 mod count;
 #[cfg(target_arch = "bpf")]
+mod deny;
+#[cfg(target_arch = "bpf")]
 mod from_host;
 #[cfg(target_arch = "bpf")]
 mod from_network;
 #[cfg(target_arch = "bpf")]
 mod from_workload;
-#[cfg(target_arch = "bpf")]
-mod guard;
 #[cfg(target_arch = "bpf")]
 mod locate;
 #[cfg(target_arch = "bpf")]

@@ -22,60 +22,65 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use margay_common::{
-    endpoint::{Endpoint, Workload, WorkloadSlot},
+    every_map,
     icmp::ERRORS_PER_SECOND,
-    log::{LINES_PER_SECOND, Logged},
-    net::Addr,
-    route::{Neighbour, Node, Prefix, Route, RouteKey, SUBNET},
-    sent::Sent,
-    table,
-    verdict::{COUNTERS as COUNTER_ENTRIES, Count},
+    log::LINES_PER_SECOND,
+    maps::{self, types::*},
+    route::SUBNET,
 };
 use margay_packet::{Cursor, icmp::Draft};
 
-#[map]
-static NODE: Array<Node> = Array::with_max_entries(1, 0);
-#[map]
-static WORKLOADS: Array<WorkloadSlot> = Array::with_max_entries(table::MAX_WORKLOADS, 0);
-#[map]
-static WORKLOAD_SPILL: HashMap<u32, Workload> =
-    HashMap::with_max_entries(table::MAX_WORKLOADS, BPF_F_NO_PREALLOC);
-#[map]
-static ENDPOINTS: HashMap<Addr, Endpoint> = HashMap::with_max_entries(table::MAX_ENDPOINTS, 0);
-#[map]
-static ROUTES: HashMap<RouteKey, Route> = HashMap::with_max_entries(table::MAX_ROUTES, BPF_F_NO_PREALLOC);
-#[map]
-static PREFIXES: LpmTrie<Addr, Prefix> = LpmTrie::with_max_entries(table::MAX_PREFIXES, BPF_F_NO_PREALLOC);
-#[map]
-static GUARD: LpmTrie<Addr, u32> = LpmTrie::with_max_entries(table::MAX_GUARDS, BPF_F_NO_PREALLOC);
-#[map]
-static GUARDED: Array<u32> = Array::with_max_entries(1, 0);
-#[map]
-static NEIGHBOURS: HashMap<Addr, Neighbour> =
-    HashMap::with_max_entries(table::MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
-#[map]
-static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTER_ENTRIES, 0);
-#[map]
-static OWN_ADDRESSES: HashMap<Addr, u32> =
-    HashMap::with_max_entries(table::MAX_OWN_ADDRESSES, BPF_F_NO_PREALLOC);
-#[map]
-static ICMP_BUDGET: LruHashMap<Addr, Budget> = LruHashMap::with_max_entries(table::MAX_BUDGETS, 0);
-#[map]
-static LOG_DROPS: Array<u32> = Array::with_max_entries(1, 0);
-#[map]
-static LOG_BUDGET: LruHashMap<Addr, Budget> = LruHashMap::with_max_entries(table::MAX_BUDGETS, 0);
-#[map]
-static LOGGED: RingBuf = RingBuf::with_byte_size(table::LOGGED_BYTES, 0);
-#[map]
-static FLOWS: PerCpuArray<Flow> = PerCpuArray::with_max_entries(table::MAX_FLOWS, 0);
-#[map]
-static LOOKUPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static SENT: Array<Sent> = Array::with_max_entries(1, 0);
-#[map]
-static CURSOR: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static SCRATCH: PerCpuArray<Draft> = PerCpuArray::with_max_entries(1, 0);
+/// The map of a kind.
+macro_rules! of_kind {
+    (Single($value:ty)) => { Array<$value> };
+    (Slots($value:ty)) => { Array<$value> };
+    (Hash($key:ty => $value:ty)) => { HashMap<$key, $value> };
+    (Reserved($key:ty => $value:ty)) => { HashMap<$key, $value> };
+    (Set($key:ty)) => { HashMap<$key, u32> };
+    (Trie($value:ty)) => { LpmTrie<Addr, $value> };
+    (Lru($key:ty => $value:ty)) => { LruHashMap<$key, $value> };
+    (PerCpu($value:ty)) => { PerCpuArray<$value> };
+    (Ring($value:ty)) => { RingBuf };
+}
+
+/// A new one.
+macro_rules! new {
+    (Hash $map:expr) => {
+        HashMap::with_max_entries($map.capacity, BPF_F_NO_PREALLOC)
+    };
+    (Set $map:expr) => {
+        HashMap::with_max_entries($map.capacity, BPF_F_NO_PREALLOC)
+    };
+    (Trie $map:expr) => {
+        LpmTrie::with_max_entries($map.capacity, BPF_F_NO_PREALLOC)
+    };
+    (Ring $map:expr) => {
+        RingBuf::with_byte_size($map.capacity, 0)
+    };
+    (Reserved $map:expr) => {
+        HashMap::with_max_entries($map.capacity, 0)
+    };
+    (Lru $map:expr) => {
+        LruHashMap::with_max_entries($map.capacity, 0)
+    };
+    (PerCpu $map:expr) => {
+        PerCpuArray::with_max_entries($map.capacity, 0)
+    };
+    ($array:ident $map:expr) => {
+        Array::with_max_entries($map.capacity, 0)
+    };
+}
+
+macro_rules! statics {
+    ($(#[doc = $doc:literal] $name:ident: $kind:ident $types:tt [$entries:expr] $more:tt)*) => {
+        $(
+            #[map]
+            static $name: of_kind!($kind $types) = new!($kind maps::$name);
+        )*
+    };
+}
+
+every_map!(statics! {});
 
 /// Whether look-ups are tallied. The agent has it 0, and the verifier then removes
 /// what depends on it.
@@ -85,7 +90,7 @@ static TALLY: Global<u8> = Global::new(0);
 /// How long XDP remembers a flow, nanoseconds. With 0 the verifier removes what depends
 /// on it.
 #[unsafe(no_mangle)]
-static HOLD: Global<u64> = Global::new(table::FLOW_HOLD);
+static HOLD: Global<u64> = Global::new(maps::FLOW_HOLD);
 
 /// Adds a look-up to the tally, where there is one. Arrays do not count: the kernel
 /// compiles an access to them in place, to those per CPU from Linux 6.10 on.
@@ -110,25 +115,6 @@ pub fn tell_sent(way: u32, ifindex: u32, next_hop: &Addr) {
         // here, every bit pattern is a `Sent`, and no reference to it is made.
         unsafe { *sent = Sent { way, ifindex, next_hop: *next_hop } };
     }
-}
-
-/// What one sender was granted in the second that began at `since`, nanoseconds of the
-/// monotonic clock.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Budget {
-    since: u64,
-    spent: u64,
-}
-
-/// What passed through from one address to another, and how it was sent on.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Flow {
-    src: Addr,
-    dst: Addr,
-    /// Until when this holds: never longer than the next hop is vouched for.
-    way: Neighbour,
 }
 
 /// A whole address as a key of a trie. What stands before the key aligns the address: the
@@ -189,15 +175,15 @@ pub fn prefix(addr: &Addr) -> Option<&'static Prefix> {
     PREFIXES.get(&TrieKey::new(addr).key)
 }
 
-/// Whether the guard blocks anything at all.
+/// Whether any prefix is denied.
 #[inline(always)]
-pub fn has_guards() -> bool {
+pub fn denies_any() -> bool {
     GUARDED.get(0).is_some_and(|any| *any != 0)
 }
 
-/// Whether the guard blocks an address.
+/// Whether an address is in a denied prefix.
 #[inline(always)]
-pub fn is_guarded(addr: &Addr) -> bool {
+pub fn is_denied(addr: &Addr) -> bool {
     tally();
     GUARD.get(&TrieKey::new(addr).key).is_some()
 }
@@ -254,7 +240,7 @@ fn flow_slot(src: &Addr, dst: &Addr) -> u32 {
     };
     // Multiplied by odd numbers, so that neighbouring addresses part.
     let mixed = (fold(src).wrapping_mul(0x9e37_79b1) ^ fold(dst)).wrapping_mul(0x85eb_ca6b);
-    mixed >> (32 - table::MAX_FLOWS.ilog2())
+    mixed >> (32 - maps::MAX_FLOWS.ilog2())
 }
 
 /// Adds one packet to a counter.

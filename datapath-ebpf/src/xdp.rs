@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     admit::{Origin, admit},
-    guard,
+    deny,
     locate::{self, Blocks, Place},
     maps,
     skb::view,
@@ -84,7 +84,7 @@ pub fn decide(frame: &XdpFrame<'_>) -> Result<Onward, DropReason> {
     if ethernet.dst != node.uplink_mac {
         return Ok(Onward::Pass);
     }
-    guard::check(frame, family)?;
+    deny::check(frame, family)?;
     let headers = match Headers::parse_plain(frame, family) {
         Ok(Some(headers)) => headers,
         Ok(None) => return Ok(Onward::Pass),

@@ -22,8 +22,9 @@ use margay::{
     desired::{LocalFacts, Uplink, desired},
     kernel::{
         counters,
-        datapath::{Datapath, Extras, Maps},
+        datapath::{Datapath, Extras},
         link,
+        maps::Maps,
         pins::{self, Pins},
         table::{HashTable, PerCpu},
     },
@@ -31,12 +32,12 @@ use margay::{
         endpoint::{Device, Endpoint, Owner, Stage},
         snapshot::{Event, Snapshot},
     },
-    tables::{Entry, HOST_INTERFACE, Tables},
+    tables::{HOST_INTERFACE, Tables},
 };
 use margay_common::{
+    maps::{ICMP_BUDGET, LOOKUPS, Map, SENT},
     net::{Addr, GATEWAY_MAC, Mac},
     route::Neighbour,
-    table::{ICMP_BUDGET, LOOKUPS},
     verdict::Program,
 };
 use nix::{
@@ -231,7 +232,7 @@ impl Node {
             ctx_in: (program != Program::Xdp).then_some(&context[..]),
             ..TestRunOptions::default()
         };
-        let telling = Telling::of(&self.maps_dir());
+        let telling = Telling::of(&self.pin(&SENT));
         let result = self.test_run(program, options);
         let sent = telling.map(|telling| telling.told(&self.ifindexes)).unwrap_or_default();
         out.truncate(result.data_size_out as usize);
@@ -280,8 +281,7 @@ impl Node {
 
     /// Hash and trie look-ups so far, of programs that tally them.
     pub fn lookups(&self) -> u64 {
-        let maps = Pins::at(&self.root).maps();
-        let tally: PerCpu<u64> = PerCpu::open(&maps, LOOKUPS).expect("the programs tally");
+        let tally: PerCpu<u64> = PerCpu::open(&self.pin(&LOOKUPS)).expect("the programs tally");
         tally.read(0).expect("the map").into_iter().sum()
     }
 
@@ -297,16 +297,21 @@ impl Node {
 
     /// Gives every sender its whole budget of ICMP errors again.
     fn forget_budgets(&self) {
-        let maps = Pins::at(&self.root).maps();
-        let mut budgets: HashTable<Addr, [u64; 2]> = HashTable::open(&maps, ICMP_BUDGET).expect("the map");
+        let mut budgets: HashTable<Addr, [u64; 2]> =
+            HashTable::open(&self.pin(&ICMP_BUDGET)).expect("the map");
         for sender in budgets.read().expect("the map").into_keys() {
             budgets.remove(sender).expect("the map");
         }
     }
 
-    /// Where the maps are pinned.
-    pub fn maps_dir(&self) -> PathBuf {
-        Pins::at(&self.root).maps()
+    /// Where everything is pinned.
+    pub fn pins(&self) -> Pins {
+        Pins::at(&self.root)
+    }
+
+    /// Where a map is pinned.
+    pub fn pin(&self, map: &Map) -> PathBuf {
+        Pins::at(&self.root).map(map)
     }
 
     /// The maps.
@@ -356,7 +361,8 @@ impl Drop for Node {
         let pins = Pins::at(&self.root);
         let dirs = pins::names(&pins.programs()).unwrap_or_default();
         let dirs = dirs.iter().map(|name| pins.programs().join(name));
-        for dir in dirs.chain([pins.maps(), pins.links(), pins.programs(), self.root.join("xdp")]) {
+        let dirs = dirs.chain(pins.layouts().unwrap_or_default());
+        for dir in dirs.chain([pins.links(), pins.programs(), self.root.join("xdp")]) {
             for name in pins::names(&dir).unwrap_or_default() {
                 drop(pins::unlink(&dir.join(name)));
             }
@@ -497,18 +503,7 @@ fn facts(ifindexes: &BTreeMap<String, u32>) -> LocalFacts {
 
 /// Writes the entries that are maps'.
 fn fill(datapath: &mut Datapath, tables: &Tables) {
-    let maps = &mut datapath.maps;
-    for entry in tables.entries() {
-        match entry {
-            Entry::Node((), node) => maps.node.put(node),
-            Entry::Workload(index, workload) => maps.workloads.put(index, workload),
-            Entry::Route(key, route) => maps.routes.put(key, route),
-            Entry::Prefix(key, prefix) => maps.prefixes.put(key.len, key.addr, prefix),
-            Entry::Guard(key, ()) => maps.guards.put(key.len, key.addr),
-            Entry::OwnAddress(addr, ()) => maps.own_addresses.put(addr, 1),
-            Entry::Endpoint(addr, endpoint) => maps.endpoints.put(addr, endpoint),
-            _ => Ok(()),
-        }
-        .expect("the map takes it");
+    for entry in tables.entries().filter(|entry| entry.key().map().is_some()) {
+        datapath.maps.put(&entry).expect("the map takes it");
     }
 }

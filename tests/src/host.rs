@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use margay::kernel::pins::Pins;
+use margay_common::maps::Map;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -44,6 +46,8 @@ pub struct Host {
     pub store: String,
     /// A folder of programs that its agent finds before those of this machine.
     pub programs: Option<PathBuf>,
+    /// The agent's executable.
+    pub program: PathBuf,
     /// Its Docker Engine.
     pub engine: Option<Engine>,
     agent: Option<Process>,
@@ -55,6 +59,11 @@ pub fn margay() -> PathBuf {
     let here = std::env::current_exe().expect("a path");
     let found = here.ancestors().skip(1).map(|dir| dir.join("margay")).find(|path| path.is_file());
     found.expect("the agent is built before the tests: run them by cargo xtask")
+}
+
+/// The same with another layout of one map, `ROUTES`; none where it was not built.
+pub fn other_layout() -> Option<PathBuf> {
+    Some(margay().with_file_name("margay-other-layout")).filter(|path| path.is_file())
 }
 
 impl Host {
@@ -80,6 +89,7 @@ impl Host {
             usual: false,
             masquerade: false,
             programs: None,
+            program: margay(),
             engine: None,
             agent: None,
             bound,
@@ -95,6 +105,16 @@ impl Host {
                 IpAddr::V6(addr) => self.namespace.sh(&format!("ip addr add {addr}/64 dev {UPLINK} nodad")),
             };
         }
+    }
+
+    /// Where a map of the agent's is pinned.
+    pub fn pin(&self, map: &Map) -> PathBuf {
+        Pins::at(&self.bpffs).map(map)
+    }
+
+    /// Where the agent pins what it has.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
     }
 
     /// The agent's socket.
@@ -175,7 +195,7 @@ impl Host {
 
     /// Starts the agent and waits until its socket answers.
     pub fn start(&mut self) {
-        let mut command = self.namespace.command(margay());
+        let mut command = self.namespace.command(&self.program);
         command.args(self.own_flags()).env("MARGAY_LOG", "info");
         if let Some(programs) = &self.programs {
             let path = std::env::var("PATH").unwrap_or_default();
@@ -347,11 +367,6 @@ impl Host {
     #[track_caller]
     pub fn detach(&self, namespace: &Namespace) {
         self.ok(&["endpoint", "detach", "--netns", &namespace.path().display().to_string()]);
-    }
-
-    /// Where its maps are pinned.
-    pub fn maps(&self) -> PathBuf {
-        margay::kernel::pins::Pins::at(&self.bpffs).maps()
     }
 
     /// The folder of its files.

@@ -7,13 +7,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, AsRawFd},
-    path::Path,
 };
 
 use aya::maps::MapData;
 use aya_obj::{Object, generated::bpf_insn, maps::Map};
-use margay::kernel::datapath::OBJECT;
-use margay_common::verdict::Program;
+use margay::kernel::{datapath::OBJECT, pins::Pins};
+use margay_common::{maps, verdict::Program};
 use nix::errno::Errno;
 
 use crate::bpf::Context;
@@ -69,20 +68,21 @@ struct Run<'a> {
 }
 
 impl Interpreter {
-    /// Reads the agent's own object; its maps are those pinned in a folder.
-    pub fn new(pins: &Path) -> Self {
+    /// Reads the agent's own object; its maps are those that are pinned.
+    pub fn new(pins: &Pins) -> Self {
         let mut object = Object::parse(OBJECT).expect("the object");
-        let (mut maps, mut memory) = (BTreeMap::new(), BTreeMap::new());
+        let (mut known, mut memory) = (BTreeMap::new(), BTreeMap::new());
         let mut found: Vec<(String, i32, Map)> = Vec::new();
         for (n, (name, map)) in object.maps.iter().enumerate() {
-            let pin = MapData::from_pin(pins.join(name)).ok();
+            let declared = maps::ALL.iter().find(|map| map.name == name);
+            let pin = declared.and_then(|map| MapData::from_pin(pins.map(map)).ok());
             let fd = pin.as_ref().map_or(NOT_PINNED + n as i32, |pin| pin.fd().as_fd().as_raw_fd());
             let data = (!map.data().is_empty()).then(|| {
                 memory.insert(n, map.data().into());
                 n
             });
             let (kind, key, value) = (map.map_type(), map.key_size() as usize, map.value_size() as usize);
-            maps.insert(fd, Known { kind, key, value, pin, data });
+            known.insert(fd, Known { kind, key, value, pin, data });
             found.push((name.clone(), fd, map.clone()));
         }
         #[expect(clippy::disallowed_types, reason = "aya_obj takes no other set")]
@@ -93,7 +93,7 @@ impl Interpreter {
         object.relocate_calls(&text).expect("the object's functions");
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
         let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
-        Self { object, maps, memory, values: BTreeMap::new(), now }
+        Self { object, maps: known, memory, values: BTreeMap::new(), now }
     }
 
     /// Executes a program for a frame.

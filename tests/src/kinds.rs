@@ -23,7 +23,7 @@ pub struct Kind {
     pub frames: [Frame; 2],
     /// The verdict or reason that it is counted under.
     pub counted: &'static str,
-    /// Look-ups in hashes and tries, where the guard blocks nothing.
+    /// Look-ups in hashes and tries, where nothing is denied.
     pub lookups: u64,
     /// Whether it can pass the program many times, a hop less each time.
     pub repeats: bool,
@@ -61,15 +61,15 @@ const NODES: [[&str; 2]; 2] = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001
 
 /// Prepares a node: nothing is blocked, and XDP has its next hop.
 pub fn prepare(node: &mut Node) {
-    block_nothing(node);
+    deny_nothing(node);
     addresses(NODES[1]).into_iter().for_each(|addr| node.vouch(addr, WIRE, 600));
 }
 
-/// Empties the guard.
-pub fn block_nothing(node: &mut Node) {
-    let guards = &mut node.maps().guards;
-    for (len, addr) in guards.read().expect("the map").into_keys() {
-        guards.remove(len, addr).expect("the map");
+/// Empties the deny list.
+pub fn deny_nothing(node: &mut Node) {
+    let denied = &mut node.maps().denied;
+    for key in denied.read().expect("the map").into_keys() {
+        denied.remove(key.len, key.addr).expect("the map");
     }
 }
 

@@ -109,6 +109,9 @@ pub fn lookup(len: u32, map: Option<u32>) -> Vec<u64> {
     code
 }
 
+/// `BPF_MAP_TYPE_HASH`.
+pub const HASH: u32 = 1;
+
 /// Makes a map without preallocated entries and pins it. Kinds are those of
 /// `enum bpf_map_type`.
 pub fn pin_map(path: &Path, kind: u32, key: u32, value: u32, entries: u32) {

@@ -8,10 +8,7 @@ use std::{
 
 use aya::maps::{Array, Map, MapData};
 use margay::tables::HOST_INTERFACE;
-use margay_common::{
-    sent::{INTO, NEXT_HOP, NOWHERE, OUT, PEER, ROUTED, Sent},
-    table,
-};
+use margay_common::sent::{INTO, NEXT_HOP, NOWHERE, OUT, PEER, ROUTED, Sent};
 
 use zerocopy::FromBytes;
 
@@ -21,9 +18,9 @@ use crate::bpf::{ENDPOINTS, UPLINK, both, interface};
 pub struct Telling(Array<MapData, [u8; size_of::<Sent>()]>);
 
 impl Telling {
-    /// Begins to listen to the programs whose maps are in a folder; `None` if they do not tell.
-    pub fn of(maps: &Path) -> Option<Self> {
-        let map = MapData::from_pin(maps.join(table::SENT)).ok()?;
+    /// Begins to listen to the programs whose map is pinned there; `None` if they do not tell.
+    pub fn of(pin: &Path) -> Option<Self> {
+        let map = MapData::from_pin(pin).ok()?;
         let map = Map::from_map_data(map).expect("a map");
         let mut told = Array::try_from(map).expect("an array");
         told.set(0, [0; size_of::<Sent>()], 0).expect("the map takes it");

@@ -24,10 +24,10 @@ pub struct Options {
 
 /// On an older kernel: that every program loads, attaches, and does with every kind of
 /// packet what it has to.
-const OLDER: [&str; 3] = ["verifier_has_little_to_do", "and_detaches", "every_kind_of_packet"];
+const OLDER: [&str; 3] = ["programs_verify_within", "and_detaches", "each_packet_kind"];
 /// What this kernel may lack and a newer one has: netkits, which carry packets, and none under
 /// another's name.
-const NEWER: [&str; 1] = ["what_is_not_the_containers_own"];
+const NEWER: [&str; 1] = ["spoofed_frames_behind_a_netkit"];
 /// All of that, and a card that loses by XDP.
 const NEWER_ALL: [&str; 2] = ["netkit", "a_card_that_would_lose"];
 /// What differs for containers behind netkits: sizes, the way out, several networks, Docker.

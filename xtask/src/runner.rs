@@ -27,7 +27,11 @@ const BENCH: &str = "bench";
 /// Builds agent, suites and everything else that tests run; where each executable is.
 pub fn build() -> Result<BTreeMap<String, PathBuf>> {
     let mut build = cargo(&["build", "--quiet", "--message-format=json-render-diagnostics"]);
-    let messages = run::output_of(build.args(TARGETS))?;
+    Ok(executables(&run::output_of(build.args(TARGETS))?))
+}
+
+/// Where cargo's messages say that executables are.
+fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
     let executable = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let name = message["target"]["name"].as_str()?;
@@ -35,7 +39,22 @@ pub fn build() -> Result<BTreeMap<String, PathBuf>> {
         let is_program = message["profile"]["test"] == false;
         (is_suite || is_program).then_some((name.to_owned(), message["executable"].as_str()?.into()))
     };
-    Ok(messages.lines().filter_map(executable).collect())
+    messages.lines().filter_map(executable).collect()
+}
+
+/// Builds the agent with another layout of one map, which tests of upgrades start in the
+/// place of the usual one, and puts it beside that.
+pub fn build_other_layout() -> Result<()> {
+    let mut build =
+        cargo(&["build", "--quiet", "--message-format=json-render-diagnostics", "--bin", "margay"]);
+    let messages = run::output_of(build.args(["--features", "margay/other-layout"]))?;
+    let built = executables(&messages);
+    let agent = executable(&built, "margay")?;
+    let beside = agent.with_file_name("margay-other-layout");
+    // The old one may run: it is another file from now on.
+    drop(fs::remove_file(&beside));
+    fs::copy(agent, &beside).with_context(|| beside.display().to_string())?;
+    Ok(())
 }
 
 /// Which tests run: those of all suites, or of the named; of these all, or those with one

@@ -76,7 +76,12 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let ready = stages.stage("set-up", |_| setup::run(need));
     let mut built = BTreeMap::new();
-    if ready && stages.stage("build", |_| build(&mut built)) {
+    let upgrades = options.vm.is_empty() && options.chosen().contains(&Suite::Node);
+    let built_all = |built: &mut BTreeMap<String, PathBuf>| {
+        // First: what is built last is what lies where tests look for the agent.
+        if upgrades { runner::build_other_layout().and_then(|()| build(built)) } else { build(built) }
+    };
+    if ready && stages.stage("build", |_| built_all(&mut built)) {
         options.stages(&built, &mut stages);
     }
     stages.end()

@@ -27,14 +27,14 @@ use crate::{
         self, Netlink,
         attach::{self, TcMode},
         counters,
-        datapath::Maps,
         facts::is_own,
         link,
+        maps::Maps,
         pins::Pins,
     },
     model::endpoint::Device,
     problem::Problem,
-    tables::{Attachment, PrefixKey, Tables},
+    tables::{Attachment, Tables},
 };
 
 /// The file beside the socket that says where an agent keeps what it has.
@@ -105,7 +105,7 @@ impl Left {
     pub async fn of(socket: &Path) -> Result<Self> {
         let places = Places::of(socket).context("agent.json does not say where that agent kept its state")?;
         let pins = Pins::at(&places.bpffs);
-        let maps = Maps::open(&pins.maps())?;
+        let maps = Maps::open(&pins)?;
         let journal = Journal::peek(&places.state_dir)?;
         let mut state = State {
             snapshot: remembered(&journal, &journal.networks())?,
@@ -124,7 +124,9 @@ impl Left {
         state.facts.endpoints = journal.endpoints().into();
         let mode = TcMode::probe();
         let attached = attachments(&netlink, &pins, mode, &state.facts).await?;
-        state.actual = Some(Tables { attachments: attached.into(), ..tables(&maps)? });
+        let mut tables = Tables { attachments: attached.into(), ..Tables::default() };
+        maps.read(&mut tables)?;
+        state.actual = Some(tables);
         let has_xdp = pins.xdp_interfaces()?.contains(&state.facts.uplink.name);
         let xdp = if has_xdp { "attached; no agent tells how" } else { "off" };
         state.facts.xdp = Xdp::Off(xdp.into());
@@ -133,7 +135,7 @@ impl Left {
     }
 
     /// The endpoints of the host.
-    pub fn endpoints(&self) -> Vec<wire::Endpoint> {
+    pub fn endpoints(&self) -> Vec<wire::EndpointView> {
         views::endpoints(&self.state, self.journal.endpoints())
     }
 
@@ -149,7 +151,7 @@ impl Left {
 
     /// How it stands: that no agent runs, in the first place.
     pub fn status(&self) -> Result<wire::Status> {
-        let mut status = views::status(&self.state, self.how, &self.pins.maps(), &self.store)?;
+        let mut status = views::status(&self.state, self.how, &self.pins, &self.store)?;
         status.problems = vec![Problem::new(
             "no agent runs: packets go on, but this host learns of no change and attaches no container",
             "start it: systemctl start margay, or margay agent",
@@ -175,15 +177,4 @@ async fn attachments(
         }
     }
     Ok(found)
-}
-
-fn tables(maps: &Maps) -> Result<Tables> {
-    let mut tables = Tables::default();
-    tables.node.insert((), maps.node.read()?);
-    tables.workloads = maps.workloads.read()?.into();
-    tables.routes = maps.routes.read()?.into();
-    tables.endpoints = maps.endpoints.read()?.into();
-    let prefixes = maps.prefixes.read()?.into_iter();
-    tables.prefixes = prefixes.map(|((len, addr), prefix)| (PrefixKey { len, addr }, prefix)).collect();
-    Ok(tables)
 }

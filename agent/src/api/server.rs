@@ -34,7 +34,7 @@ use self::refused::{Body, Refused, no_such_request};
 use super::wire;
 use crate::{
     control, drops,
-    kernel::{attach::TcMode, counters, datapath::Datapath, host, pins::Pins},
+    kernel::{attach::TcMode, counters, datapath::Datapath, maps, pins::Pins},
     membership::Membership,
     metrics,
     model::{endpoint::mac_text, key::ROOT},
@@ -144,7 +144,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
         .route("/v1/routes", get(routes).post(find_way))
         .route("/v1/nodes", delete(remove_node))
         .route("/v1/pools", post(add_pool).delete(remove_pool))
-        .route("/v1/guard", post(block).delete(unblock))
+        .route("/v1/guard", post(deny).delete(allow))
         .route("/v1/store", get(export))
         .route("/v1/store/state", get(store_state))
         .route("/v1/store/adopt", post(adopt))
@@ -167,7 +167,7 @@ fn listings(agent: &Arc<Agent>) -> Router<Arc<Agent>> {
         .route("/v1/networks", get(networks))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/pools", get(pools))
-        .route("/v1/guard", get(blocked))
+        .route("/v1/guard", get(denied))
         .layer(from_fn_with_state(Arc::clone(agent), dated))
 }
 
@@ -198,8 +198,8 @@ async fn in_time(State(deadline): State<Duration>, request: Request, next: Next)
 
 async fn status(State(agent): Shared) -> Answer<wire::Status> {
     let device = agent.workloads.device;
-    let (mode, maps, at) = (agent.mode, agent.pins.maps(), agent.store_at.clone());
-    let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &maps, &at));
+    let (mode, pins, at) = (agent.mode, agent.pins.clone(), agent.store_at.clone());
+    let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &pins, &at));
     let mut status = status.await??;
     status.problems.extend(agent.workloads.journal.problems());
     status.problems.extend(agent.report.troubles());
@@ -212,12 +212,12 @@ async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
 }
 
 async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
-    let maps = agent.pins.maps();
+    let pins = agent.pins.clone();
     let (more, calls) =
         (agent.report.troubles().len() + agent.workloads.journal.problems().len(), agent.calls.clone());
     let look = move |state: &control::State| {
         let none = Tables::default();
-        let usage = host::usage(&maps, state.actual.as_ref().unwrap_or(&none))?;
+        let usage = maps::usage(&pins, state.actual.as_ref().unwrap_or(&none))?;
         let problems = problems::problems(state).len() + more;
         anyhow::Ok((metrics::Reading::of(state, problems, calls), usage))
     };
@@ -300,20 +300,20 @@ async fn remove_pool(State(agent): Shared, Body(request): Body<wire::PoolRequest
     Ok(Json(()))
 }
 
-async fn blocked(State(agent): Shared) -> Answer<Vec<wire::Blocked>> {
-    Ok(Json(agent.workloads.control.look(views::blocked).await?))
+async fn denied(State(agent): Shared) -> Answer<Vec<wire::Denied>> {
+    Ok(Json(agent.workloads.control.look(views::denied).await?))
 }
 
-async fn block(State(agent): Shared, Body(request): Body<wire::BlockRequest>) -> Answer<()> {
+async fn deny(State(agent): Shared, Body(request): Body<wire::DenyRequest>) -> Answer<()> {
     agent.workloads.agreed().await?;
-    let revision = agent.workloads.networks.block(request.cidr, request.comment, control::now()).await?;
+    let revision = agent.workloads.networks.deny(request.cidr, request.comment, control::now()).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }
 
-async fn unblock(State(agent): Shared, Body(request): Body<wire::BlockRequest>) -> Answer<()> {
+async fn allow(State(agent): Shared, Body(request): Body<wire::DenyRequest>) -> Answer<()> {
     agent.workloads.believed().await?;
-    let revision = agent.workloads.networks.unblock(request.cidr).await?;
+    let revision = agent.workloads.networks.allow(request.cidr).await?;
     agent.workloads.control.revision(revision).await?;
     Ok(Json(()))
 }
@@ -380,12 +380,15 @@ async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answe
     Ok(Json(()))
 }
 
-async fn endpoints(State(agent): Shared) -> Answer<Vec<wire::Endpoint>> {
+async fn endpoints(State(agent): Shared) -> Answer<Vec<wire::EndpointView>> {
     let endpoints = agent.workloads.journal.endpoints();
     Ok(Json(agent.workloads.control.look(move |state| views::endpoints(state, endpoints)).await?))
 }
 
-async fn attach(State(agent): Shared, Body(request): Body<wire::AttachRequest>) -> Answer<wire::Endpoint> {
+async fn attach(
+    State(agent): Shared,
+    Body(request): Body<wire::AttachRequest>,
+) -> Answer<wire::EndpointView> {
     let mac = match &request.mac {
         None => None,
         Some(text) => match mac_text::parse(text) {
@@ -412,7 +415,7 @@ async fn attach(State(agent): Shared, Body(request): Body<wire::AttachRequest>) 
 async fn detach(
     State(agent): Shared,
     Body(request): Body<wire::DetachRequest>,
-) -> Answer<Option<wire::Endpoint>> {
+) -> Answer<Option<wire::EndpointView>> {
     let which = match (request.id, request.netns) {
         (Some(id), None) => Which::Id(id),
         (None, Some(netns)) => Which::Interface(netns, request.ifname.unwrap_or_else(|| "eth0".into())),

@@ -80,9 +80,9 @@ pub struct PoolRequest {
     pub network_prefix: Option<u8>,
 }
 
-/// A prefix that the guard blocks.
+/// A denied prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blocked {
+pub struct Denied {
     /// The prefix.
     pub cidr: IpNet,
     /// Why, for people.
@@ -93,7 +93,7 @@ pub struct Blocked {
 
 /// A request to block a prefix, or to block it no longer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BlockRequest {
+pub struct DenyRequest {
     /// The prefix.
     pub cidr: IpNet,
     /// Why, for people.
@@ -163,7 +163,7 @@ pub struct DetachRequest {
 
 /// An endpoint of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
+pub struct EndpointView {
     /// Its id.
     pub id: String,
     /// Its name.

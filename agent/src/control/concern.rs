@@ -33,9 +33,9 @@ impl Concern {
             Key::Pool(_) => (false, true, None),
             Key::Node(name) => (false, true, Some(name.clone())),
             Key::Alive(name) => (false, false, Some(name.clone())),
-            Key::Cluster | Key::Blocked(_) | Key::Removed(_) | Key::Route(..) => (false, false, None),
+            Key::Cluster | Key::Denied(_) | Key::Removed(_) | Key::Route(..) => (false, false, None),
             // Not watched ([`crate::model::snapshot::Snapshot::PREFIXES`]).
-            Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => (false, false, None),
+            Key::Sequence | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => (false, false, None),
         };
         Self { dirty: Dirty::of(&key), networks, routes, node }
     }

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use margay_common::{
-    endpoint::{Endpoint, Workload},
-    route,
-};
+use margay_common::{maps::Doubt, route};
 
 use super::State;
 use crate::{
@@ -26,9 +23,7 @@ impl State {
     /// and nothing else changes.
     pub fn permits(&self, change: &Change, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
         match change {
-            Change::Remove(key) if self.released.contains(key) => true,
-            // The host alone knows its addresses.
-            Change::Remove(Key::OwnAddress(_)) => true,
+            Change::Remove(key) if self.released.contains(key) || key.doubt() == Doubt::Free => true,
             Change::Remove(key) => self.trust == Trust::Whole && !self.holds(key, actual, blind),
             Change::Put(entry) => self.may_put(entry, actual),
         }
@@ -38,31 +33,17 @@ impl State {
         if self.trust == Trust::Whole {
             return true;
         }
-        match entry {
-            Entry::Interface(name, interface) => {
-                self.follows_host()
-                    || !matches!(actual.interfaces.get(name), Some(found) if found != interface)
-            }
-            // This host's own, whatever the store says.
-            Entry::Node(..) | Entry::OwnAddress(..) => true,
-            Entry::Attachment(name, _) => self.follows_host() || !actual.attachments.contains_key(name),
-            // Whose container it is, this host knows by itself.
-            Entry::Workload(index, workload) => {
-                let sandbox = workload.sandbox;
-                actual.workloads.get(index).is_none_or(|found| Workload { sandbox, ..*found } == *workload)
-            }
-            Entry::Endpoint(addr, endpoint) => actual.endpoints.get(addr).is_none_or(|found| {
-                let sandbox = endpoint.sandbox;
-                found.ifindex != endpoint.ifindex || Endpoint { sandbox, ..*found } == *endpoint
-            }),
-            Entry::Route(key, _) => !actual.routes.contains_key(key),
-            Entry::Guard(key, ()) => !actual.guards.contains_key(key),
-            Entry::Xdp(name, _) => self.follows_host() || !actual.xdp.contains_key(name),
-            Entry::Prefix(key, _) => !actual.prefixes.contains_key(key),
-            Entry::HostRoute(dst, _) => !actual.host_routes.contains_key(dst),
-            Entry::Firewall(..) => actual.firewall.is_empty(),
-            Entry::Accept(key, ()) => !actual.accepts.contains_key(key),
-            Entry::Sysctl(key, _) => !actual.sysctls.contains_key(key),
+        let there = actual.get(&entry.key());
+        match entry.key().doubt() {
+            Doubt::Free | Doubt::Replaced => true,
+            Doubt::Followed => self.follows_host() || there.is_none(),
+            Doubt::Added => there.is_none(),
+            Doubt::Own => match (there, entry) {
+                (None, _) => true,
+                (Some(Entry::Workload(_, found)), Entry::Workload(_, wanted)) => found.may_become(wanted),
+                (Some(Entry::Endpoint(_, found)), Entry::Endpoint(_, wanted)) => found.may_become(wanted),
+                (Some(_), _) => false,
+            },
         }
     }
 
@@ -104,10 +85,11 @@ impl State {
             Key::HostRoute(_) | Key::Firewall(()) | Key::Accept(_) | Key::Sysctl(_) => {
                 blind.iter().any(|key| matches!(key, key::Key::Network(_)))
             }
-            Key::Guard(key) => blind
+            Key::Denied(key) => blind
                 .iter()
-                .any(|blind| matches!(blind, key::Key::Blocked(cidr) if desired::prefix_key(*cidr) == *key)),
-            Key::Node(()) | Key::Xdp(_) | Key::OwnAddress(_) => false,
+                .any(|blind| matches!(blind, key::Key::Denied(cidr) if desired::prefix_key(*cidr) == *key)),
+            // No single value of the store leads to the others.
+            _ => false,
         }
     }
 

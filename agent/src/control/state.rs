@@ -106,10 +106,16 @@ impl State {
         self.trust == Trust::Whole
     }
 
-    /// Whether every program of tc is the one that it should be.
+    /// Whether every program at a hook is the one that it should be: what another object's
+    /// programs read is still needed until then.
     pub fn hooks_are_settled(&self) -> bool {
+        let Some(actual) = &self.actual else { return false };
         let open = |key: &Key| !matches!(key, Key::Xdp(_));
-        self.is_read() && !self.changing && !self.retry.pending().keys().any(open)
+        self.is_read()
+            && !self.changing
+            && actual.attachments.values().all(|found| found.current)
+            && actual.xdp.values().all(|found| found.current)
+            && !self.retry.pending().keys().any(open)
     }
 
     /// How XDP is attached to the uplink, or why it is not.

@@ -7,6 +7,7 @@ use margay_common::{
     endpoint::{Endpoint, Workload},
     net::Addr,
     route::RouteKey,
+    verdict::Program,
 };
 
 use tokio::sync::Semaphore;
@@ -20,7 +21,7 @@ use crate::{
     },
     reconcile::Change,
     store::{Away, Listing},
-    tables::{Entry, Firewall, HostRoute, Key, Tables, XdpAttachment},
+    tables::{Attachment, Entry, Firewall, HostRoute, Key, Tables, XdpAttachment},
 };
 
 /// A kernel that holds what it is told and notes every call.
@@ -186,7 +187,7 @@ async fn a_driver_that_refuses_xdp_is_believed_unless_somebody_insists() {
 }
 
 #[tokio::test]
-async fn what_is_there_goes_when_a_driver_refuses_another_mode_to_auto() {
+async fn xdp_auto_removes_its_program_when_the_driver_refuses_a_change() {
     let stuck = Recorder { refuse: Arc::new(Mutex::new(Some(Key::Xdp("lo".into())))), ..Recorder::default() };
     let there = XdpAttachment { native: false, current: true };
     stuck.tables.lock().expect("no panic").xdp.insert("lo".into(), there);
@@ -330,7 +331,7 @@ async fn a_tick_without_business_is_followed_by_none_at_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_removes_nothing() {
+async fn unreadable_value_removes_nothing() {
     let first = start(Recorder::default());
     let listing = |event| Feed::Listing(Listing { revision: 5, entries: vec![event] });
     first.store.send(listing(network())).await.expect("the loop runs");
@@ -351,7 +352,7 @@ async fn what_cannot_be_read_removes_nothing() {
 }
 
 #[tokio::test]
-async fn an_interface_that_is_coming_stays() {
+async fn interface_of_an_attach_in_progress_is_kept() {
     let kernel = Recorder::default();
     let bench = start(kernel.clone());
     bench.control.expect("mgy000000000001".into()).await.expect("the loop runs");
@@ -382,4 +383,21 @@ fn a_container_is_numbered_also_while_the_store_is_lossy() {
     assert!(permits(Entry::Endpoint(addr, Endpoint { sandbox: 4, ..endpoint })));
     assert!(!permits(Entry::Workload(9, Workload { sandbox: 4, network: 2, ..workload })));
     assert!(!permits(Entry::Endpoint(addr, Endpoint { sandbox: 4, network: 2, ..endpoint })));
+}
+
+/// The listing of the store may be taken in before anything of it is in the kernel, and
+/// whoever asks then must not take away what another object's programs still read.
+#[test]
+fn hooks_are_settled_when_no_program_of_another_object_is_left() {
+    let settled = |tc: bool, xdp: bool| {
+        let mut actual = Tables::default();
+        let attachment = Attachment { program: Program::FromNetwork, current: tc };
+        actual.put(Entry::Attachment("up0".into(), attachment));
+        actual.put(Entry::Xdp("up0".into(), XdpAttachment { native: true, current: xdp }));
+        let state = State { trust: Trust::Whole, actual: Some(actual), ..State::default() };
+        state.hooks_are_settled()
+    };
+    assert!(settled(true, true));
+    assert!(!settled(false, true) && !settled(true, false));
+    assert!(!State::default().hooks_are_settled(), "the kernel was not read yet");
 }

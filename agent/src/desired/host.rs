@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{
-        blocked::holds_mapped,
+        denied::holds_mapped,
         network::{Network, Subnet},
         snapshot::Snapshot,
     },
@@ -46,8 +46,8 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
     // What would cut this node off from the word that it is to be mended is not blocked.
     let vital = facts.vital();
     let harmless = |cidr: &IpNet| !holds_mapped(*cidr) && !vital.keys().any(|addr| cidr.contains(addr));
-    let blocked = snapshot.blocked.keys().filter(|cidr| harmless(cidr));
-    entries.extend(blocked.map(|cidr| Entry::Guard(prefixes::key(*cidr), ())));
+    let blocked = snapshot.denied.keys().filter(|cidr| harmless(cidr));
+    entries.extend(blocked.map(|cidr| Entry::Denied(prefixes::key(*cidr), ())));
     entries.extend(facts.own.iter().map(|addr| Entry::OwnAddress(Addr::from(*addr), ())));
     entries
 }

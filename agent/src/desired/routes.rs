@@ -31,7 +31,7 @@ pub(super) fn entry(
         return None;
     }
     let next_hop = owner.and_then(|owner| next_hop(owner, cidr.addr(), facts));
-    let route = Route { next_hop: next_hop.map(Addr::from).unwrap_or_default() };
+    let route = Route::new(next_hop.map(Addr::from).unwrap_or_default());
     Some(Entry::Route(key(network, cidr), route))
 }
 

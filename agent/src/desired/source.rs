@@ -62,11 +62,11 @@ impl Dirty {
             | store::Key::Route(..)
             | store::Key::Network(_)
             | store::Key::Pool(_)
-            | store::Key::Blocked(_)
+            | store::Key::Denied(_)
             | store::Key::Removed(_) => Self::Everything,
             // Nothing of the kernel's follows from these.
             store::Key::Alive(_)
-            | store::Key::Guard
+            | store::Key::Sequence
             | store::Key::Reservation(_)
             | store::Key::Address(_)
             | store::Key::Ipam(..) => Self::Nothing,

@@ -273,7 +273,7 @@ fn older_kernels_forward_ipv6_for_all_behind_a_guard() {
     facts.world.v6 = V6Forwarding::All { was_on: false, advertised };
     facts.world.drops = drops;
     let tables = desired(&snapshot(), &facts);
-    assert!(tables.firewall[&()].guard_v6, "what was not forwarded before is not now");
+    assert!(tables.firewall[&()].drop_forwarded_v6, "what was not forwarded before is not now");
     let last: Vec<_> = switches(&tables).into_iter().filter(|switch| switch.contains("ipv6")).collect();
     assert_eq!(
         last,
@@ -283,11 +283,11 @@ fn older_kernels_forward_ipv6_for_all_behind_a_guard() {
     assert_eq!(tables.accepts.len(), 2);
     assert!(tables.accepts.keys().all(|accept| accept.v4 && accept.chain == "DOCKER-USER"));
     facts.world.v6 = V6Forwarding::All { was_on: true, advertised: Default::default() };
-    assert!(!desired(&snapshot(), &facts).firewall[&()].guard_v6);
+    assert!(!desired(&snapshot(), &facts).firewall[&()].drop_forwarded_v6);
 }
 
 #[test]
-fn what_would_cut_this_node_off_is_neither_blocked_nor_followed() {
+fn values_that_would_cut_this_node_off_are_ignored() {
     let mut facts = facts();
     facts.store = [ip("198.51.100.9")].into();
     facts.gateways = [ip("203.0.113.1")].into();
@@ -305,7 +305,7 @@ fn what_would_cut_this_node_off_is_neither_blocked_nor_followed() {
     snapshot.apply(&put("networks/3", over_the_store));
     snapshot.settle(&facts.vital(), &BTreeMap::new());
     let tables = desired(&snapshot, &facts);
-    let guards: Vec<_> = tables.guards.keys().copied().collect();
+    let guards: Vec<_> = tables.denied.keys().copied().collect();
     assert_eq!(guards, [prefix_key(cidr("198.51.100.16/28"))], "the others hold what is needed");
     assert!(!tables.host_routes.contains_key(&cidr("198.51.100.0/24")));
     assert!(snapshot.barred[&3].1.contains("198.51.100.9, an address of the store"));

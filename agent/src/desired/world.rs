@@ -63,7 +63,7 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
         let interfaces = world.interfaces[0].iter().map(String::as_str).chain([HOST_INTERFACE]);
         entries.extend(interfaces.map(|name| switch(1, format!("net/ipv4/conf/{name}/forwarding"), "1")));
     }
-    let mut guard_v6 = false;
+    let mut drop_forwarded_v6 = false;
     if v6 {
         match &world.v6 {
             V6Forwarding::Each => {
@@ -72,14 +72,14 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
                 entries.extend(interfaces.map(|name| switch(1, path(name), "1")));
             }
             V6Forwarding::All { was_on, advertised } => {
-                guard_v6 = !was_on;
+                drop_forwarded_v6 = !was_on;
                 let path = |name| format!("net/ipv6/conf/{name}/accept_ra");
                 entries.extend(advertised.iter().map(|name| switch(0, path(name), "2")));
                 entries.push(switch(1, "net/ipv6/conf/all/forwarding".into(), "1"));
             }
         }
     }
-    entries.push(Entry::Firewall((), Firewall { subnets, guard_v6 }));
+    entries.push(Entry::Firewall((), Firewall { subnets, drop_forwarded_v6 }));
     entries
 }
 

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_hold_ends_with_the_last() {
+    fn shared_reservation_ends_with_its_last_holder() {
         let making = Making::default();
         let (plain, ranged) = (pool("10.1.0.0/16"), pool("10.1.0.0/16 from 10.1.5.0/24"));
         assert!(making.begin(ranged, true) && making.begin(plain, false));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_in_vain_is_refused_and_counted_anew() {
+    fn repeated_unused_requests_are_refused() {
         let (making, pool) = (Making::default(), pool("10.1.0.0/16"));
         assert!((0..ASKS).all(|_| making.begin(pool, true)));
         assert!(making.begin(pool, false), "who names the subnet is not who asks again");

@@ -70,7 +70,7 @@ pub enum Step {
     /// Have Docker make it again, with the subnet named: without, Docker refuses `--ip`.
     Remake { docker: String, network: u32 },
     /// Docker has a network of that name by another driver.
-    Blocked { name: String, driver: String },
+    NameTaken { name: String, driver: String },
 }
 
 /// Everything that is to be done now, and whether to look again soon.
@@ -101,7 +101,7 @@ pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
             // It is about to find out that the name is taken.
             Some(seen) if seen.driver == DRIVER => coming = true,
             Some(seen) => {
-                steps.push(Step::Blocked { name: network.name.clone(), driver: seen.driver.clone() });
+                steps.push(Step::NameTaken { name: network.name.clone(), driver: seen.driver.clone() });
             }
             // A user may be making the very same.
             None if coming => {}

@@ -62,7 +62,7 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
 
 async fn handle(State(docker): State<Arc<Docker>>, uri: Uri, body: Bytes) -> Response {
     let call = uri.path().to_owned();
-    debug!(call, "docker asks {}", String::from_utf8_lossy(&body));
+    debug!(call, "docker calls {}", String::from_utf8_lossy(&body));
     let begun = std::time::Instant::now();
     // In a task of its own: a dockerd that goes away must not leave half.
     let work = tokio::spawn({

@@ -217,7 +217,7 @@ impl Docker {
         for step in steps {
             debug!("docker: {step:?}");
             match self.take(engine, view, &step).await {
-                Ok(()) => soon |= !matches!(step, Step::Blocked { .. }),
+                Ok(()) => soon |= !matches!(step, Step::NameTaken { .. }),
                 Err(error) => {
                     let trouble = trouble(&step, view.cluster, &error);
                     if !self.report.troubles().contains(&trouble) {
@@ -270,7 +270,7 @@ impl Docker {
                 );
                 self.make(engine, network).await
             }
-            Step::Blocked { name, driver } => {
+            Step::NameTaken { name, driver } => {
                 bail!("this host's Docker has a network {name} of driver {driver}")
             }
         }
@@ -453,14 +453,14 @@ fn trouble(step: &Step, cluster: &BTreeMap<u32, Network>, error: &anyhow::Error)
     let (what, mend) = match step {
         Step::Make { network } | Step::Remake { network, .. } => (
             format!("network {} is not in this host's Docker", name(network)),
-            "it is tried again by itself; the reason says what is in the way",
+            "the agent retries; the reason says what is in the way",
         ),
-        Step::Blocked { name, .. } => (
+        Step::NameTaken { name, .. } => (
             format!("network {name} of the cluster cannot be used by this host's Docker"),
             "rename one of the two; Docker's own is left alone",
         ),
         Step::Drop { name, .. } => (
-            format!("network {name} cannot be taken off this host's Docker"),
+            format!("network {name} cannot be removed from this host's Docker"),
             "remove or disconnect the containers that are on it",
         ),
         Step::Name { name, .. } => (
@@ -473,7 +473,7 @@ fn trouble(step: &Step, cluster: &BTreeMap<u32, Network>, error: &anyhow::Error)
         ),
         Step::Remove { network, .. } | Step::Forget { network, .. } => (
             format!("network {} could not be removed everywhere", name(network)),
-            "it is tried again by itself; the reason says what is in the way",
+            "the agent retries; the reason says what is in the way",
         ),
     };
     Trouble::new(format!("{what}: {error:#}"), mend)

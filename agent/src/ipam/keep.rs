@@ -127,7 +127,7 @@ impl Ipam {
             for Held { holder, addresses, .. } in &endpoints {
                 for addr in addresses {
                     if let Err(other) = self.restore_one(network, *addr, holder, &state, &mut draft) {
-                        lost.insert(holder.endpoint.clone(), format!("address {addr} is {other}'s by now"));
+                        lost.insert(holder.endpoint.clone(), format!("{other} has address {addr} now"));
                     }
                 }
             }

@@ -234,7 +234,7 @@ fn refusal(path: &Path, error: redb::Error) -> Refusal {
             InvalidData | InvalidInput | UnexpectedEof => Refusal::Broken(error.to_string()),
             kind => {
                 let what = format!("{named} cannot be written or read: {error}");
-                let problem = Problem::new(what, "see that its disk has space and is whole");
+                let problem = Problem::new(what, "check that its disk has space and no errors");
                 match kind {
                     StorageFull | QuotaExceeded | ReadOnlyFilesystem => Refusal::Full(problem),
                     _ => Refusal::Away(problem),

@@ -69,8 +69,7 @@ pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Resu
         done.push(format!("interface {}", found.name));
     }
     link::remove(netlink, HOST_INTERFACE).await?;
-    clear::tables(&pins.maps());
-    pins.other_layouts()?.iter().for_each(|dir| clear::tables(dir));
+    pins.all_maps()?.iter().for_each(|pin| clear::map(pin));
     if root.exists() {
         remove_pins(&pins)?;
         done.push(format!("pins in {}", root.display()));

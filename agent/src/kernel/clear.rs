@@ -3,8 +3,8 @@
 use std::{os::fd::AsFd, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result};
-use aya::maps::MapData;
-use margay_common::table;
+use aya::maps::{MapData, MapInfo, MapType};
+use aya_obj::generated::BPF_F_NO_PREALLOC;
 
 use super::bpf_call::Keys;
 
@@ -18,11 +18,16 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// goes in one piece with it.
 const FREED: Duration = Duration::from_millis(600);
 
-/// Empties the tables of a folder that may be large, as far as they are there; what
-/// cannot be removed goes with its map.
-pub fn tables(dir: &Path) {
-    for name in [table::ROUTES, table::PREFIXES, table::GUARD] {
-        drop(table(&dir.join(name)));
+/// Empties a pinned map if its entries are freed one by one, whatever map of whatever layout
+/// it is; what cannot be removed goes with its map.
+pub fn map(pin: &Path) {
+    let by_entry = MapInfo::from_pin(pin).and_then(|info| {
+        let kind = info.map_type()?;
+        let is_reserved = info.map_flags() & BPF_F_NO_PREALLOC == 0;
+        Ok(kind == MapType::LpmTrie || kind == MapType::Hash && !is_reserved)
+    });
+    if by_entry.unwrap_or_default() {
+        drop(table(pin));
     }
 }
 

@@ -11,79 +11,23 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::MapInfo,
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
 use margay_common::{
-    endpoint::Endpoint,
-    net::Addr,
-    route::{Neighbour, Node, Prefix, Route, RouteKey},
-    table,
-    verdict::{Count, Program},
+    maps::{self, Map, Writer},
+    verdict::Program,
 };
-
 use tracing::warn;
 
 use super::{
     attach, clear,
+    maps::Maps,
     pins::{self, Pins},
-    table::{HashTable, PerCpu, Single, TrieTable},
-    workloads::Workloads,
 };
 
 /// The object that the binary carries.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay.bpf.o"));
-
-/// The maps, as many as the agent reads or writes.
-pub struct Maps {
-    /// This node.
-    pub node: Single<Node>,
-    /// Containers by interface.
-    pub workloads: Workloads,
-    /// Local addresses.
-    pub endpoints: HashTable<Addr, Endpoint>,
-    /// Blocks of other nodes.
-    pub routes: HashTable<RouteKey, Route>,
-    /// Subnets and nodes.
-    pub prefixes: TrieTable<Addr, Prefix>,
-    /// Blocked prefixes.
-    pub guards: Guards,
-    /// Addresses of this host itself.
-    pub own_addresses: HashTable<Addr, u32>,
-    /// Whether drops are logged, 0 or 1.
-    pub log_drops: Single<u32>,
-    /// Next hops that the agent vouches for.
-    pub neighbours: HashTable<Addr, Neighbour>,
-    /// Counters.
-    pub counters: PerCpu<Count>,
-}
-
-/// Blocked prefixes, and whether there are any: without, no packet is looked up.
-pub struct Guards {
-    prefixes: TrieTable<Addr, u32>,
-    any: Single<u32>,
-}
-
-impl Guards {
-    /// All of them, by length of 128 bits and address.
-    pub fn read(&self) -> Result<BTreeMap<(u32, Addr), u32>> {
-        self.prefixes.read()
-    }
-
-    /// Blocks a prefix.
-    pub fn put(&mut self, len: u32, addr: Addr) -> Result<()> {
-        // In this order: a prefix that is there is looked for.
-        self.any.put(1)?;
-        self.prefixes.put(len, addr, 1)
-    }
-
-    /// Blocks it no longer.
-    pub fn remove(&mut self, len: u32, addr: Addr) -> Result<()> {
-        self.prefixes.remove(len, addr)?;
-        self.any.put(u32::from(!self.read()?.is_empty()))
-    }
-}
 
 /// What the programs do besides.
 #[derive(Clone, Copy, Debug, Default, Hash)]
@@ -113,14 +57,15 @@ impl Datapath {
         if !is_complete(&dir) {
             load_and_pin(pins, &dir, extras)?;
         }
-        let maps = Maps::open(&pins.maps())?;
+        let maps = Maps::open(pins)?;
         let programs = of_tc().map(|program| Ok((program, open(&dir, program)?)));
         let xdp = dir.join(Program::Xdp.label());
         let xdp = xdp.exists().then(|| Xdp::from_pin(&xdp, XdpAttachType::Interface)).transpose()?;
         Ok(Self { programs: programs.collect::<Result<_>>()?, xdp, maps })
     }
 
-    /// Removes the programs of other objects and the maps of other layouts.
+    /// Removes the programs of other objects, the maps of other layouts and the folders
+    /// that are empty then.
     /// Whatever is attached keeps its program until it is replaced.
     pub fn forget_others(pins: &Pins, extras: Extras) -> Result<()> {
         for name in pins::names(&pins.programs())? {
@@ -128,10 +73,11 @@ impl Datapath {
                 remove_programs(&pins.programs().join(name))?;
             }
         }
-        for dir in pins.other_layouts()? {
-            clear::tables(&dir);
-            pins::remove_all(&dir)?;
+        for pin in pins.other_maps()? {
+            clear::map(&pin);
+            pins::unlink(&pin)?;
         }
+        pins.layouts()?.iter().for_each(|dir| drop(fs::remove_dir(dir)));
         Ok(())
     }
 
@@ -142,65 +88,19 @@ impl Datapath {
     }
 }
 
-impl Maps {
-    /// Opens the pinned maps.
-    pub fn open(dir: &Path) -> Result<Self> {
-        Ok(Self {
-            node: Single::open(dir, table::NODE)?,
-            workloads: Workloads::open(dir)?,
-            endpoints: HashTable::open(dir, table::ENDPOINTS)?,
-            routes: HashTable::open(dir, table::ROUTES)?,
-            prefixes: TrieTable::open(dir, table::PREFIXES)?,
-            guards: Guards {
-                prefixes: TrieTable::open(dir, table::GUARD)?,
-                any: Single::open(dir, table::GUARDED)?,
-            },
-            own_addresses: HashTable::open(dir, table::OWN_ADDRESSES)?,
-            log_drops: Single::open(dir, table::LOG_DROPS)?,
-            neighbours: HashTable::open(dir, table::NEIGHBOURS)?,
-            counters: PerCpu::open(dir, table::COUNTERS)?,
-        })
-    }
-}
-
-/// The capacity of a pinned map.
-pub fn capacity(dir: &Path, name: &str) -> Result<u32> {
-    Ok(MapInfo::from_pin(dir.join(name))?.max_entries())
-}
-
-/// Maps that another agent's programs take over. What programs note for themselves is each
-/// object's own.
-const PINNED: [&str; 15] = [
-    table::NODE,
-    table::WORKLOADS,
-    table::WORKLOAD_SPILL,
-    table::ENDPOINTS,
-    table::ROUTES,
-    table::PREFIXES,
-    table::GUARD,
-    table::GUARDED,
-    table::NEIGHBOURS,
-    table::COUNTERS,
-    table::OWN_ADDRESSES,
-    table::ICMP_BUDGET,
-    table::LOG_DROPS,
-    table::LOG_BUDGET,
-    table::LOGGED,
-];
-
 fn load_and_pin(pins: &Pins, dir: &Path, extras: Extras) -> Result<()> {
     let tally = u8::from(extras.tally);
-    let hold = extras.hold.unwrap_or(table::FLOW_HOLD);
+    let hold = extras.hold.unwrap_or(maps::FLOW_HOLD);
     let mut loader = EbpfLoader::new();
     loader
         .btf(None)
         .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global(table::TALLY, &tally, true)
-        .override_global(table::HOLD, &hold, true);
-    let for_tests = extras.tally.then_some([table::LOOKUPS, table::SENT]);
-    let pinned = PINNED.into_iter().chain(for_tests.into_iter().flatten());
-    for name in pinned {
-        loader.map_pin_path(name, pins.maps().join(name));
+        .override_global(maps::TALLY, &tally, true)
+        .override_global(maps::HOLD, &hold, true);
+    // What programs note for themselves is each object's own.
+    let is_pinned = |map: &&Map| map.layout.is_some() && (extras.tally || map.writer != Writer::tallying);
+    for map in maps::ALL.iter().filter(is_pinned) {
+        loader.map_pin_path(map.name, pins.map(map));
     }
     let mut object = loader.load(OBJECT).context("cannot load the eBPF object")?;
     fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
@@ -277,10 +177,10 @@ pub fn remove_programs(dir: &Path) -> Result<()> {
     }
 }
 
-/// Names the object and the way that it is loaded.
+/// Names the object, the maps that it works with and the way that it is loaded.
 fn object_name(extras: Extras) -> String {
     let mut hasher = DefaultHasher::new();
-    (OBJECT, extras).hash(&mut hasher);
+    (OBJECT, maps::ALL, extras).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

@@ -17,7 +17,7 @@ const TABLE: &str = "margay";
 const COMMENT: &str = "margay";
 /// What our rules are commented with, by which a damaged table is known.
 const RULES: [&str; 3] = ["masquerade v4", "masquerade v6", "reply"];
-const GUARD: &str = "guard v6";
+const DROP_FORWARDED_V6: &str = "drop forwarded v6";
 
 /// Replaces our table, in one transaction.
 pub async fn put(firewall: &Firewall) -> Result<()> {
@@ -51,7 +51,7 @@ fn understand(listed: &Value) -> Firewall {
     if !RULES.iter().all(|rule| comments.contains(rule)) {
         subnets.clear();
     }
-    Firewall { subnets, guard_v6: comments.contains(GUARD) }
+    Firewall { subnets, drop_forwarded_v6: comments.contains(DROP_FORWARDED_V6) }
 }
 
 fn prefix(element: &Value) -> Option<IpNet> {
@@ -66,9 +66,9 @@ fn script(firewall: &Firewall) -> String {
         let list: Vec<String> = subnets.map(ToString::to_string).collect();
         if list.is_empty() { String::new() } else { format!("elements = {{ {} }}", list.join(", ")) }
     };
-    let guard = if firewall.guard_v6 {
+    let guard = if firewall.drop_forwarded_v6 {
         format!(
-            "meta nfproto ipv6 iifname != \"{HOST_INTERFACE}\" oifname != \"{HOST_INTERFACE}\" drop comment \"{GUARD}\""
+            "meta nfproto ipv6 iifname != \"{HOST_INTERFACE}\" oifname != \"{HOST_INTERFACE}\" drop comment \"{DROP_FORWARDED_V6}\""
         )
     } else {
         String::new()
@@ -196,7 +196,7 @@ mod tests {
         let whole = [rule("masquerade v4"), rule("masquerade v6"), rule("reply"), set.clone()];
         let found = understand(&serde_json::json!({ "nftables": whole }));
         assert_eq!(found.subnets, ["10.1.0.0/16".parse().expect("a literal")].into());
-        assert!(!found.guard_v6);
+        assert!(!found.drop_forwarded_v6);
         let damaged = understand(&serde_json::json!({"nftables": [rule("reply"), set]}));
         assert!(damaged.subnets.is_empty());
     }

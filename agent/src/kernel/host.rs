@@ -1,6 +1,6 @@
 //! This host's kernel, as tables.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
 use aya::programs::Xdp;
@@ -11,16 +11,16 @@ use tokio::sync::Mutex;
 use super::{
     Kernel, Part,
     attach::{self, TcMode},
-    datapath::{Datapath, Extras, Maps, capacity},
+    datapath::{Datapath, Extras},
     facts, firewall, link,
+    maps::Maps,
     pins::Pins,
     sysctl::{self, Originals},
-    workloads::Workloads,
     world, xdp,
 };
 use crate::{
     reconcile::Change,
-    tables::{Attachment, Entry, HOST_INTERFACE, Interface, Key, PrefixKey, Tables},
+    tables::{Attachment, Entry, HOST_INTERFACE, Interface, Key, Tables},
 };
 
 /// This host's kernel.
@@ -37,9 +37,6 @@ pub struct Host {
     /// The kernel's ids of our programs.
     ids: Arc<BTreeMap<Program, u32>>,
 }
-
-/// A map's name, entries and capacity.
-pub type Usage = (&'static str, usize, u32);
 
 impl Host {
     /// Loads the programs, or finds them loaded.
@@ -97,11 +94,6 @@ impl Host {
                 Some(index) => link::set_up(&self.netlink, index).await,
                 None => Ok(()),
             },
-            Entry::Node((), node) => datapath().await.maps.node.put(*node),
-            Entry::Workload(index, workload) => datapath().await.maps.workloads.put(*index, *workload),
-            Entry::Route(key, route) => datapath().await.maps.routes.put(*key, *route),
-            Entry::Prefix(key, prefix) => datapath().await.maps.prefixes.put(key.len, key.addr, *prefix),
-            Entry::Endpoint(addr, endpoint) => datapath().await.maps.endpoints.put(*addr, *endpoint),
             Entry::Attachment(name, wanted) => {
                 let mut datapath = datapath().await;
                 let program = datapath.programs.get_mut(&wanted.program);
@@ -109,8 +101,6 @@ impl Host {
                 let hook = attach::hook(wanted.program).context("it is no program of tc's")?;
                 attach::attach(self.mode, &self.pins, &self.netlink, name, hook, program).await
             }
-            Entry::Guard(key, ()) => datapath().await.maps.guards.put(key.len, key.addr),
-            Entry::OwnAddress(addr, ()) => datapath().await.maps.own_addresses.put(*addr, 1),
             Entry::Xdp(name, wanted) => {
                 let mut program = self.xdp.lock().await;
                 let program = program.as_mut().context("this kernel refuses the XDP program")?;
@@ -124,6 +114,7 @@ impl Host {
             Entry::Firewall((), wanted) => firewall::put(wanted).await,
             Entry::Accept(accept, ()) => firewall::put_accept(accept).await,
             Entry::Sysctl(key, value) => self.originals.set(&key.path, value),
+            of_map => datapath().await.maps.put(of_map),
         }
     }
 
@@ -131,19 +122,13 @@ impl Host {
         let datapath = async || self.datapath.lock().await;
         match key {
             Key::Interface(name) => link::remove(&self.netlink, name).await,
-            Key::Node(()) => datapath().await.maps.node.put(Default::default()),
-            Key::Workload(index) => datapath().await.maps.workloads.remove(*index),
-            Key::Route(key) => datapath().await.maps.routes.remove(*key),
-            Key::Prefix(key) => datapath().await.maps.prefixes.remove(key.len, key.addr),
-            Key::Endpoint(addr) => datapath().await.maps.endpoints.remove(*addr),
             Key::Attachment(name) => attach::detach(&self.pins, &self.netlink, name).await.map(drop),
-            Key::Guard(key) => datapath().await.maps.guards.remove(key.len, key.addr),
-            Key::OwnAddress(addr) => datapath().await.maps.own_addresses.remove(*addr),
             Key::Xdp(name) => xdp::detach(&self.pins, name).map(drop),
             Key::HostRoute(dst) => link::remove_host_route(&self.netlink, *dst).await,
             Key::Firewall(()) => firewall::remove().await,
             Key::Accept(accept) => firewall::remove_accept(accept).await,
             Key::Sysctl(key) => self.originals.restore(&key.path),
+            of_map => datapath().await.maps.remove(of_map),
         }
     }
 
@@ -176,7 +161,7 @@ impl Host {
         let mut tables = Tables { host_routes, ..Tables::default() };
         self.read_interfaces(&mut tables).await?;
         // Opened anew: whoever writes meanwhile does not wait for a million entries.
-        self.read_maps(&Maps::open(&self.pins.maps())?, &mut tables)?;
+        Maps::open(&self.pins)?.read(&mut tables)?;
         let current = self.ids.get(&Program::Xdp).copied();
         // What is at no interface any more is unpinned: not while it is just being attached.
         let attaching = self.xdp.lock().await;
@@ -197,24 +182,6 @@ impl Host {
         }
         Ok(tables)
     }
-
-    fn read_maps(&self, maps: &Maps, tables: &mut Tables) -> Result<()> {
-        let node = maps.node.read()?;
-        if node != Default::default() {
-            tables.node.insert((), node);
-        }
-        tables.workloads = maps.workloads.read()?.into();
-        tables.routes = maps.routes.read()?.into();
-        tables.endpoints = maps.endpoints.read()?.into();
-        for ((len, addr), prefix) in maps.prefixes.read()? {
-            tables.prefixes.insert(PrefixKey { len, addr }, prefix);
-        }
-        for ((len, addr), _) in maps.guards.read()? {
-            tables.guards.insert(PrefixKey { len, addr }, ());
-        }
-        tables.own_addresses = maps.own_addresses.read()?.into_keys().map(|addr| (addr, ())).collect();
-        Ok(())
-    }
 }
 
 impl Kernel for Host {
@@ -231,19 +198,4 @@ impl Kernel for Host {
             Change::Remove(key) => self.remove(key).await,
         }
     }
-}
-
-/// The maps that can fill up: their entries by the tables, their capacity by
-/// the kernel.
-pub fn usage(maps: &Path, tables: &Tables) -> Result<Vec<Usage>> {
-    use margay_common::table::{ENDPOINTS, PREFIXES, ROUTES, WORKLOAD_SPILL, WORKLOADS};
-    let spilled = Workloads::open(maps)?.spilled()?.len();
-    let used = [
-        (WORKLOADS, tables.workloads.len().saturating_sub(spilled)),
-        (WORKLOAD_SPILL, spilled),
-        (ENDPOINTS, tables.endpoints.len()),
-        (ROUTES, tables.routes.len()),
-        (PREFIXES, tables.prefixes.len()),
-    ];
-    used.into_iter().map(|(name, used)| Ok((name, used, capacity(maps, name)?))).collect()
 }

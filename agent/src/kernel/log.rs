@@ -1,23 +1,23 @@
 //! Dropped packets, read from the programs' ring buffer.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use aya::maps::{Map, MapData, RingBuf};
-use margay_common::{log::Logged, table};
+use margay_common::{log::Logged, maps};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::FromBytes;
 
+use super::pins::Pins;
+
 /// Drops that the buffer holds, each with its header of eight bytes.
-const RING_MAX: usize = table::LOGGED_BYTES as usize / (8 + size_of::<Logged>());
+const RING_MAX: usize = maps::LOGGED.capacity as usize / (8 + size_of::<Logged>());
 
 /// The ring buffer of drops. It has one reader at a time.
 pub struct Drops(AsyncFd<RingBuf<MapData>>);
 
 impl Drops {
     /// Opens the pinned buffer and discards its content, which dates from before this agent.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(table::LOGGED);
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let path = pins.map(&maps::LOGGED);
         let map = MapData::from_pin(&path).with_context(|| format!("map {}", path.display()))?;
         let mut ring = RingBuf::try_from(Map::RingBuf(map))?;
         for _ in 0..RING_MAX {

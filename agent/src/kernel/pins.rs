@@ -2,7 +2,7 @@
 //! was given:
 //!
 //! ```text
-//! v<layout>/<MAP>            maps, by layout version
+//! v<layout>/<MAP>            maps, each in the folder of its own layout
 //! programs/<object>/<name>   programs, by the object that they come from
 //! links/<interface>          links of tcx and netkits
 //! xdp/<interface>            XDP links
@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use margay_common::table::LAYOUT_VERSION;
+use margay_common::maps::{self, Map};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 /// The folder of XDP links.
@@ -38,7 +38,8 @@ impl Pins {
                 root.display()
             );
         }
-        for dir in [pins.maps(), pins.programs(), pins.links(), pins.root.join(XDP)] {
+        let layouts = maps::ALL.iter().filter_map(|map| map.layout).map(|layout| pins.layout(layout));
+        for dir in layouts.chain([pins.programs(), pins.links(), pins.root.join(XDP)]) {
             fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
         }
         Ok(pins)
@@ -54,9 +55,34 @@ impl Pins {
         &self.root
     }
 
-    /// The maps of this layout.
-    pub fn maps(&self) -> PathBuf {
-        self.root.join(format!("v{LAYOUT_VERSION}"))
+    fn layout(&self, layout: u32) -> PathBuf {
+        self.root.join(format!("v{layout}"))
+    }
+
+    /// A map. One that is not pinned is nowhere.
+    pub fn map(&self, map: &Map) -> PathBuf {
+        self.layout(map.layout.unwrap_or_default()).join(map.name)
+    }
+
+    /// The maps that are there, of all layouts, also those that this agent does not know.
+    pub fn all_maps(&self) -> Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for dir in self.layouts()? {
+            all.extend(names(&dir)?.into_iter().map(|name| dir.join(name)));
+        }
+        Ok(all)
+    }
+
+    /// The folders of maps.
+    pub fn layouts(&self) -> Result<Vec<PathBuf>> {
+        let dirs = names(&self.root)?.into_iter().filter(|name| name.starts_with('v'));
+        Ok(dirs.map(|name| self.root.join(name)).collect())
+    }
+
+    /// The maps that are there and that no program of ours uses: those of other layouts.
+    pub fn other_maps(&self) -> Result<Vec<PathBuf>> {
+        let own: Vec<PathBuf> = maps::ALL.iter().map(|map| self.map(map)).collect();
+        Ok(self.all_maps()?.into_iter().filter(|pin| !own.contains(pin)).collect())
     }
 
     /// The programs of all objects.
@@ -85,12 +111,6 @@ impl Pins {
         Ok(names.into_iter().map(|name| name.replace(':', ".")).collect())
     }
 
-    /// The folders of the maps of other layouts, which no program of ours uses.
-    pub fn other_layouts(&self) -> Result<Vec<PathBuf>> {
-        let dirs = names(&self.root)?.into_iter().filter(|name| name.starts_with('v'));
-        Ok(dirs.map(|name| self.root.join(name)).filter(|dir| *dir != self.maps()).collect())
-    }
-
     /// The interfaces that have a link.
     pub fn linked_interfaces(&self) -> Result<Vec<String>> {
         let names = names(&self.links())?;
@@ -111,14 +131,6 @@ pub fn names(dir: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-/// Removes a folder of pins.
-pub fn remove_all(dir: &Path) -> Result<()> {
-    for name in names(dir)? {
-        unlink(&dir.join(name))?;
-    }
-    fs::remove_dir(dir).with_context(|| format!("{}", dir.display()))
 }
 
 /// Removes a file; a missing one is fine.

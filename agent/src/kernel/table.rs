@@ -11,9 +11,10 @@ use aya::{
     Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie},
 };
+use margay_common::{maps::Map as Declared, net::Addr, route::PrefixKey};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::bpf_call;
+use super::{bpf_call, pins::Pins};
 
 /// A value whose bytes the kernel may read and write as they are.
 #[derive(Clone, Copy)]
@@ -29,13 +30,33 @@ unsafe impl<T: IntoBytes + FromBytes + Copy + 'static> Pod for Raw<T> {}
 pub trait Plain: IntoBytes + FromBytes + Copy + 'static {}
 impl<T: IntoBytes + FromBytes + Copy + 'static> Plain for T {}
 
+/// What the agent keeps as the store and the host want it, in one map or more.
+pub trait Table: Sized {
+    /// What names an entry.
+    type Key;
+    /// What an entry says.
+    type Value;
+
+    /// The table of a pinned map.
+    fn of(pins: &Pins, map: &Declared) -> Result<Self>;
+
+    /// All entries.
+    fn entries(&self) -> Result<BTreeMap<Self::Key, Self::Value>>;
+
+    /// Adds or replaces an entry. Fails if the map is full.
+    fn write(&mut self, key: Self::Key, value: Self::Value) -> Result<()>;
+
+    /// Removes an entry, if it is there.
+    fn erase(&mut self, key: Self::Key) -> Result<()>;
+}
+
 /// A hash map.
 pub struct HashTable<K: Plain, V: Plain>(HashMap<MapData, Raw<K>, Raw<V>>, OwnedFd);
 
 impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     /// Opens a pinned map.
-    pub fn open(dir: &Path, name: &str) -> Result<Self> {
-        let map = open::<V>(dir, name, size_of::<K>())?;
+    pub fn open(pin: &Path) -> Result<Self> {
+        let map = open::<V>(pin, size_of::<K>())?;
         let fd = map.fd().as_fd().try_clone_to_owned()?;
         Ok(Self(HashMap::try_from(Map::from_map_data(map)?)?, fd))
     }
@@ -71,31 +92,98 @@ impl<K: Plain + Ord, V: Plain> HashTable<K, V> {
     }
 }
 
-/// A trie of prefixes.
-pub struct TrieTable<K: Plain, V: Plain>(LpmTrie<MapData, Raw<K>, Raw<V>>);
+impl<K: Plain + Ord, V: Plain> Table for HashTable<K, V> {
+    type Key = K;
+    type Value = V;
 
-impl<K: Plain + Ord, V: Plain> TrieTable<K, V> {
+    fn of(pins: &Pins, map: &Declared) -> Result<Self> {
+        Self::open(&pins.map(map))
+    }
+
+    fn entries(&self) -> Result<BTreeMap<K, V>> {
+        self.read()
+    }
+
+    fn write(&mut self, key: K, value: V) -> Result<()> {
+        self.put(key, value)
+    }
+
+    fn erase(&mut self, key: K) -> Result<()> {
+        self.remove(key)
+    }
+}
+
+/// A hash of addresses; its values mean nothing.
+pub struct AddrSet(HashTable<Addr, u32>);
+
+impl Table for AddrSet {
+    type Key = Addr;
+    type Value = ();
+
+    fn of(pins: &Pins, map: &Declared) -> Result<Self> {
+        HashTable::of(pins, map).map(Self)
+    }
+
+    fn entries(&self) -> Result<BTreeMap<Addr, ()>> {
+        Ok(self.0.read()?.into_keys().map(|addr| (addr, ())).collect())
+    }
+
+    fn write(&mut self, addr: Addr, (): ()) -> Result<()> {
+        self.0.put(addr, 1)
+    }
+
+    fn erase(&mut self, addr: Addr) -> Result<()> {
+        self.0.remove(addr)
+    }
+}
+
+/// A trie of prefixes of addresses.
+pub struct TrieTable<V: Plain>(LpmTrie<MapData, Raw<Addr>, Raw<V>>);
+
+impl<V: Plain> TrieTable<V> {
     /// Opens a pinned map.
-    pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
-        let map = open::<V>(dir, name, size_of::<u32>() + size_of::<K>())?;
+    pub(super) fn open(pin: &Path) -> Result<Self> {
+        let map = open::<V>(pin, size_of::<u32>() + size_of::<Addr>())?;
         Ok(Self(LpmTrie::try_from(Map::from_map_data(map)?)?))
     }
 
-    /// All entries, with the length of their prefix.
-    pub fn read(&self) -> Result<BTreeMap<(u32, K), V>> {
-        let entry =
-            |(key, value): (lpm_trie::Key<Raw<K>>, Raw<V>)| ((key.prefix_len(), key.data().0), value.0);
+    /// All entries.
+    pub fn read(&self) -> Result<BTreeMap<PrefixKey, V>> {
+        let entry = |(key, value): (lpm_trie::Key<Raw<Addr>>, Raw<V>)| {
+            (PrefixKey { len: key.prefix_len(), addr: key.data().0 }, value.0)
+        };
         self.0.iter().map(|found| found.map(entry).map_err(Into::into)).collect()
     }
 
     /// Adds or replaces an entry.
-    pub fn put(&mut self, len: u32, key: K, value: V) -> Result<()> {
-        self.0.insert(&lpm_trie::Key::new(len, Raw(key)), Raw(value), 0).map_err(full)
+    pub fn put(&mut self, key: PrefixKey, value: V) -> Result<()> {
+        self.0.insert(&lpm_trie::Key::new(key.len, Raw(key.addr)), Raw(value), 0).map_err(full)
     }
 
     /// Removes an entry, if it is there.
-    pub fn remove(&mut self, len: u32, key: K) -> Result<()> {
-        absent_is_fine(self.0.remove(&lpm_trie::Key::new(len, Raw(key))))
+    pub fn remove(&mut self, key: PrefixKey) -> Result<()> {
+        absent_is_fine(self.0.remove(&lpm_trie::Key::new(key.len, Raw(key.addr))))
+    }
+}
+
+impl<V: Plain> Table for TrieTable<V> {
+    type Key = PrefixKey;
+    type Value = V;
+
+    fn of(pins: &Pins, map: &Declared) -> Result<Self> {
+        Self::open(&pins.map(map))
+    }
+
+    fn entries(&self) -> Result<BTreeMap<PrefixKey, V>> {
+        self.read()
+    }
+
+    fn write(&mut self, key: PrefixKey, value: V) -> Result<()> {
+        self.put(key, value)
+    }
+
+    fn erase(&mut self, key: PrefixKey) -> Result<()> {
+        self.remove(key)
     }
 }
 
@@ -104,8 +192,8 @@ pub struct Slots<V: Plain>(Array<MapData, Raw<V>>);
 
 impl<V: Plain> Slots<V> {
     /// Opens a pinned map.
-    pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
-        let map = open::<V>(dir, name, size_of::<u32>())?;
+    pub(super) fn open(pin: &Path) -> Result<Self> {
+        let map = open::<V>(pin, size_of::<u32>())?;
         Ok(Self(Array::try_from(Map::from_map_data(map)?)?))
     }
 
@@ -125,8 +213,8 @@ pub struct Single<V: Plain>(Slots<V>);
 
 impl<V: Plain> Single<V> {
     /// Opens a pinned map.
-    pub(super) fn open(dir: &Path, name: &str) -> Result<Self> {
-        Slots::open(dir, name).map(Self)
+    pub(super) fn open(pin: &Path) -> Result<Self> {
+        Slots::open(pin).map(Self)
     }
 
     /// The entry; all zero before the first write.
@@ -140,13 +228,36 @@ impl<V: Plain> Single<V> {
     }
 }
 
+/// An entry that was never written is none.
+impl<V: Plain + Default + PartialEq> Table for Single<V> {
+    type Key = ();
+    type Value = V;
+
+    fn of(pins: &Pins, map: &Declared) -> Result<Self> {
+        Self::open(&pins.map(map))
+    }
+
+    fn entries(&self) -> Result<BTreeMap<(), V>> {
+        let found = self.read()?;
+        Ok((found != V::default()).then_some(((), found)).into_iter().collect())
+    }
+
+    fn write(&mut self, (): (), value: V) -> Result<()> {
+        self.put(value)
+    }
+
+    fn erase(&mut self, (): ()) -> Result<()> {
+        self.put(V::default())
+    }
+}
+
 /// An array with one value for each CPU.
 pub struct PerCpu<V: Plain>(PerCpuArray<MapData, Raw<V>>);
 
 impl<V: Plain> PerCpu<V> {
     /// Opens a pinned map.
-    pub fn open(dir: &Path, name: &str) -> Result<Self> {
-        let map = open::<V>(dir, name, size_of::<u32>())?;
+    pub fn open(pin: &Path) -> Result<Self> {
+        let map = open::<V>(pin, size_of::<u32>())?;
         Ok(Self(PerCpuArray::try_from(Map::from_map_data(map)?)?))
     }
 
@@ -157,26 +268,26 @@ impl<V: Plain> PerCpu<V> {
 }
 
 /// All entries of a pinned array, in one call.
-pub(super) fn all<V: Plain>(dir: &Path, name: &str) -> Result<Vec<V>> {
-    let map = open::<V>(dir, name, size_of::<u32>())?;
-    let values = bpf_call::values(map.fd().as_fd()).with_context(|| format!("map {name}"))?;
-    let value =
-        |bytes: &[u8]| V::read_from_bytes(bytes).map_err(|_| anyhow!("map {name}: a value of another size"));
+pub(super) fn all<V: Plain>(pin: &Path) -> Result<Vec<V>> {
+    let map = open::<V>(pin, size_of::<u32>())?;
+    let values = bpf_call::values(map.fd().as_fd()).with_context(|| format!("map {}", pin.display()))?;
+    let value = |bytes: &[u8]| {
+        V::read_from_bytes(bytes).map_err(|_| anyhow!("map {}: a value of another size", pin.display()))
+    };
     values.chunks_exact(size_of::<V>()).map(value).collect()
 }
 
 /// Opens a pinned map and compares its layout with ours: the kernel would
 /// read and write with whatever sizes it has.
-fn open<V>(dir: &Path, name: &str, key_len: usize) -> Result<MapData> {
-    let path = dir.join(name);
-    let map = MapData::from_pin(&path).with_context(|| format!("map {}", path.display()))?;
+fn open<V>(pin: &Path, key_len: usize) -> Result<MapData> {
+    let map = MapData::from_pin(pin).with_context(|| format!("map {}", pin.display()))?;
     let info = map.info()?;
     let (key, value) = (info.key_size() as usize, info.value_size() as usize);
     if key != key_len || value != size_of::<V>() {
         bail!(
             "map {} has keys of {key} and values of {value} bytes, not {key_len} and {}: \
              it is not ours, or broken; `margay cleanup` removes it",
-            path.display(),
+            pin.display(),
             size_of::<V>()
         );
     }

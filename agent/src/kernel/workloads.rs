@@ -1,37 +1,31 @@
 //! The table of workloads: slots of an array, and a hash for whom finds his taken.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Result;
 use margay_common::{
     endpoint::{Workload, WorkloadSlot},
-    table,
+    maps::{self, Map},
 };
 
-use super::table::{HashTable, Slots, all};
+use super::{
+    pins::Pins,
+    table::{HashTable, Slots, Table, all},
+};
 
 /// Containers by the index of their interface's host side. Each is in one place: in
 /// its slot, or beyond if that was taken when it came.
-pub struct Workloads {
-    dir: PathBuf,
+pub struct WorkloadTable {
+    pin: PathBuf,
     slots: Slots<WorkloadSlot>,
     spill: HashTable<u32, Workload>,
 }
 
-impl Workloads {
-    /// Opens the pinned maps.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let slots = Slots::open(dir, table::WORKLOADS)?;
-        Ok(Self { dir: dir.into(), slots, spill: HashTable::open(dir, table::WORKLOAD_SPILL)? })
-    }
-
+impl WorkloadTable {
     /// All entries.
     pub fn read(&self) -> Result<BTreeMap<u32, Workload>> {
         let mut every = self.spilled()?;
-        let slots = all::<WorkloadSlot>(&self.dir, table::WORKLOADS)?;
+        let slots = all::<WorkloadSlot>(&self.pin)?;
         let taken = slots.into_iter().filter(|slot| slot.ifindex != 0);
         every.extend(taken.map(|slot| (slot.ifindex, slot.workload)));
         Ok(every)
@@ -67,5 +61,27 @@ impl Workloads {
             self.slots.put(at, WorkloadSlot::new(0, slot.workload))?;
         }
         self.spill.remove(ifindex)
+    }
+}
+
+impl Table for WorkloadTable {
+    type Key = u32;
+    type Value = Workload;
+
+    fn of(pins: &Pins, map: &Map) -> Result<Self> {
+        let (pin, spill) = (pins.map(map), HashTable::open(&pins.map(&maps::WORKLOAD_SPILL))?);
+        Ok(Self { slots: Slots::open(&pin)?, pin, spill })
+    }
+
+    fn entries(&self) -> Result<BTreeMap<u32, Workload>> {
+        self.read()
+    }
+
+    fn write(&mut self, ifindex: u32, workload: Workload) -> Result<()> {
+        self.put(ifindex, workload)
+    }
+
+    fn erase(&mut self, ifindex: u32) -> Result<()> {
+        self.remove(ifindex)
     }
 }

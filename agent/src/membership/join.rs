@@ -28,7 +28,7 @@ impl Membership {
         let own = &look.own;
         let addresses: Vec<Key> = own.addresses.iter().map(|addr| Key::Address(*addr)).collect();
         let singles = [
-            Key::Guard,
+            Key::Sequence,
             Key::Cluster,
             Key::Node(own.name.clone()),
             Key::Alive(own.name.clone()),
@@ -51,7 +51,7 @@ impl Membership {
                 return Ok(node);
             }
         }
-        Err(anyhow!("others change the cluster at every attempt").into())
+        Err(anyhow!("other nodes changed the cluster at every attempt").into())
     }
 
     fn registration(&self, look: &Look, listing: &Listing, addresses: &[Key]) -> anyhow::Result<(Txn, Node)> {
@@ -61,8 +61,8 @@ impl Membership {
         let mut txn = Txn::default();
         first_node(listing, &mut txn)?;
         check_subnets(own, &snapshot)?;
-        check_guard(own, &snapshot)?;
-        txn.conditions.push(listing.unchanged(&Key::Guard));
+        check_denied(own, &snapshot)?;
+        txn.conditions.push(listing.unchanged(&Key::Sequence));
         let key = Key::Node(own.name.clone());
         let written = snapshot.nodes.get(&own.name);
         if let Some(reason) = snapshot.unreadable.get(&key.to_string()) {
@@ -210,8 +210,8 @@ fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
 
 /// Nobody would hear a node that every other one blocks. Blocking rests on no node
 /// having come meanwhile, so none comes between.
-fn check_guard(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
-    for blocked in snapshot.blocked.keys() {
+fn check_denied(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
+    for blocked in snapshot.denied.keys() {
         if let Some(addr) = own.addresses.iter().find(|addr| blocked.contains(*addr)) {
             let what = format!("its address {addr} is in {blocked}, which is on the deny list");
             bail!(Problem::new(what, format!("on another node: margay guard rm {blocked}")));

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::{
     control::State,
     model::{
-        blocked::Blocked,
+        denied::Denied,
         membership::{Known, Trust},
         node::Node,
     },
@@ -45,7 +45,7 @@ pub(super) fn due(state: &State, node: &Node, revision: i64, must: bool, since: 
             before.cluster != cluster.id
                 || before.epoch != cluster.epoch
                 || before.node != *node
-                || before.blocked != blocked(state)
+                || before.denied != denied(state)
                 || (before.revision < revision && waited(REMEMBER))
         });
     let others_due = others && waited(REMEMBER_NODE * state.snapshot.nodes.len() as u32);
@@ -60,7 +60,7 @@ pub(super) fn due(state: &State, node: &Node, revision: i64, must: bool, since: 
         revision,
         node: node.clone(),
         nodes,
-        blocked: blocked(state),
+        denied: denied(state),
     };
     Due { known: Some(known), later: false }
 }
@@ -83,11 +83,11 @@ fn nodes(state: &State) -> BTreeSet<String> {
     nodes
 }
 
-/// What the guard blocks, with what a store lost of it.
-fn blocked(state: &State) -> BTreeMap<IpNet, Blocked> {
-    let mut blocked = BTreeMap::from(state.snapshot.blocked.clone());
+/// The deny list, with what a store lost of it.
+fn denied(state: &State) -> BTreeMap<IpNet, Denied> {
+    let mut blocked = BTreeMap::from(state.snapshot.denied.clone());
     if state.trust != Trust::Whole {
-        let before = state.known.iter().flat_map(|known| &known.blocked);
+        let before = state.known.iter().flat_map(|known| &known.denied);
         blocked.extend(before.map(|(cidr, blocked)| (*cidr, blocked.clone())));
     }
     blocked
@@ -150,11 +150,11 @@ mod tests {
         state.known = due(&state, &own, 0, true, None).known.map(Arc::new);
         state.trust = Trust::Lossy(Loss::Emptied);
         state.snapshot.nodes.remove("h2");
-        state.snapshot.blocked = Default::default();
+        state.snapshot.denied = Default::default();
         let known = due(&state, &own, 0, true, None).known.expect("it must");
-        assert_eq!((known.nodes.len(), known.blocked.len()), (2, 1));
+        assert_eq!((known.nodes.len(), known.denied.len()), (2, 1));
         state.trust = Trust::Whole;
         let known = due(&state, &own, 0, true, None).known.expect("it must");
-        assert_eq!((known.nodes.len(), known.blocked.len()), (1, 0), "a whole store is believed");
+        assert_eq!((known.nodes.len(), known.denied.len()), (1, 0), "a whole store is believed");
     }
 }

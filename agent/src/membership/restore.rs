@@ -21,11 +21,11 @@ use crate::{
 };
 
 impl Membership {
-    /// Blocks again what a store lost of the guard, as this node remembers it. Only
+    /// Denies again what a store lost of the deny list, as this node remembers it. Only
     /// who finds the loss does: what a node that was off remembers is older.
-    pub(super) async fn block_again(&self, look: &Look) -> Result<(), Trouble> {
+    pub(super) async fn restore_denied(&self, look: &Look) -> Result<(), Trouble> {
         let Some(known) = &look.known else { return Ok(()) };
-        match self.workloads.networks.block_again(&known.blocked).await.map_err(trouble) {
+        match self.workloads.networks.restore_denied(&known.denied).await.map_err(trouble) {
             // The nodes are put back all the same.
             Err(Trouble::Refused(error)) => warn!("cannot restore the deny list: {error:#}"),
             result => result?,

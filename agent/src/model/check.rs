@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     block::{Allocations, Claim, Holder},
-    blocked::{Blocked, holds_mapped, is_link_local},
+    denied::{Denied, holds_mapped, is_link_local},
     key::Key,
     network::{Dressing, Network, max_len},
     node::{AddressHolder, Alive, Cluster, Node, Removed},
@@ -68,10 +68,10 @@ impl Value for Pool {
     }
 }
 
-impl Value for Blocked {
+impl Value for Denied {
     fn check(&self, key: &Key) -> Result<(), String> {
         match key {
-            Key::Blocked(cidr) if cidr.prefix_len() == 0 || holds_mapped(*cidr) || is_link_local(*cidr) => {
+            Key::Denied(cidr) if cidr.prefix_len() == 0 || holds_mapped(*cidr) || is_link_local(*cidr) => {
                 return Err(format!("denies {cidr}, which no agent denies"));
             }
             _ => {}

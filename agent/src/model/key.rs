@@ -21,7 +21,7 @@ pub enum Prefix {
     /// The cluster's own key.
     Cluster,
     /// The next network id.
-    Guard,
+    Sequence,
     /// The allocations in blocks.
     Ipam,
     /// Networks.
@@ -30,8 +30,8 @@ pub enum Prefix {
     Nodes,
     /// Pools.
     Pools,
-    /// What the guard blocks.
-    Blocked,
+    /// The deny list.
+    Denied,
     /// Nodes that were removed.
     Removed,
     /// Subnets that are kept for networks to come.
@@ -46,12 +46,12 @@ impl Prefix {
         Self::Addresses,
         Self::Alive,
         Self::Cluster,
-        Self::Guard,
+        Self::Sequence,
         Self::Ipam,
         Self::Networks,
         Self::Nodes,
         Self::Pools,
-        Self::Blocked,
+        Self::Denied,
         Self::Removed,
         Self::Reservations,
         Self::Routes,
@@ -63,12 +63,12 @@ impl Prefix {
             Self::Addresses => "addresses/",
             Self::Alive => "alive/",
             Self::Cluster => "cluster",
-            Self::Guard => "guard",
+            Self::Sequence => "guard",
             Self::Ipam => "ipam/",
             Self::Networks => "networks/",
             Self::Nodes => "nodes/",
             Self::Pools => "pools/",
-            Self::Blocked => "refused/",
+            Self::Denied => "refused/",
             Self::Removed => "removed/",
             Self::Reservations => "reservations/",
             Self::Routes => "routes/",
@@ -109,13 +109,13 @@ pub enum Key {
     /// Id of the cluster and epoch; created once.
     Cluster,
     /// The next network id; rewritten in the transaction of every create.
-    Guard,
+    Sequence,
     /// Where networks without a subnet take theirs.
     Pool(IpNet),
     /// A subnet that is kept for a network to come; watched by nobody.
     Reservation(IpNet),
-    /// A prefix that the guard blocks.
-    Blocked(IpNet),
+    /// A denied prefix.
+    Denied(IpNet),
     /// A network, by id.
     Network(u32),
     /// A node, by name.
@@ -137,10 +137,10 @@ impl fmt::Display for Key {
         f.write_str(ROOT)?;
         match self {
             Self::Cluster => f.write_str("cluster"),
-            Self::Guard => f.write_str("guard"),
+            Self::Sequence => f.write_str("guard"),
             Self::Pool(cidr) => write!(f, "pools/{}-{}", cidr.addr(), cidr.prefix_len()),
             Self::Reservation(cidr) => write!(f, "reservations/{}-{}", cidr.addr(), cidr.prefix_len()),
-            Self::Blocked(cidr) => write!(f, "refused/{}-{}", cidr.addr(), cidr.prefix_len()),
+            Self::Denied(cidr) => write!(f, "refused/{}-{}", cidr.addr(), cidr.prefix_len()),
             Self::Removed(name) => write!(f, "removed/{name}"),
             Self::Network(id) => write!(f, "networks/{id}"),
             Self::Node(name) => write!(f, "nodes/{name}"),
@@ -157,10 +157,10 @@ impl Key {
     pub fn prefix(&self) -> Prefix {
         match self {
             Self::Cluster => Prefix::Cluster,
-            Self::Guard => Prefix::Guard,
+            Self::Sequence => Prefix::Sequence,
             Self::Pool(_) => Prefix::Pools,
             Self::Reservation(_) => Prefix::Reservations,
-            Self::Blocked(_) => Prefix::Blocked,
+            Self::Denied(_) => Prefix::Denied,
             Self::Network(_) => Prefix::Networks,
             Self::Node(_) => Prefix::Nodes,
             Self::Removed(_) => Prefix::Removed,
@@ -176,10 +176,10 @@ impl Key {
         let mut parts = text.strip_prefix(ROOT)?.split('/');
         let key = match (parts.next()?, parts.next(), parts.next()) {
             ("cluster", None, None) => Self::Cluster,
-            ("guard", None, None) => Self::Guard,
+            ("guard", None, None) => Self::Sequence,
             ("pools", Some(cidr), None) => Self::Pool(cidr_of(cidr)?),
             ("reservations", Some(cidr), None) => Self::Reservation(cidr_of(cidr)?),
-            ("refused", Some(cidr), None) => Self::Blocked(cidr_of(cidr)?),
+            ("refused", Some(cidr), None) => Self::Denied(cidr_of(cidr)?),
             ("removed", Some(name), None) => Self::Removed(name_of(name)?),
             ("networks", Some(id), None) => Self::Network(id_of(id)?),
             ("nodes", Some(name), None) => Self::Node(name_of(name)?),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_keys_are_nobodys() {
+    fn invalid_keys_are_ignored() {
         for text in [
             "/other/v1/cluster",
             "/margay/v1/networks/x",

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    blocked::Blocked,
+    denied::Denied,
     node::{Cluster, Node},
     snapshot::Snapshot,
 };
@@ -25,9 +25,9 @@ pub struct Known {
     pub node: Node,
     /// All nodes.
     pub nodes: BTreeSet<String>,
-    /// What the guard blocks.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub blocked: BTreeMap<IpNet, Blocked>,
+    /// The deny list. Before it had another name.
+    #[serde(default, alias = "blocked", skip_serializing_if = "BTreeMap::is_empty")]
+    pub denied: BTreeMap<IpNet, Denied>,
 }
 
 /// How far the store is to be believed.
@@ -133,7 +133,7 @@ mod tests {
             revision: 100,
             node: node("h1"),
             nodes,
-            blocked: BTreeMap::new(),
+            denied: BTreeMap::new(),
         }
     }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_lost_something_is_not() {
+    fn store_that_lost_data_is_lossy() {
         let empty = judge(Some(&known()), 0, &Snapshot::default(), 500);
         assert_eq!(empty, Trust::Lossy(Loss::Emptied));
         let older = judge(Some(&known()), 0, &store("c1", 1), 99);
@@ -178,12 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn anothers_is_not_even_read() {
+    fn store_of_another_cluster_is_other() {
         assert!(matches!(judge(Some(&known()), 0, &store("c2", 9), 500), Trust::Other { .. }));
     }
 
     #[test]
-    fn an_operators_word_ends_every_doubt() {
+    fn operator_decision_makes_a_store_whole() {
         assert_eq!(judge(Some(&known()), 0, &store("c1", 2), 1), Trust::Whole);
         let mut moved = store("c2", 2);
         moved.cluster.as_mut().expect("there").formerly.insert("c1".into());

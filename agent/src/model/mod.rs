@@ -2,8 +2,8 @@
 //! them. Pure: no I/O, no clock.
 
 pub mod block;
-pub mod blocked;
 pub mod check;
+pub mod denied;
 pub mod endpoint;
 pub mod key;
 pub mod membership;

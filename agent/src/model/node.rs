@@ -43,7 +43,7 @@ pub struct Node {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routed: Vec<IpNet>,
     /// Addresses of its store and of its gateways, without which nothing reaches it: no
-    /// network may hold them, and the guard may not block them.
+    /// network may hold them, and the deny list may not hold them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub depends_on: BTreeSet<IpAddr>,
     /// Fields of a newer agent.

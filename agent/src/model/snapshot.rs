@@ -11,9 +11,10 @@ use serde::de::DeserializeOwned;
 
 use super::{
     block::Claim,
-    blocked::Blocked,
     check::Value,
-    decode, encode,
+    decode,
+    denied::Denied,
+    encode,
     key::{Key, Prefix},
     network::{Network, Subnet, bits, max_len, overlap},
     node::{Alive, Cluster, Node, Removed},
@@ -38,8 +39,8 @@ pub struct Snapshot {
     pub removed: Shared<String, Removed>,
     /// Where networks take subnets from.
     pub pools: Shared<IpNet, Pool>,
-    /// What the guard blocks.
-    pub blocked: Shared<IpNet, Blocked>,
+    /// The deny list.
+    pub denied: Shared<IpNet, Denied>,
     /// Owners of blocks, by network and prefix.
     pub claims: Shared<(u32, IpNet), Claim>,
     /// Nodes that have single addresses of other nodes' blocks, by network and
@@ -112,7 +113,7 @@ impl Snapshot {
         Prefix::Networks,
         Prefix::Nodes,
         Prefix::Pools,
-        Prefix::Blocked,
+        Prefix::Denied,
         Prefix::Removed,
         Prefix::Routes,
     ];
@@ -191,14 +192,14 @@ impl Snapshot {
                 }
                 Key::Node(name) => encode(self.nodes.get(&name)?),
                 Key::Pool(cidr) => encode(self.pools.get(&cidr)?),
-                Key::Blocked(cidr) => encode(self.blocked.get(&cidr)?),
+                Key::Denied(cidr) => encode(self.denied.get(&cidr)?),
                 Key::Route(id, cidr) => encode(match single(cidr) {
                     Some(addr) => self.borrowed.get(&(id, addr))?,
                     None => self.claims.get(&(id, cidr))?,
                 }),
                 // Of these there is nothing to keep.
                 Key::Alive(_) | Key::Removed(_) => return None,
-                Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => return None,
+                Key::Sequence | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => return None,
             };
             Some((key.clone(), value))
         };
@@ -226,7 +227,7 @@ impl Snapshot {
             Key::Alive(name) => drop(self.alive.insert(name, read(at, value)?)),
             Key::Removed(name) => drop(self.removed.insert(name, read(at, value)?)),
             Key::Pool(cidr) => drop(self.pools.insert(cidr, read(at, value)?)),
-            Key::Blocked(cidr) => drop(self.blocked.insert(cidr, read(at, value)?)),
+            Key::Denied(cidr) => drop(self.denied.insert(cidr, read(at, value)?)),
             Key::Route(id, cidr) => {
                 let claim = read(at, value)?;
                 let network = self.networks.get(&id).or_else(|| self.barred.get(&id).map(|(found, _)| found));
@@ -239,7 +240,7 @@ impl Snapshot {
                 }
             }
             // No part of the snapshot ([`Snapshot::PREFIXES`]).
-            Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
+            Key::Sequence | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
         }
         Ok(())
     }
@@ -321,12 +322,12 @@ impl Snapshot {
             Key::Alive(name) => drop(self.alive.remove(&name)),
             Key::Removed(name) => drop(self.removed.remove(&name)),
             Key::Pool(cidr) => drop(self.pools.remove(&cidr)),
-            Key::Blocked(cidr) => drop(self.blocked.remove(&cidr)),
+            Key::Denied(cidr) => drop(self.denied.remove(&cidr)),
             Key::Route(id, cidr) => match single(cidr) {
                 Some(addr) => drop(self.borrowed.remove(&(id, addr))),
                 None => drop(self.claims.remove(&(id, cidr))),
             },
-            Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
+            Key::Sequence | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
         }
     }
 
@@ -346,14 +347,14 @@ impl Snapshot {
             }
             Key::Node(name) => copy(&mut self.nodes, &old.nodes, name),
             Key::Pool(cidr) => copy(&mut self.pools, &old.pools, cidr),
-            Key::Blocked(cidr) => copy(&mut self.blocked, &old.blocked, cidr),
+            Key::Denied(cidr) => copy(&mut self.denied, &old.denied, cidr),
             Key::Route(id, cidr) => match single(cidr) {
                 Some(addr) => copy(&mut self.borrowed, &old.borrowed, (id, addr)),
                 None => copy(&mut self.claims, &old.claims, (id, cidr)),
             },
             // Whoever lives or was removed says so anew.
             Key::Alive(_) | Key::Removed(_) => {}
-            Key::Guard | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
+            Key::Sequence | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
         }
     }
 }

@@ -96,7 +96,7 @@ impl Networks {
                 unknown: Unknown::new(),
             };
             let ops = vec![
-                Op::Put(Key::Guard, model::encode(&reading.guard)),
+                Op::Put(Key::Sequence, model::encode(&reading.sequence)),
                 Op::Put(Key::Reservation(cidr), model::encode(&value)),
             ];
             let conditions = vec![reading.unchanged, Condition::Absent(Key::Reservation(cidr))];
@@ -104,7 +104,7 @@ impl Networks {
                 return Ok(cidr);
             }
         }
-        bail!(Rejection::contended("others create and remove networks at every attempt"));
+        bail!(Rejection::contended("other nodes changed networks at every attempt"));
     }
 
     /// Gives up what this node keeps since before `before` and, if said, lies
@@ -159,7 +159,7 @@ impl Networks {
                 if !wanted.gives_way_to(found) {
                     return same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
                 }
-                request.name = format!("{}-{}", request.name, reading.guard.next_network);
+                request.name = format!("{}-{}", request.name, reading.sequence.next_network);
                 request.unnamed = true;
             }
             let own = request.subnets.clone();
@@ -170,14 +170,14 @@ impl Networks {
                 return Ok(done);
             }
         }
-        bail!(Rejection::contended("others create and remove networks at every attempt"));
+        bail!(Rejection::contended("other nodes changed networks at every attempt"));
     }
 
     /// Gives a network that has none the name that it was made under.
     pub async fn name(&self, id: u32, name: &str, labels: &BTreeMap<String, String>) -> Result<Naming> {
         check_new_name(name)?;
         for _ in 0..ATTEMPTS {
-            let Reading { snapshot, guard, unchanged, .. } = self.read().await?;
+            let Reading { snapshot, sequence, unchanged, .. } = self.read().await?;
             let Some(network) = snapshot.networks.get(&id) else { return Ok(Naming::Gone) };
             if !network.unnamed {
                 return Ok(match network.name == name {
@@ -191,7 +191,7 @@ impl Networks {
             let mut named = Network { name: name.into(), unnamed: false, ..network.clone() };
             named.runtime.labels.clone_from(labels);
             let ops = vec![
-                Op::Put(Key::Guard, model::encode(&guard)),
+                Op::Put(Key::Sequence, model::encode(&sequence)),
                 Op::Put(Key::Network(id), model::encode(&named)),
             ];
             if let Commit::Done(revision) =
@@ -200,7 +200,7 @@ impl Networks {
                 return Ok(Naming::Done(revision));
             }
         }
-        bail!(Rejection::contended("others create and remove networks at every attempt"));
+        bail!(Rejection::contended("other nodes changed networks at every attempt"));
     }
 
     /// Removes the network of that id, if it is there and has no endpoints.

@@ -156,7 +156,10 @@ fn away(path: &Path, error: &redb::Error) -> Away {
     let (problem, mend) = match error {
         redb::Error::Io(error) => {
             let what = error.kind();
-            (format!("{path} cannot be written or read: {what}"), "see that its disk has space and is whole")
+            (
+                format!("{path} cannot be written or read: {what}"),
+                "check that its disk has space and no errors",
+            )
         }
         redb::Error::Corrupted(what) => {
             (format!("{path} is damaged: {what}"), "put a copy in its place: margay store import")
@@ -197,7 +200,7 @@ fn explain(path: &Path, error: redb::Error) -> String {
             "{path}: {error}; move the file away to begin with an empty store, or put a copy in its place"
         ),
         redb::Error::Io(error) => {
-            format!("{path}: {}; see that its disk has space and is whole", error.kind())
+            format!("{path}: {}; check that its disk has space and no errors", error.kind())
         }
         error => format!("{path}: {error}"),
     }

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_goes_out_comes_in_once() {
+    async fn export_imports_once_into_an_empty_store() {
         let (from, to) = (Embedded::in_memory(), Embedded::in_memory());
         let mut ops = vec![
             Op::Put(Key::Cluster, cluster()),

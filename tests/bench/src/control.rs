@@ -9,8 +9,8 @@ use std::{
 
 use margay::{kernel::table::HashTable, model::key::Key};
 use margay_common::{
+    maps,
     route::{Route, RouteKey},
-    table,
 };
 use margay_tests::{
     container::Namespace,
@@ -124,19 +124,19 @@ pub fn many_routes() {
     println!("\nwith {ROUTES} blocks of another node");
     let without = resident(lab.h(1).agent_id());
     write(&lab, id, 0..ROUTES, "h2");
-    let dir = lab.plan.bpffs.join("h1").join(format!("v{}", table::LAYOUT_VERSION));
-    let routes: HashTable<RouteKey, Route> = HashTable::open(&dir, table::ROUTES).expect("the map");
+    let pin = lab.h(1).pin(&maps::ROUTES);
+    let routes: HashTable<RouteKey, Route> = HashTable::open(&pin).expect("the map");
     let all = |reachable: bool| {
         routes.read().expect("the map").values().filter(|route| route.is_reachable() == reachable).count()
     };
-    let filled = |dir: &Path| {
+    let filled = |pin: &Path| {
         eventually("all of them are routed", || {
-            let routes: HashTable<RouteKey, Route> = HashTable::open(dir, table::ROUTES)?;
+            let routes: HashTable<RouteKey, Route> = HashTable::open(pin)?;
             let there = routes.read()?.len();
             if there == ROUTES as usize { Ok(()) } else { Err(anyhow::anyhow!("{there} are")) }
         });
     };
-    filled(&dir);
+    filled(&pin);
     let with = resident(lab.h(1).agent_id());
     let each = (with - without) * 1024.0 * 1024.0 / f64::from(ROUTES);
     println!("  the agent's memory: {with:.1} MiB, {each:.0} bytes for each");
@@ -179,7 +179,7 @@ pub fn many_routes() {
     let start = Instant::now();
     lab.host(1).start();
     lab.h(1).settled();
-    filled(&dir);
+    filled(&pin);
     println!(
         "  started where no tables are, until all is there and joined: {:.0} ms",
         start.elapsed().as_secs_f64() * 1e3

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use margay::{desired::route_key, kernel::table::HashTable, model::key::Key};
 use margay_common::{
+    maps,
     route::{Route, RouteKey},
-    table,
 };
 use margay_tests::{
     container::Namespace,
@@ -159,8 +159,8 @@ fn attach(lab: &Lab) {
 /// From the write of a block's key to the route in another node's map, which
 /// this process reads in a loop.
 fn propagation(lab: &Lab) {
-    let dir = lab.plan.bpffs.join("h2").join(format!("v{}", table::LAYOUT_VERSION));
-    let routes: HashTable<RouteKey, Route> = HashTable::open(&dir, table::ROUTES).expect("the map");
+    let pin = lab.h(2).pin(&maps::ROUTES);
+    let routes: HashTable<RouteKey, Route> = HashTable::open(&pin).expect("the map");
     let id = lab.h(1).json(&["network", "ls"])[0]["id"].as_u64().expect("an id") as u32;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let netns = std::fs::File::open(lab.wire.path()).expect("the wire");

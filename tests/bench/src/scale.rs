@@ -20,9 +20,9 @@ use std::{
 use margay::kernel::clear;
 use margay_common::{
     endpoint::{Side, Workload},
+    maps,
     net::{Addr, Mac},
     route::{Route, RouteKey},
-    table,
     verdict::Program,
 };
 use margay_tests::{
@@ -137,7 +137,7 @@ fn measure(routes: u32) -> Row {
     let change = timed(|| (0..changed).for_each(|i| put(&mut node, i, HOPS[1])));
     let mut empty = 0.0;
     let stall = longest_stall(|| {
-        empty = timed(|| clear::table(&node.maps_dir().join(table::ROUTES)).expect("the map"));
+        empty = timed(|| clear::table(&node.pin(&maps::ROUTES)).expect("the map"));
         drop(node);
     });
     let margay = Times { hot, random, fill, change, memory, empty, stall };

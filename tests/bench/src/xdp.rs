@@ -7,7 +7,7 @@ use std::{path::Path, process::Command, time::Instant};
 use aya::{TestRun, TestRunAttrs, TestRunOptions, programs::Xdp};
 use aya_obj::programs::XdpAttachType;
 use margay::kernel::{self, attach, xdp};
-use margay_common::{net::Addr, table, verdict::Program};
+use margay_common::{maps, net::Addr, verdict::Program};
 use margay_tests::{
     bpf::{Node, UPLINK, both},
     frame::Frame,
@@ -47,9 +47,9 @@ enum Case {
 /// Which bits of the source are drawn: none; as many as choose among the slots for what XDP
 /// remembers; and far more.
 const ONE: u16 = 0;
-const SLOTS: u16 = (table::MAX_FLOWS - 1) as u16;
+const SLOTS: u16 = (maps::MAX_FLOWS - 1) as u16;
 const MANY: u16 = 0xffff;
-const _: () = assert!(table::MAX_FLOWS == 1_024, "the names of the cases say so");
+const _: () = assert!(maps::MAX_FLOWS == 1_024, "the names of the cases say so");
 
 const CASES: [(Case, u16, &str); 13] = [
     (Case::Nothing, ONE, "generator and XDP_DROP alone"),
@@ -58,8 +58,8 @@ const CASES: [(Case, u16, &str); 13] = [
     (Case::TcForwards, ONE, "from_network forwards"),
     (Case::XdpForwards, ONE, "xdp_uplink forwards"),
     (Case::NftDrops, ONE, "nftables drops (prerouting, raw)"),
-    (Case::TcDrops, ONE, "from_network drops (guard)"),
-    (Case::XdpDrops, ONE, "xdp_uplink drops (guard)"),
+    (Case::TcDrops, ONE, "from_network drops (deny list)"),
+    (Case::XdpDrops, ONE, "xdp_uplink drops (deny list)"),
     (Case::Nothing, MANY, "generator of 65,536 sources and XDP_DROP alone"),
     (Case::XdpForwards, SLOTS, "xdp_uplink forwards, from 1,024 sources"),
     (Case::KernelForwards, MANY, "the kernel's own routing forwards, from 65,536 sources"),
@@ -178,10 +178,10 @@ fn set_xdp(interface: &str, code: &[u64]) {
 /// Puts in the place of the case what handles its frames. What forwards filters
 /// nothing, what drops has one rule.
 async fn arrange(case: Case, node: &mut Node) {
-    kinds::block_nothing(node);
+    kinds::deny_nothing(node);
     if matches!(case, Case::TcDrops | Case::XdpDrops) {
         let (len, addr) = BLOCKED;
-        node.maps().guards.put(addr.mapped_len(len), addr).expect("the map takes it");
+        node.maps().denied.put(addr.mapped_len(len), addr).expect("the map takes it");
     }
     let netlink = kernel::netlink().expect("netlink");
     match case {

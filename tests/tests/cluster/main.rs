@@ -1,10 +1,10 @@
 //! Several agents, a real etcd, real packets.
 
 mod blocks;
+mod deny;
 mod facts;
 mod foreign;
 mod full;
-mod guard;
 mod matrix;
 mod members;
 mod nodes;

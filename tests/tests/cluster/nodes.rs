@@ -13,7 +13,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn what_a_dead_node_held_is_freed_and_it_finds_out() {
+fn removed_node_frees_its_blocks_and_learns_of_it() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/24"]);
     let (a, _) = lab.attached(1, "blue");

@@ -80,7 +80,7 @@ fn traffic_outlives_agents_and_store() {
 }
 
 #[test]
-fn an_agent_restarted_with_a_broken_store_takes_nothing_down() {
+fn restart_with_invalid_store_values_removes_nothing() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (a, _) = lab.attached(1, "blue");

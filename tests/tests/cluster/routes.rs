@@ -10,7 +10,7 @@ use crate::matrix::routed;
 const GATEWAYS: [&str; 2] = ["10.1.0.1", "fd00:1::1"];
 
 #[test]
-fn containers_in_an_owned_block_are_nobody_elses_business() {
+fn attach_in_an_owned_block_causes_no_event_elsewhere() {
     let lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--block-size", "512"]);
     let (_first, _) = lab.attached(1, "blue");

@@ -22,7 +22,7 @@ fn network(id: u32, name: &str, subnet: &str) -> String {
 }
 
 #[test]
-fn strange_values_are_unreadable_and_concern_nobody_else() {
+fn invalid_values_are_reported_and_affect_nothing_else() {
     let lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.66.0.0/16"]);
     let (a, _) = lab.attached(1, "red");
@@ -103,7 +103,7 @@ fn a_network_in_the_way_of_another_waits_until_it_may_be() {
 }
 
 #[test]
-fn what_a_node_needs_is_neither_a_networks_nor_blocked() {
+fn store_and_gateways_of_a_node_stay_reachable() {
     let mut lab = Lab::without_etcd(Plan::for_test(2));
     lab.wire.sh("ip addr add 198.51.100.9/32 dev br0");
     lab.start_etcd_with("http://192.0.2.254:2379,http://198.51.100.9:2379", &[]);

@@ -26,7 +26,7 @@ fn text_from_the_store_acts_on_no_terminal() {
         }),
     );
     let h = lab.h(1);
-    let guard = eventually("the guard has it", || {
+    let guard = eventually("the deny list has it", || {
         let said = h.margay(&["guard", "ls"]);
         if said.out.contains("203.0.113.0/24") { Ok(said.out) } else { Err(said) }
     });

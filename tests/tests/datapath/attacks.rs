@@ -111,7 +111,7 @@ fn another_networks_gateway_and_edges_answer_nobody() {
 }
 
 #[test]
-fn an_icmp_error_is_no_way_into_another_network() {
+fn icmp_error_to_another_network_is_dropped() {
     let mut node = node();
     let errors: [(u8, &[u8]); 2] = [(1, &[3, 5, 11, 12]), (58, &[1, 2, 3, 4])];
     for (family, (proto, kinds)) in errors.into_iter().enumerate() {
@@ -186,7 +186,7 @@ fn a_source_that_is_no_single_host_is_refused() {
 }
 
 #[test]
-fn nobody_is_told_who_is_no_single_host() {
+fn no_icmp_error_to_a_source_that_is_no_single_host() {
     let mut node = node();
     // To a routable network from the wire, where any source may come from.
     let senders =
@@ -258,7 +258,7 @@ fn arp_of_another_kind_is_malformed() {
 }
 
 #[test]
-fn a_frame_that_was_cut_anywhere_goes_nowhere() {
+fn truncated_frame_is_dropped() {
     let mut node = node();
     for family in 0..2 {
         let plain = to(both(1, 2)[family]);
@@ -298,7 +298,7 @@ fn may_go_on(sent: &[u8], out: &[u8], family: usize) -> bool {
 }
 
 #[test]
-fn whatever_a_few_wrong_bytes_make_of_a_packet() {
+fn corrupted_packets_keep_sender_and_network() {
     let mut node = node();
     let mut next = numbers();
     let mut went_on = 0;

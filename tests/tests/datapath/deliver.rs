@@ -31,7 +31,7 @@ fn to_a_local_endpoint() {
 /// A netkit's packets to a container here leave by the host side of its interface. In all else
 /// they are as a veth's: verdict, bytes and counters.
 #[test]
-fn what_a_netkit_sends_is_told_like_a_veths() {
+fn netkit_sender_gets_the_verdicts_of_a_veth_sender() {
     let mut node = node();
     let own = node.ifindex("c1");
     let workload = node.maps().workloads.read().expect("the map")[&own];

@@ -36,7 +36,7 @@ fn through(family: usize) -> Frame {
     Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 0x43)[family])
 }
 
-/// Has XDP know a flow: what follows of it costs the guard's look-up alone.
+/// Has XDP know a flow: what follows of it costs the deny list's look-up alone.
 #[track_caller]
 fn know(node: &mut Node, frame: &Frame) -> Outcome {
     node.xdp(&frame.bytes());
@@ -65,7 +65,7 @@ fn a_known_flow_goes_the_same_way() {
 }
 
 #[test]
-fn what_has_to_be_answered_passes_also_of_a_known_flow() {
+fn xdp_passes_frames_of_remembered_flows_that_need_a_reply() {
     let mut node = remembering(Some(MINUTE));
     for (family, outside) in OUTSIDE.into_iter().enumerate() {
         know(&mut node, &through(family));
@@ -77,7 +77,7 @@ fn what_has_to_be_answered_passes_also_of_a_known_flow() {
 }
 
 #[test]
-fn a_flow_whose_slot_is_another_s_does_not_go_its_way() {
+fn flow_in_a_shared_slot_is_looked_up() {
     let mut node = remembering(Some(MINUTE));
     // Destinations, then sources, whose words add up to the same.
     know(&mut node, &through(1));
@@ -89,14 +89,14 @@ fn a_flow_whose_slot_is_another_s_does_not_go_its_way() {
 }
 
 #[test]
-fn a_block_is_obeyed_at_once() {
+fn denied_prefix_applies_to_remembered_flows_at_once() {
     let mut node = remembering(Some(MINUTE));
     for (family, outside) in OUTSIDE.into_iter().enumerate() {
         know(&mut node, &through(family));
         let source = Addr::from(addr(outside));
-        node.maps().guards.put(128, source).expect("the map takes it");
+        node.maps().denied.put(128, source).expect("the map takes it");
         assert_eq!(counted(&mut node, &through(family)), "xdp_uplink guarded");
-        node.maps().guards.remove(128, source).expect("the map");
+        node.maps().denied.remove(128, source).expect("the map");
     }
 }
 
@@ -109,7 +109,7 @@ fn forgets(node: &mut Node, frame: &Frame) {
 }
 
 #[test]
-fn a_change_is_obeyed_a_moment_later() {
+fn change_applies_to_remembered_flows_once_they_expire() {
     let mut node = remembering(None);
     for (family, h2) in H2.into_iter().enumerate() {
         assert_eq!(counted(&mut node, &through(family)), "xdp_uplink remote");
@@ -119,7 +119,7 @@ fn a_change_is_obeyed_a_moment_later() {
 }
 
 #[test]
-fn a_next_hop_counts_no_longer_than_it_is_vouched_for() {
+fn next_hop_expires_with_its_freshness() {
     let mut node = remembering(Some(MINUTE));
     for (family, h2) in H2.into_iter().enumerate() {
         // For between one second and two, which may be over before the packet comes.

@@ -50,7 +50,7 @@ fn to_nobody_and_to_a_node_that_is_not_on_link() {
 }
 
 #[test]
-fn what_has_no_business_on_margay0() {
+fn foreign_packets_on_margay0_are_dropped() {
     let mut node = node();
     let elsewhere = Frame { dst: "203.0.113.9".parse().expect("a literal"), ..from_this_node(0, 1, 2) };
     dropped(&node.from_host(&elsewhere.bytes()), "from_host", "bad_destination");

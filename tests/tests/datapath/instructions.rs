@@ -41,7 +41,7 @@ const TOLD: &[(Program, &str, [u64; 2])] = &[
 fn each_packet_kind_executes_as_many_instructions_as_told() {
     let mut node = Node::new();
     prepare(&mut node);
-    let mut interpreter = Interpreter::new(&node.maps_dir());
+    let mut interpreter = Interpreter::new(&node.pins());
     let mut found = Vec::new();
     for kind in all() {
         let context = Context { ifindex: node.ifindex(kind.interface), ..Context::default() };

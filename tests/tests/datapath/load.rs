@@ -13,14 +13,14 @@ use margay::kernel::{
 use margay::tables::XdpAttachment;
 use margay_common::{
     endpoint::{INTERNAL, Workload},
-    table::{self, MAX_WORKLOADS},
+    maps::{self, MAX_WORKLOADS},
     verdict::Program,
 };
 use margay_tests::{
     bpf::{UPLINK, both, mac, node},
     frame::Frame,
     needs::skip,
-    programs::pin_map,
+    programs::{HASH, pin_map},
 };
 
 use super::{dropped, forwarded};
@@ -85,7 +85,7 @@ fn attaches_and_detaches(mode: TcMode) {
 }
 
 #[test]
-fn a_container_whose_slot_is_taken_is_served_from_beyond() {
+fn interfaces_with_colliding_slots_are_both_served() {
     let mut node = node();
     let own = node.ifindex("c1");
     let (other, workload) = (own + MAX_WORKLOADS, node.maps().workloads.read().expect("the map")[&own]);
@@ -122,14 +122,15 @@ fn a_table_of_another_layout_is_emptied() {
     let dir = Path::new("/sys/fs/bpf").join(format!("margay-test-layout-{}", std::process::id()));
     std::fs::create_dir(&dir).expect("a bpffs");
     let _removed = Removed(dir.clone());
-    pin_map(&dir.join(table::ROUTES), HASH, 20, 32, 5_000);
-    let mut routes: HashTable<[u8; 20], [u8; 32]> = HashTable::open(&dir, table::ROUTES).expect("the map");
+    let pin = dir.join(maps::ROUTES.name);
+    pin_map(&pin, HASH, 20, 32, 5_000);
+    let mut routes: HashTable<[u8; 20], [u8; 32]> = HashTable::open(&pin).expect("the map");
     for i in 0..5_000_u32 {
         let mut key = [0; 20];
         key[..4].copy_from_slice(&i.to_ne_bytes());
         routes.put(key, [7; 32]).expect("there is room");
     }
-    clear::tables(&dir);
+    clear::map(&pin);
     assert!(routes.read().expect("the map").is_empty());
 }
 
@@ -141,9 +142,6 @@ impl Drop for Removed {
         std::fs::remove_dir_all(&self.0).expect("ours");
     }
 }
-
-/// `BPF_MAP_TYPE_HASH`.
-const HASH: u32 = 1;
 
 #[test]
 fn a_full_map_refuses_and_keeps_what_it_has() {

@@ -41,7 +41,7 @@ fn programs_verify_within_the_instruction_budget() {
 
 /// What a packet costs is bounded and known, whatever stands in the maps.
 #[test]
-fn every_kind_of_packet_costs_the_look_ups_that_are_told() {
+fn each_packet_kind_costs_its_documented_look_ups() {
     stay();
     let mut node = Node::with(Extras { tally: true, hold: Some(MINUTE) });
     prepare(&mut node);

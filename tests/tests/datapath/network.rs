@@ -90,7 +90,7 @@ fn a_remote_container_reaches_this_node_by_margay0() {
 }
 
 #[test]
-fn what_is_not_ours_passes() {
+fn foreign_packets_pass_unchanged() {
     let mut node = node();
     let pairs = [
         // Node to node, the world to the node, the world through the host.
@@ -126,7 +126,7 @@ fn what_is_not_ours_passes() {
 }
 
 #[test]
-fn what_is_broken_and_ours_is_dropped() {
+fn malformed_packets_to_containers_are_dropped() {
     let mut node = node();
     let mut broken = Frame::udp(WIRE, both(1, 70)[0], both(1, 2)[0]).bytes();
     broken[14] = 0x44;

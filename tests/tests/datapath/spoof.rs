@@ -55,7 +55,7 @@ fn a_container_on_two_networks_may_answer_through_either() {
 }
 
 #[test]
-fn whose_container_is_not_known_has_one_address_only() {
+fn unknown_sandbox_sends_from_its_own_address_only() {
     let mut node = node();
     let own = node.ifindex("c2");
     let (workload, other) = (node.maps().workloads.read().expect("the map")[&own], both(1, 2)[0].into());
@@ -84,7 +84,7 @@ fn a_family_without_a_subnet_has_no_address() {
 }
 
 #[test]
-fn whose_other_interface_has_lost_the_address_may_not_send_from_it() {
+fn source_of_a_removed_interface_is_dropped() {
     let mut node = node();
     let other = node.ifindex("c1red");
     let workload = node.maps().workloads.read().expect("the map")[&other];

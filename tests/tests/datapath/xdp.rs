@@ -53,7 +53,7 @@ fn frames_with_vlan_tags_pass_xdp() {
 }
 
 #[test]
-fn what_passes_through_goes_on_at_once() {
+fn xdp_forwards_transit_frames() {
     let mut node = node();
     for family in 0..2 {
         node.vouch(addr(H2[family]), NEXT, 60);
@@ -72,7 +72,7 @@ fn what_passes_through_goes_on_at_once() {
 }
 
 #[test]
-fn without_a_next_hop_that_is_vouched_for_the_kernel_forwards() {
+fn xdp_passes_frames_without_a_fresh_next_hop() {
     let mut node = node();
     for family in 0..2 {
         node.vouch(addr(H2[family]), NEXT, -1);
@@ -82,7 +82,7 @@ fn without_a_next_hop_that_is_vouched_for_the_kernel_forwards() {
 }
 
 #[test]
-fn what_has_to_be_answered_passes() {
+fn xdp_passes_frames_that_need_a_reply() {
     let mut node = node();
     for family in 0..2 {
         node.vouch(addr(H2[family]), NEXT, 60);
@@ -108,7 +108,7 @@ fn what_has_to_be_answered_passes() {
 }
 
 #[test]
-fn what_may_not_enter_ends() {
+fn xdp_drops_denied_spoofed_and_outside_frames() {
     let mut node = node();
     for family in 0..2 {
         let cases = [
@@ -132,7 +132,7 @@ fn what_may_not_enter_ends() {
 }
 
 #[test]
-fn what_is_for_this_host_or_nobody_here_passes() {
+fn xdp_passes_frames_for_the_host_and_for_unknown_addresses() {
     let mut node = node();
     for family in 0..2 {
         node.vouch(addr(H2[family]), NEXT, 60);
@@ -161,7 +161,7 @@ fn what_is_for_this_host_or_nobody_here_passes() {
 }
 
 #[test]
-fn headers_that_contradict_themselves_end_if_they_are_for_ours() {
+fn xdp_drops_malformed_frames_to_containers() {
     let mut node = node();
     let mapped = std::net::Ipv4Addr::new(10, 1, 0, 70).to_ipv6_mapped().octets();
     for family in 0..2 {
@@ -194,7 +194,7 @@ fn headers_that_contradict_themselves_end_if_they_are_for_ours() {
 }
 
 #[test]
-fn headers_that_need_a_closer_look_pass() {
+fn xdp_passes_frames_with_options_or_extensions() {
     let mut node = node();
     for family in 0..2 {
         let whole = Frame::udp(WIRE, addr(OUTSIDE[family]), both(1, 2)[family]);
@@ -219,7 +219,7 @@ fn headers_that_need_a_closer_look_pass() {
 }
 
 #[test]
-fn the_guard_needs_no_xdp() {
+fn deny_list_drops_without_xdp() {
     let mut node = node();
     for family in 0..2 {
         let from = |dst| Frame::udp(WIRE, addr(BLOCKED[family]), dst);

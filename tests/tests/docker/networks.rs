@@ -139,7 +139,7 @@ fn what_docker_creates_with_it_shows_on_every_host() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_leaves_nothing() {
+fn impossible_network_requests_are_refused_without_a_trace() {
     let lab = lab(1);
     let h1 = lab.h(1);
     eventually("the cluster knows of Docker's own bridge", || {
@@ -245,7 +245,7 @@ fn the_same_create_on_every_host_is_one_network() {
 }
 
 #[test]
-fn of_two_creates_that_differ_one_wins() {
+fn differing_creates_of_one_name_leave_the_first() {
     let lab = lab(2);
     scope(|scope| {
         for (host, subnet) in lab.hosts.iter().zip(["10.71.0.0/16", "10.72.0.0/16"]) {

@@ -137,7 +137,7 @@ fn set(flags: &mut [String], name: &str, value: &str) {
 }
 
 #[test]
-fn agents() {
+fn invalid_agent_settings_are_refused() {
     let lab = Lab::without_agents(Plan::for_test(1));
     let h = lab.h(1);
     let cases: [(&str, &str, &[&str]); 3] = [

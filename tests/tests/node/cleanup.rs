@@ -1,9 +1,10 @@
 //! Taking everything off a host, whatever state it is in.
 
-use margay_common::table::LAYOUT_VERSION;
+use margay_common::maps;
 use margay_tests::{
     eventually::eventually,
     lab::{Lab, Plan},
+    programs::{HASH, pin_map},
 };
 
 /// Tells the kernel's switches.
@@ -96,8 +97,13 @@ fn a_half_broken_host_is_cleaned_all_the_same() {
     for program in ["iptables", "ip6tables"] {
         host.sh(&format!("{program} -P FORWARD DROP"));
     }
-    let maps = lab.plan.bpffs.join(format!("h1/v{LAYOUT_VERSION}"));
-    std::fs::remove_file(maps.join("ROUTES")).expect("a pin");
+    std::fs::remove_file(lab.h(1).pin(&maps::ROUTES)).expect("a pin");
+    // What agents of other layouts left, and did not come to remove.
+    for layout in [1, maps::LAYOUT + 1] {
+        let dir = lab.h(1).bpffs().join(format!("v{layout}"));
+        std::fs::create_dir(&dir).expect("a bpffs");
+        pin_map(&dir.join(maps::ROUTES.name), HASH, 20, 32, 5_000);
+    }
     let said = clean(&lab, &[]);
     assert!(said.contains("removed program on up0"), "{said}");
     // The qdisc that filters need was not there before, and harms nobody.

@@ -33,7 +33,7 @@ fn refused(lab: &Lab, container: &Namespace, frame: &[u8], reason: &str) {
 }
 
 #[test]
-fn a_container_speaks_under_no_other_name() {
+fn container_with_another_address_or_mac_is_silent() {
     let lab = one_host();
     // First, since it knows the address that comes first.
     raw_frames_under_other_names_go_nowhere(&lab);

@@ -74,7 +74,7 @@ fn junk_on_the_socket_is_refused_and_the_agent_goes_on() {
 }
 
 #[test]
-fn what_hangs_on_the_socket_keeps_nobody_from_it() {
+fn half_open_requests_do_not_delay_others() {
     let lab = one_host();
     let hanging = |_| {
         let mut stream = UnixStream::connect(lab.h(1).socket()).expect("the agent listens");

@@ -27,5 +27,6 @@ mod stuck;
 mod tags;
 mod takeover;
 mod text;
+mod upgrade;
 mod world;
 mod xdp;

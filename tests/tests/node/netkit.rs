@@ -203,7 +203,7 @@ fn with_filters_elsewhere_a_netkit_has_its_link() {
 }
 
 #[test]
-fn what_is_not_the_containers_own_does_not_pass_a_netkit() {
+fn spoofed_frames_behind_a_netkit_are_dropped() {
     let Some(lab) = netkits() else { return };
     let (a, _) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");
@@ -217,7 +217,7 @@ fn what_is_not_the_containers_own_does_not_pass_a_netkit() {
 
 /// A netkit does not read the EtherType off the frame: a raw socket says what it is.
 #[test]
-fn a_frame_is_what_it_says_behind_a_netkit() {
+fn wrong_ether_type_behind_a_netkit_is_dropped() {
     let Some(lab) = netkits() else { return };
     let (a, addr_a) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");

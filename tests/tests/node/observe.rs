@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use margay_common::table::LAYOUT_VERSION;
+use margay_common::maps;
 use margay_tests::{
     eventually::eventually,
     host::margay,
@@ -49,7 +49,7 @@ fn the_version_tells_commit_and_layout() {
     assert!(
         line.starts_with("margay ")
             && line.contains("(commit ")
-            && line.ends_with(&format!(", layout {LAYOUT_VERSION})")),
+            && line.ends_with(&format!(", layout {})", maps::LAYOUT)),
         "{line}"
     );
 }
@@ -91,6 +91,32 @@ fn metrics_are_on_the_socket_and_where_one_wants_them() {
     }
     let nothing = curl("/v1/endpoints");
     assert!(nothing.contains("404"), "metrics and nothing else: {nothing}");
+}
+
+#[test]
+fn every_map_that_the_agent_fills_is_in_status_and_metrics() {
+    let lab = Lab::new(1);
+    lab.h(1).ok(&["guard", "add", "203.0.113.0/24"]);
+    eventually("the denied prefix is there", || {
+        let (status, metrics) = (lab.h(1).json(&["status"]), lab.h(1).ok(&["metrics"]));
+        let told: Vec<_> =
+            status["maps"].as_array().expect("a list").iter().map(|map| &map["name"]).collect();
+        let filled = maps::ALL.iter().filter(|map| map.fills_up()).map(|map| map.name);
+        assert_eq!(told, filled.collect::<Vec<_>>(), "{status}");
+        for map in status["maps"].as_array().expect("a list") {
+            let name = map["name"].as_str().expect("a name").to_lowercase();
+            let of = |metric: &str| value(&metrics, &format!("margay_map_{metric}{{map=\"{name}\"}} "));
+            assert!(of("entries").is_some(), "{name} in\n{metrics}");
+            assert_eq!(of("capacity"), map["capacity"].as_f64(), "{name}");
+        }
+        let guard = value(&metrics, "margay_map_entries{map=\"guard\"} ");
+        if guard == Some(1.0) { Ok(()) } else { Err(metrics) }
+    });
+    assert!(
+        ["GUARD", "NEIGHBOURS"]
+            .iter()
+            .all(|name| maps::ALL.iter().any(|map| map.name == *name && map.fills_up()))
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use margay::kernel::table::HashTable;
-use margay_common::{net::Addr, route::Neighbour, table};
+use margay_common::{maps, net::Addr, route::Neighbour};
 use margay_tests::{eventually::eventually, lab::Lab, lab::Plan};
 
 /// An `nft` that says when it begins and ends, and that takes as long as there is a file.
@@ -33,8 +33,8 @@ fn counted(dir: &Path) -> (usize, usize) {
 }
 
 /// Until when the agent vouches for its next hops, the latest of them.
-fn vouched_until(maps: &Path) -> u64 {
-    let table = HashTable::<Addr, Neighbour>::open(maps, table::NEIGHBOURS).expect("the maps are pinned");
+fn vouched_until(map: &Path) -> u64 {
+    let table = HashTable::<Addr, Neighbour>::open(map).expect("the maps are pinned");
     table.read().expect("a map").values().map(|neighbour| neighbour.until).max().unwrap_or_default()
 }
 
@@ -52,8 +52,8 @@ fn an_nft_that_takes_its_time_keeps_no_attach_and_no_neighbour_waiting() {
     let (_there, _) = lab.attached(2, "far");
     let (_here, _) = lab.attached(1, "blue");
     lab.h(1).well();
-    let maps = lab.h(1).maps();
-    eventually("the other node is vouched for", || if vouched_until(&maps) > 0 { Ok(()) } else { Err(()) });
+    let map = lab.h(1).pin(&maps::NEIGHBOURS);
+    eventually("the other node is vouched for", || if vouched_until(&map) > 0 { Ok(()) } else { Err(()) });
 
     // From here on no nft ends.
     std::fs::write(dir.join("hold"), "").expect("a folder");
@@ -62,7 +62,7 @@ fn an_nft_that_takes_its_time_keeps_no_attach_and_no_neighbour_waiting() {
         (begun, ended) if begun > ended => Ok(()),
         other => Err(other),
     });
-    let (before, ended) = (vouched_until(&maps), counted(&dir).1);
+    let (before, ended) = (vouched_until(&map), counted(&dir).1);
     let (first, _) = lab.attached(1, "red");
     let (second, addresses) = lab.attached(1, "red");
     assert!(first.pings(addresses[0], 1));
@@ -72,7 +72,7 @@ fn an_nft_that_takes_its_time_keeps_no_attach_and_no_neighbour_waiting() {
     assert!(rules.contains("10.1.0.0/16") && !rules.contains("10.2.0.0/16"), "{rules}");
     // It is vouched for anew all the while, longer than any vouching counts.
     let seconds = |n: u64| n * 1_000_000_000;
-    eventually("the other node is vouched for still", || match vouched_until(&maps) {
+    eventually("the other node is vouched for still", || match vouched_until(&map) {
         until if until > before + seconds(4) => Ok(()),
         other => Err(other),
     });

@@ -1,4 +1,4 @@
-//! XDP on the uplink and the guard, on real frames.
+//! XDP on the uplink and the deny list, on real frames.
 
 use std::net::IpAddr;
 
@@ -134,7 +134,7 @@ fn xdp_is(host: &Host, right: impl Fn(&str) -> bool) {
 }
 
 #[test]
-fn the_guard_blocks_on_every_host_whatever_xdp_is() {
+fn deny_list_drops_on_every_host_in_every_xdp_mode() {
     let mut lab = Lab::without_agents(Plan { v6: true, ..Plan::for_test(2) });
     lab.host(1).flags = vec!["--xdp".into(), "native".into()];
     lab.host(1).up();
@@ -181,7 +181,7 @@ fn the_guard_blocks_on_every_host_whatever_xdp_is() {
 }
 
 #[test]
-fn the_guard_blocks_no_part_of_the_cluster() {
+fn deny_list_refuses_prefixes_of_the_cluster() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     for (prefix, words) in [

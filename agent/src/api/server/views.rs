@@ -1,6 +1,6 @@
 //! The state of the control loop as the wire tells it.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -10,11 +10,11 @@ use super::problems::problems;
 use crate::{
     api::wire,
     control::State,
-    kernel::{attach::TcMode, host},
+    kernel::{attach::TcMode, maps, pins::Pins},
     model::{
         self,
         block::Allocations,
-        blocked::Blocked,
+        denied::Denied,
         endpoint::{Device, Endpoint, mac_text},
         key::Key,
         network::{max_len, net},
@@ -24,8 +24,8 @@ use crate::{
     store::Listing,
 };
 
-pub(crate) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
-    wire::Endpoint {
+pub(crate) fn endpoint(endpoint: Endpoint) -> wire::EndpointView {
+    wire::EndpointView {
         mac: mac_text::format(&endpoint.mac),
         id: endpoint.id,
         name: endpoint.name,
@@ -43,7 +43,7 @@ pub(crate) fn endpoint(endpoint: Endpoint) -> wire::Endpoint {
 pub(crate) fn endpoints(
     state: &State,
     endpoints: std::collections::BTreeMap<String, Endpoint>,
-) -> Vec<wire::Endpoint> {
+) -> Vec<wire::EndpointView> {
     let named = endpoints.into_values().map(|found| match state.snapshot.networks.get(&found.network) {
         Some(network) => Endpoint { network_name: network.name.clone(), ..found },
         None => found,
@@ -180,9 +180,9 @@ fn world(actual: &crate::tables::Tables) -> wire::World {
     }
 }
 
-pub(crate) fn blocked(state: &State) -> Vec<wire::Blocked> {
-    let blocked = state.snapshot.blocked.iter();
-    let view = |(cidr, found): (&IpNet, &Blocked)| wire::Blocked {
+pub(crate) fn denied(state: &State) -> Vec<wire::Denied> {
+    let blocked = state.snapshot.denied.iter();
+    let view = |(cidr, found): (&IpNet, &Denied)| wire::Denied {
         cidr: *cidr,
         comment: found.comment.clone(),
         since: found.since,
@@ -247,7 +247,7 @@ pub(crate) fn holders(state: &State, listing: &Listing) -> Vec<wire::Holder> {
 pub(crate) fn status(
     state: &State,
     (mode, device): (TcMode, Device),
-    maps: &Path,
+    pins: &Pins,
     store_at: &str,
 ) -> Result<wire::Status> {
     let none = crate::tables::Tables::default();
@@ -262,7 +262,7 @@ pub(crate) fn status(
         reason: pending.reason.problem.clone(),
         failures: pending.failures,
     });
-    let maps = host::usage(maps, actual)?.into_iter();
+    let maps = maps::usage(pins, actual)?.into_iter();
     Ok(wire::Status {
         node: state.facts.node.clone(),
         version: crate::version().into(),

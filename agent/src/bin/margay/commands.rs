@@ -151,14 +151,14 @@ async fn node(socket: &Path, command: NodeCommand) -> Result<()> {
 
 async fn guard(socket: &Path, command: GuardCommand) -> Result<()> {
     let send = |method, cidr, comment| async move {
-        client::send(socket, method, "/v1/guard", &wire::BlockRequest { cidr, comment }).await
+        client::send(socket, method, "/v1/guard", &wire::DenyRequest { cidr, comment }).await
     };
     match command {
         GuardCommand::Add { cidr, comment } => send(Method::POST, cidr, comment).await,
         GuardCommand::Rm { cidr } => send(Method::DELETE, cidr, None).await,
         GuardCommand::Ls(format) => {
             let (blocked, extra) = listing(socket, "/v1/guard").await?;
-            output::blocked(&blocked, format, &extra)
+            output::denied(&blocked, format, &extra)
         }
     }
 }

@@ -56,7 +56,7 @@ pub fn nodes(begin: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Names and ids of endpoints.
 pub fn endpoints(begin: &OsStr) -> Vec<CompletionCandidate> {
-    let told = |endpoint: wire::Endpoint| {
+    let told = |endpoint: wire::EndpointView| {
         let addresses = join(endpoint.addresses.iter().map(ToString::to_string));
         let help = format!("{} on {}", addresses, endpoint.network);
         endpoint.name.into_iter().chain([endpoint.id]).map(|text| (text, help.clone())).collect()

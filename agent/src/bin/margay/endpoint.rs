@@ -25,7 +25,8 @@ pub async fn run(socket: &Path, command: EndpointCommand) -> Result<()> {
             });
             let netns = std::path::absolute(target)?;
             let request = wire::AttachRequest { network, netns, ifname, name, addresses: ip, mac };
-            let made: wire::Endpoint = client::send(socket, Method::POST, "/v1/endpoints", &request).await?;
+            let made: wire::EndpointView =
+                client::send(socket, Method::POST, "/v1/endpoints", &request).await?;
             if pid.is_some() {
                 output::notice(
                     "the attachment ends with the container: a restart creates a new namespace; attach that one \
@@ -58,7 +59,7 @@ pub async fn run(socket: &Path, command: EndpointCommand) -> Result<()> {
     }
 }
 
-async fn list(socket: &Path) -> Result<(Vec<wire::Endpoint>, Vec<(&'static str, serde_json::Value)>)> {
+async fn list(socket: &Path) -> Result<(Vec<wire::EndpointView>, Vec<(&'static str, serde_json::Value)>)> {
     match listing(socket, "/v1/endpoints").await {
         Ok((found, mut extra)) => {
             extra.push(("source", "agent".into()));
@@ -83,7 +84,7 @@ async fn detach(socket: &Path, id: Option<String>, netns: Option<PathBuf>, ifnam
     let ifname = netns.is_some().then_some(ifname);
     let request = wire::DetachRequest { id, netns, ifname };
     // Nothing to detach is what was asked for.
-    let gone: Option<wire::Endpoint> =
+    let gone: Option<wire::EndpointView> =
         client::send(socket, Method::DELETE, "/v1/endpoints", &request).await?;
     if gone.is_none() {
         output::notice(&format!("this node has no endpoint {named}: nothing to detach"));

@@ -88,16 +88,16 @@ pub fn pools(pools: &[wire::Pool], format: Format, extra: Extra<'_>) -> Result<(
     table(pools, format, ["POOL", "NETWORK PREFIX", "NETWORKS"], row, extra)
 }
 
-/// Prints what the guard blocks.
-pub fn blocked(blocked: &[wire::Blocked], format: Format, extra: Extra<'_>) -> Result<()> {
+/// Prints the deny list.
+pub fn denied(blocked: &[wire::Denied], format: Format, extra: Extra<'_>) -> Result<()> {
     let row =
-        |b: &wire::Blocked| [b.cidr.to_string(), ago(b.since), dash(b.comment.clone().unwrap_or_default())];
+        |b: &wire::Denied| [b.cidr.to_string(), ago(b.since), dash(b.comment.clone().unwrap_or_default())];
     table(blocked, format, ["PREFIX", "SINCE", "COMMENT"], row, extra)
 }
 
 /// Prints endpoints.
-pub fn endpoints(endpoints: &[wire::Endpoint], format: Format, extra: Extra<'_>) -> Result<()> {
-    let row = |e: &wire::Endpoint| {
+pub fn endpoints(endpoints: &[wire::EndpointView], format: Format, extra: Extra<'_>) -> Result<()> {
+    let row = |e: &wire::EndpointView| {
         [
             e.id.clone(),
             dash(e.name.clone().unwrap_or_default()),
@@ -241,7 +241,7 @@ pub fn status(status: &wire::Status, format: Format, extra: Extra<'_>) -> Result
     let old = if old > 0 { format!(", {old} from an earlier version") } else { String::new() };
     line(&format!("programs   on {} interfaces{old}", status.attachments.len()))?;
     for map in &status.maps {
-        line(&format!("map        {:<10} {} of {}", map.name.to_lowercase(), map.used, map.capacity))?;
+        line(&format!("map        {:<14} {} of {}", map.name.to_lowercase(), map.used, map.capacity))?;
     }
     let world = &status.world;
     if !world.masqueraded.is_empty() {

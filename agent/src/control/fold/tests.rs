@@ -140,7 +140,7 @@ proptest! {
     /// What is kept in step is what everything afresh would be, and so the
     /// kernel ends up with the same.
     #[test]
-    fn single_folds_are_the_whole_fold(history in proptest::collection::vec(happening(), 1..40)) {
+    fn fold_of_one_source_equals_the_whole_fold(history in proptest::collection::vec(happening(), 1..40)) {
         let mut state = start();
         let mut actual = Tables::default();
         apply(&mut actual, state.changes(&Dirty::Everything, &Tables::default()));

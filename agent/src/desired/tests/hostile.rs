@@ -171,7 +171,7 @@ proptest! {
             let kept = after.entries().any(|found| found == entry);
             prop_assert!(kept, "{entry:?} is lost by {strange:?}");
         }
-        let blocked = after.guards.keys().filter(|key| key.addr == Addr::from(ip("fe80::")));
+        let blocked = after.denied.keys().filter(|key| key.addr == Addr::from(ip("fe80::")));
         prop_assert_eq!(blocked.count(), 0, "neighbours are blocked");
         // Whatever was taken is usable, and told of in finite time.
         for network in snapshot.networks.values() {

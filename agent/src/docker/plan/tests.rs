@@ -90,11 +90,11 @@ fn a_name_is_learnt_or_was_asked_for() {
 #[test]
 fn a_name_of_another_driver_is_left_alone() {
     let blocked = steps(&[seen("x", "blue", "bridge")], &[], &[network(1, "blue", false)]);
-    assert_eq!(blocked, [r#"Blocked { name: "blue", driver: "bridge" }"#]);
+    assert_eq!(blocked, [r#"NameTaken { name: "blue", driver: "bridge" }"#]);
 }
 
 #[test]
-fn of_two_that_are_one_the_older_stays() {
+fn duplicate_docker_networks_leave_the_older() {
     let docker = [seen("a", "blue", DRIVER), seen("b", "blue", DRIVER)];
     let (id, newer) = entry("b", 1);
     let newer = (id, RuntimeNetwork { since: 200, ..newer });

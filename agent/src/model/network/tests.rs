@@ -14,7 +14,7 @@ fn error(request: NetworkRequest) -> NetworkError {
 }
 
 #[test]
-fn what_is_left_open_is_filled_in() {
+fn omitted_fields_of_a_network_get_defaults() {
     let network = request(&["10.1.0.0/16", "fd00:1::/64"]).into_network(7).expect("valid");
     assert_eq!(network.id, 7);
     assert_eq!(network.subnets[0].gateway.to_string(), "10.1.0.1");
@@ -62,7 +62,7 @@ fn blocks_cover_the_subnet() {
 }
 
 #[test]
-fn edges_and_gateway_are_nobodys() {
+fn edge_and_gateway_addresses_are_not_assignable() {
     let network = request(&["10.0.0.0/24"]).into_network(1).expect("valid");
     let assignable = |addr: &str| network.subnets[0].is_assignable(addr.parse().expect("a literal"));
     assert!(assignable("10.0.0.2") && assignable("10.0.0.254"));

@@ -30,21 +30,19 @@ fn interface(index: u32) -> String {
 
 fn references(entry: &Entry) -> Vec<Key> {
     match entry {
-        Entry::Interface(..) | Entry::Node(..) => vec![],
         Entry::Workload(index, _) => vec![Key::Interface(interface(*index))],
         Entry::Attachment(name, a) if a.program == Program::FromWorkload => {
             vec![Key::Interface(name.clone()), Key::Workload(ifindex(name))]
         }
         Entry::Attachment(name, _) => vec![Key::Interface(name.clone()), Key::Node(())],
-        Entry::OwnAddress(..) => vec![],
-        Entry::Route(..) | Entry::Prefix(..) | Entry::Guard(..) | Entry::Xdp(..) => vec![Key::Node(())],
+        Entry::Route(..) | Entry::Prefix(..) | Entry::Denied(..) | Entry::Xdp(..) => vec![Key::Node(())],
         Entry::Endpoint(_, e) => vec![Key::Workload(e.ifindex), Key::Attachment(interface(e.ifindex))],
-        Entry::Firewall(..) | Entry::Accept(..) => vec![],
         // Forwarding comes on behind what guards it.
         Entry::Sysctl(..) => vec![Key::Interface(HOST_INTERFACE.into()), Key::Firewall(())],
         Entry::HostRoute(..) => {
             vec![Key::Interface(HOST_INTERFACE.into()), Key::Attachment(HOST_INTERFACE.into())]
         }
+        _ => vec![],
     }
 }
 

@@ -43,10 +43,10 @@ async fn what_is_watched_is_told_in_order_and_nothing_else() {
     let store = Embedded::in_memory();
     store.commit(txn(vec![], vec![put(1, "a")])).await.expect("memory");
     let mut feed = store.watch(&[Prefix::Networks]);
-    let mut of_ids = store.watch(&[Prefix::Guard]);
+    let mut of_ids = store.watch(&[Prefix::Sequence]);
     let Some(Feed::Listing(listing)) = feed.recv().await else { panic!("a listing first") };
     assert_eq!((listing.revision, listing.entries.len()), (1, 1));
-    let unwatched = Op::Put(Key::Guard, b"x".to_vec());
+    let unwatched = Op::Put(Key::Sequence, b"x".to_vec());
     for ops in [vec![unwatched.clone()], vec![put(2, "b"), unwatched], vec![Op::Delete(Key::Network(1))]] {
         store.commit(txn(vec![], ops)).await.expect("memory");
     }

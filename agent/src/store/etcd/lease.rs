@@ -36,7 +36,7 @@ pub(super) async fn keep(members: Arc<Members>, key: Key, value: Vec<u8>) {
                 "others may have taken this node for dead: its lease was not prolonged in time, so it gets a new one"
                     .to_owned()
             }
-            Err(away) => format!("others do not hear that this node lives: {away}"),
+            Err(away) => format!("cannot renew this node's lease, so others report it as unhealthy: {away}"),
         };
         sleep(again.failed(&failure)).await;
     }

@@ -308,7 +308,7 @@ mod tests {
             Range::of(prefixes, 5).into_iter().map(|range| range.prefixes).collect()
         };
         // What a transaction changes in nodes and removed nodes has to come at once.
-        let main = [Prefix::Networks, Prefix::Nodes, Prefix::Pools, Prefix::Blocked, Prefix::Removed];
+        let main = [Prefix::Networks, Prefix::Nodes, Prefix::Pools, Prefix::Denied, Prefix::Removed];
         let expected = [&[Prefix::Alive, Prefix::Cluster][..], &main, &[Prefix::Routes]];
         assert_eq!(parts(&Snapshot::PREFIXES), expected);
         assert_eq!(parts(&[Prefix::Routes, Prefix::Ipam]), [[Prefix::Ipam], [Prefix::Routes]]);

@@ -57,8 +57,7 @@ fn make(name: &str, kind: u32, routes: u32) -> MapData {
     pin_map(&path, kind, key_len(kind) as u32, size_of::<Route>() as u32, routes);
     let map = MapData::from_pin(&path).expect("just pinned");
     if kind == HASH {
-        let mut table: HashTable<RouteKey, Route> =
-            HashTable::open(Path::new("/sys/fs/bpf"), &file(name)).expect("a hash");
+        let mut table: HashTable<RouteKey, Route> = HashTable::open(&path).expect("a hash");
         (0..routes).for_each(|i| table.put(block(i), route(HOPS[0])).expect("it takes them"));
     } else {
         let map = MapData::from_pin(&path).expect("just pinned");
@@ -74,10 +73,6 @@ fn make(name: &str, kind: u32, routes: u32) -> MapData {
     }
     fs::remove_file(path).expect("our own");
     map
-}
-
-fn file(name: &str) -> String {
-    format!("margay-bench-{name}")
 }
 
 fn bytes(addr: &margay_common::net::Addr) -> [u8; 16] {

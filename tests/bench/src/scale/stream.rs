@@ -2,8 +2,8 @@
 
 use margay::kernel::table::HashTable;
 use margay_common::{
+    maps,
     route::{Route, RouteKey},
-    table,
 };
 use margay_tests::{
     container::Namespace,
@@ -66,8 +66,8 @@ impl Way {
         cable::receive_like_cards();
         for i in [1, 2] {
             lab.host(i).kill();
-            let dir = lab.plan.bpffs.join(format!("h{i}")).join(format!("v{}", table::LAYOUT_VERSION));
-            let mut map: HashTable<RouteKey, Route> = HashTable::open(&dir, table::ROUTES).expect("the map");
+            let pin = lab.h(i).pin(&maps::ROUTES);
+            let mut map: HashTable<RouteKey, Route> = HashTable::open(&pin).expect("the map");
             (0..routes).for_each(|i| map.put(block(i), route(HOPS[0])).expect("it takes them"));
         }
         Self { _lab: lab, client, server, target: addrs[0] }

@@ -36,7 +36,7 @@ fn barred(state: &State, problems: &mut Vec<Problem>) {
 
 /// Prefixes of the block list that would cut this node off.
 fn unheeded(state: &State, problems: &mut Vec<Problem>) {
-    for cidr in state.snapshot.blocked.keys() {
+    for cidr in state.snapshot.denied.keys() {
         if let Some((addr, what)) = state.facts.vital_in(*cidr) {
             let what = format!(
                 "this node does not deny prefix {cidr}, which is on the deny list: it holds {addr}, {what}"

@@ -1,4 +1,4 @@
-//! The guard: prefixes whose packets enter no node.
+//! The deny list: prefixes whose packets enter no node.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -9,7 +9,7 @@ use super::{Networks, overlap};
 use crate::{
     model::{
         self, Unknown,
-        blocked::{Blocked, LINK_LOCAL, holds_mapped, is_link_local},
+        denied::{Denied, LINK_LOCAL, holds_mapped, is_link_local},
         key::Key,
         snapshot::Snapshot,
     },
@@ -26,44 +26,44 @@ const COMMENT_MAX: usize = 256;
 impl Networks {
     /// Blocks a prefix since `now`, seconds since 1970; the same again is fine.
     /// Gives the revision of it.
-    pub async fn block(&self, cidr: IpNet, comment: Option<String>, now: u64) -> Result<i64> {
+    pub async fn deny(&self, cidr: IpNet, comment: Option<String>, now: u64) -> Result<i64> {
         if let Some(comment) = &comment {
             words::check("comment", comment, COMMENT_MAX)?;
         }
         let store = self.store.addresses().await;
         self.amend(|snapshot| {
-            if snapshot.blocked.get(&cidr).is_some_and(|found| found.comment == comment) {
+            if snapshot.denied.get(&cidr).is_some_and(|found| found.comment == comment) {
                 return Ok(Vec::new());
             }
             check(cidr, snapshot, &store)?;
-            let blocked = Blocked { comment: comment.clone(), since: now, unknown: Unknown::new() };
-            Ok(vec![Op::Put(Key::Blocked(cidr), model::encode(&blocked))])
+            let blocked = Denied { comment: comment.clone(), since: now, unknown: Unknown::new() };
+            Ok(vec![Op::Put(Key::Denied(cidr), model::encode(&blocked))])
         })
         .await
     }
 
     /// Blocks a prefix no longer.
-    pub async fn unblock(&self, cidr: IpNet) -> Result<i64> {
+    pub async fn allow(&self, cidr: IpNet) -> Result<i64> {
         self.lessen(|snapshot| {
-            if !snapshot.blocked.contains_key(&cidr) {
+            if !snapshot.denied.contains_key(&cidr) {
                 let what = format!("{cidr} is not on the deny list");
                 return Err(Rejection::missing(what, "margay guard ls lists it").into());
             }
-            Ok(vec![Op::Delete(Key::Blocked(cidr))])
+            Ok(vec![Op::Delete(Key::Denied(cidr))])
         })
         .await
     }
 
     /// Blocks again what a store lost, unless it became a part of the cluster.
-    pub async fn block_again(&self, known: &BTreeMap<IpNet, Blocked>) -> Result<()> {
+    pub async fn restore_denied(&self, known: &BTreeMap<IpNet, Denied>) -> Result<()> {
         if known.is_empty() {
             return Ok(());
         }
         let store = self.store.addresses().await;
         let put_back = |snapshot: &Snapshot| {
-            let lost = known.iter().filter(|(cidr, _)| !snapshot.blocked.contains_key(*cidr));
+            let lost = known.iter().filter(|(cidr, _)| !snapshot.denied.contains_key(*cidr));
             let lost = lost.filter(|(cidr, _)| check(**cidr, snapshot, &store).is_ok()).take(AT_ONCE);
-            Ok(lost.map(|(cidr, blocked)| Op::Put(Key::Blocked(*cidr), model::encode(blocked))).collect())
+            Ok(lost.map(|(cidr, blocked)| Op::Put(Key::Denied(*cidr), model::encode(blocked))).collect())
         };
         while self.amend(put_back).await? != 0 {}
         Ok(())

@@ -1,4 +1,4 @@
-//! Prefixes that the guard blocks.
+//! Denied prefixes.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ use super::{Unknown, network::overlap};
 
 /// The value of a blocked prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blocked {
+pub struct Denied {
     /// Why, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
@@ -40,7 +40,7 @@ mod tests {
     use super::holds_mapped;
 
     #[test]
-    fn ipv4_is_not_blocked_as_ipv6() {
+    fn prefixes_with_ipv4_mapped_addresses_are_recognised() {
         for (prefix, holds) in [
             ("::/8", true),
             ("::/80", true),

@@ -1,4 +1,4 @@
-//! The guard, when the store or a node is not as it was.
+//! The deny list, when the store or a node is not as it was.
 
 use margay_tests::{
     eventually::eventually,
@@ -8,7 +8,7 @@ use margay_tests::{
 use crate::store::etcdctl;
 
 #[test]
-fn the_guard_outlives_the_store() {
+fn deny_list_survives_an_emptied_store() {
     let mut lab = Lab::new(2);
     let outside = lab.outsider();
     let (noisy, own) = ("192.0.2.200/32", lab.h(1).addresses[0]);
@@ -33,13 +33,13 @@ fn the_guard_outlives_the_store() {
     lab.kill_etcd();
     remove_pins(&lab.plan.bpffs.join("h1"));
     lab.h(1).namespace.sh("ip link del margay0");
-    eventually("nobody guards", || if outside.reaches(own) { Ok(()) } else { Err("not reached") });
+    eventually("nobody denies", || if outside.reaches(own) { Ok(()) } else { Err("not reached") });
     lab.host(1).start();
     eventually("it is blocked", || if outside.reaches(own) { Err(lab.h(1).log()) } else { Ok(()) });
 }
 
 #[test]
-fn a_node_does_not_join_from_a_blocked_prefix() {
+fn node_in_a_denied_prefix_does_not_join() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     lab.host(1).up();
     let addr = lab.h(2).addresses[0];
