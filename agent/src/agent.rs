@@ -15,13 +15,13 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
-    sync::{Mutex, Notify, mpsc, oneshot, watch},
+    sync::{Mutex, Notify, mpsc, watch},
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
 use doors::Doors;
-use own::Own;
+use own::{Own, Running};
 
 use crate::{
     again::Again,
@@ -153,14 +153,15 @@ async fn opened(config: &Config) -> Result<(Doors, Journal)> {
 async fn serve(
     mut doors: Doors,
     agent: Arc<Agent>,
-    control_loop: oneshot::Receiver<Result<()>>,
+    mut control_loop: Running,
     stop: Arc<Notify>,
 ) -> Result<()> {
     tokio::select! {
-        result = control_loop => result?.and(Err(anyhow!("the control loop ended"))),
+        result = &mut control_loop.ended => result?.and(Err(anyhow!("the control loop ended"))),
         result = doors.serve(agent) => result,
         () = stop.notified() => Ok(()),
     }?;
+    control_loop.end().await;
     info!("agent stopped; the programs keep forwarding");
     doors.close();
     Ok(())

@@ -154,6 +154,10 @@ impl Journal {
     /// Takes over a journal of files, in one transaction; only then the files go.
     fn take_over(&self) -> Result<()> {
         let (all, mut step) = (old::all(&self.dir)?, Step::default());
+        if old::is_replaced(&self.dir)? {
+            // They are in the database already, and what has come since is newer.
+            return old::replace_by_fence(&self.dir, &all);
+        }
         for old in &all {
             match self.read(&old.place, &old.bytes)? {
                 Ok(record) => step = step.put(record),
@@ -243,7 +247,7 @@ impl Journal {
         let Some(database) = database else {
             return Err(Problem::new("this journal is another agent's", "start that agent"));
         };
-        if changes.is_empty() {
+        if changes.is_empty() && database.is_open() {
             return Ok(());
         }
         database.write(&changes, || self.held().clone())?;

@@ -121,6 +121,15 @@ macro_rules! tables {
         pub enum Entry { $(#[doc = $doc] $variant($key, $value),)* }
 
         impl Entry {
+            /// Whether this is no program of another object at a hook.
+            pub fn is_current(&self) -> bool {
+                match self {
+                    Self::Attachment(_, found) => found.current,
+                    Self::Xdp(_, found) => found.current,
+                    _ => true,
+                }
+            }
+
             /// The entry's name.
             pub fn key(&self) -> Key {
                 match self { $(Self::$variant(key, _) => Key::$variant(key.clone()),)* }

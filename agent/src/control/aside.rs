@@ -171,12 +171,22 @@ impl<K: Kernel> Loop<K> {
         match report {
             Report::Made(lane, change, result) => {
                 self.aside.busy.remove(&lane);
+                let is_made = result.is_ok();
                 self.made(&change, result);
+                if is_made {
+                    // What was wished for may have changed back meanwhile.
+                    self.reopen(&change.key());
+                }
                 // The next of its lane.
                 self.restless = true;
             }
             Report::Own(result) => {
-                let Some(reading) = self.aside.own.take() else { return };
+                let Some(mut reading) = self.aside.own.take() else { return };
+                if self.aside.busy.contains(&Lane::Xdp) {
+                    // That part was not read.
+                    let known = self.state.actual.iter().flat_map(|actual| actual.xdp.keys());
+                    reading.changed.extend(known.cloned().map(Key::Xdp));
+                }
                 if let Some(read) = self.has_read(result) {
                     self.state.has_read(read, &reading.changed, reading.doubts);
                     self.read_due = Instant::now() + READ_EVERY;

@@ -36,6 +36,9 @@ impl State {
         let there = actual.get(&entry.key());
         match entry.key().doubt() {
             Doubt::Free | Doubt::Replaced => true,
+            // Another object's programs may read maps that were only just filled, by a store
+            // that lost something.
+            Doubt::Followed if there.as_ref().is_some_and(|there| !there.is_current()) => false,
             Doubt::Followed => self.follows_host() || there.is_none(),
             Doubt::Added => there.is_none(),
             Doubt::Own => match (there, entry) {

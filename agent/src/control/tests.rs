@@ -394,7 +394,7 @@ fn hooks_are_settled_when_no_program_of_another_object_is_left() {
         let attachment = Attachment { program: Program::FromNetwork, current: tc };
         actual.put(Entry::Attachment("up0".into(), attachment));
         actual.put(Entry::Xdp("up0".into(), XdpAttachment { native: true, current: xdp }));
-        let state = State { trust: Trust::Whole, actual: Some(actual), ..State::default() };
+        let state = State { trust: Trust::Whole, actual: Some(actual), read: Some(0), ..State::default() };
         state.hooks_are_settled()
     };
     assert!(settled(true, true));

@@ -96,7 +96,7 @@ impl Entry for Member {
                 network.subnets.iter().all(|subnet| subnet.cidr.contains(&subnet.gateway)),
                 "a gateway is not in its subnet",
             ),
-            (self.stash.iter().all(within), "an address kept back is in none of its subnets"),
+            (self.stash.iter().all(within), "an address of the stash is in none of its subnets"),
         ])
     }
 }

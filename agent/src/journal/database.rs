@@ -85,6 +85,11 @@ impl Database {
         written
     }
 
+    /// Whether the last write was well, so that the file has what is held.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     fn ready(&mut self) -> Result<&redb::Database, Problem> {
         if self.open.is_none() {
             let again = open_or_create(&self.path);

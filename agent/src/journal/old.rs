@@ -69,12 +69,16 @@ pub(super) fn take_aside(dir: &Path, aside: &Aside) -> Result<()> {
     with_ending(dir, BAD)?.into_iter().try_for_each(|(path, place)| aside.take(&place, &path))
 }
 
+/// Whether such a journal was taken over: its files may come back after a power cut.
+pub(super) fn is_replaced(dir: &Path) -> Result<bool> {
+    Ok(read(&dir.join(FENCE))?.as_deref() == Some(FENCED.as_bytes()))
+}
+
 /// Removes such a journal, and keeps older agents from this host.
 pub(super) fn replace_by_fence(dir: &Path, all: &[Old]) -> Result<()> {
-    let fence = dir.join(FENCE);
-    if read(&fence)?.as_deref() != Some(FENCED.as_bytes()) {
+    if !is_replaced(dir)? {
         private_dir(&dir.join(FOLDERS[0].0))?;
-        replace(&fence, FENCED.as_bytes())?;
+        replace(&dir.join(FENCE), FENCED.as_bytes())?;
     }
     all.iter().try_for_each(|old| remove(&old.path))?;
     for (path, _) in with_ending(dir, "new")? {

@@ -138,7 +138,8 @@ const BATCH: usize = 4096;
 /// Refuses other maps.
 pub fn entries(map: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let info = map_info(map)?;
-    if info.type_ != bpf_map_type::BPF_MAP_TYPE_HASH as u32 {
+    let hashes = [bpf_map_type::BPF_MAP_TYPE_HASH, bpf_map_type::BPF_MAP_TYPE_LRU_HASH];
+    if !hashes.iter().any(|hash| info.type_ == *hash as u32) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let (key_size, value_size) = (info.key_size as usize, info.value_size as usize);

@@ -40,6 +40,12 @@ impl DenyList {
     }
 }
 
+// The one says whether to look at the other: no agent may take over one of them alone.
+const _: () = assert!(matches!(
+    (maps::GUARD.layout, maps::GUARDED.layout),
+    (Some(prefixes), Some(any)) if prefixes == any
+));
+
 impl Table for DenyList {
     type Key = PrefixKey;
     type Value = ();

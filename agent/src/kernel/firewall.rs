@@ -1,18 +1,20 @@
 //! Our nftables table, and exceptions in iptables' chains, by the tools that
 //! every distribution has for them.
 
-use std::{collections::BTreeSet, process::Stdio};
+use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use margay_common::net::{REPLY_MARK, REPLY_MASK};
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use crate::tables::{Accept, Direction, Firewall, HOST_INTERFACE};
 
 /// Our table, of the family `inet`.
 const TABLE: &str = "margay";
+/// How long nft or iptables may take. One that hangs is ended and tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What marks our rules in iptables' chains.
 const COMMENT: &str = "margay";
 /// What our rules are commented with, by which a damaged table is known.
@@ -35,7 +37,8 @@ pub async fn remove() -> Result<()> {
 pub async fn read() -> Result<Option<Firewall>> {
     let mut command = Command::new("nft");
     command.args(["-j", "list", "table", "inet", TABLE]);
-    let Ok(output) = command.output().await else { return Ok(None) };
+    command.kill_on_drop(true);
+    let Ok(output) = in_time("nft", command.output()).await? else { return Ok(None) };
     if !output.status.success() {
         return Ok(None);
     }
@@ -101,16 +104,26 @@ table inet {TABLE} {{
     )
 }
 
+/// Waits for a program, but not for ever.
+async fn in_time<T>(program: &str, run: impl Future<Output = T>) -> Result<T> {
+    let result = timeout(PATIENCE, run).await;
+    result.map_err(|_| anyhow!("{program} did not end within {} s", PATIENCE.as_secs()))
+}
+
 async fn nft(script: &str) -> Result<()> {
     let mut command = Command::new("nft");
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.kill_on_drop(true);
     let mut child = command.spawn().context(
         "cannot run nft, which masquerading needs; apt-get install nftables, or use --masquerade off",
     )?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes()).await?;
-    }
-    let output = child.wait_with_output().await?;
+    let said = async {
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(script.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let output = in_time("nft", said).await??;
     if !output.status.success() {
         bail!("nft: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -178,7 +191,9 @@ fn rule(accept: &Accept) -> Vec<&str> {
 
 async fn iptables(v4: bool, args: &[&str]) -> Result<String> {
     let program = if v4 { "iptables" } else { "ip6tables" };
-    let output = Command::new(program).arg("-w").args(args).output().await.context(program)?;
+    let mut command = Command::new(program);
+    command.arg("-w").args(args).kill_on_drop(true);
+    let output = in_time(program, command.output()).await?.context(program)?;
     if !output.status.success() {
         bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -164,12 +164,13 @@ impl Host {
         Maps::open(&self.pins)?.read(&mut tables)?;
         let current = self.ids.get(&Program::Xdp).copied();
         // What is at no interface any more is unpinned: not while it is just being attached.
-        let attaching = self.xdp.lock().await;
-        for interface in self.pins.xdp_interfaces()? {
-            let found = xdp::attached(&self.pins, &self.netlink, &interface, current).await?;
-            tables.xdp.extend(found.map(|found| (interface, found)));
+        // A driver may take seconds for that: what is known of XDP counts meanwhile.
+        if let Ok(_not_attaching) = self.xdp.try_lock() {
+            for interface in self.pins.xdp_interfaces()? {
+                let found = xdp::attached(&self.pins, &self.netlink, &interface, current).await?;
+                tables.xdp.extend(found.map(|found| (interface, found)));
+            }
         }
-        drop(attaching);
         let pinned = self.pins.linked_interfaces()?;
         let own: Vec<String> = tables.interfaces.keys().cloned().collect();
         for interface in own.into_iter().chain([self.uplink.clone()]).chain(pinned) {

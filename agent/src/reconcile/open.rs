@@ -25,11 +25,10 @@ impl Lane {
     /// Which one an entry's changes belong to.
     pub fn of(key: &Key) -> Self {
         match key {
-            Key::Interface(_) | Key::Node(()) | Key::Workload(_) | Key::Attachment(_) => Self::Quick,
-            Key::Route(_) | Key::Prefix(_) | Key::Denied(_) | Key::OwnAddress(_) => Self::Quick,
-            Key::Endpoint(_) | Key::HostRoute(_) => Self::Quick,
             Key::Xdp(_) => Self::Xdp,
             Key::Firewall(()) | Key::Accept(_) | Key::Sysctl(_) => Self::Host,
+            // Maps, and calls that the kernel answers at once.
+            _ => Self::Quick,
         }
     }
 }

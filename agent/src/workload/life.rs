@@ -136,9 +136,14 @@ impl Workloads {
 
     /// Writes down that the container has its interface.
     pub(super) async fn join_entry(&self, endpoint: Endpoint) -> Result<Endpoint> {
-        let endpoint = Endpoint { stage: Stage::Joined, ..endpoint };
-        self.journal.commit(Step::default().endpoint(&endpoint)).await?;
-        Ok(endpoint)
+        let joined = |found: &mut Endpoint| {
+            // What others have found out since stays.
+            (found.stage, found.sandbox) = (Stage::Joined, endpoint.sandbox);
+            found.netns.clone_from(&endpoint.netns);
+            found.ifname.clone_from(&endpoint.ifname);
+        };
+        let found = self.journal.alter(&endpoint.id, joined, Step::default())?;
+        found.ok_or_else(|| anyhow!("endpoint {} was removed while it joined", endpoint.id))
     }
 
     /// Ends an endpoint with all that it has, and waits until that is gone.
