@@ -115,7 +115,7 @@ pub async fn run(config: Config) -> Result<()> {
     let report = Arc::new(Report::default());
     let docker = doors.open_to_docker(&workloads, &report, &on_rounds);
     follow_store(&workloads, &store);
-    vouch(&workloads, &datapath);
+    keep_neighbours_fresh(&workloads, &datapath);
     let agent = Arc::new(Agent {
         report,
         calls: docker.as_ref().map(|docker| docker.calls.clone()),
@@ -259,9 +259,9 @@ fn follow_store(workloads: &Workloads, store: &Arc<dyn Store>) {
 }
 
 /// Vouches for the next hops that XDP sends to.
-fn vouch(workloads: &Workloads, datapath: &Arc<Mutex<Datapath>>) {
+fn keep_neighbours_fresh(workloads: &Workloads, datapath: &Arc<Mutex<Datapath>>) {
     let (control, netlink) = (workloads.control.clone(), workloads.netlink.clone());
-    tokio::spawn(next_hops::vouch(control, netlink, Arc::clone(datapath)));
+    tokio::spawn(next_hops::keep_fresh(control, netlink, Arc::clone(datapath)));
 }
 
 /// What is known before the store says anything: the networks of our own

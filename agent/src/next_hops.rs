@@ -1,6 +1,6 @@
 //! Next hops for XDP, which cannot ask for a neighbour's MAC: the kernel's own
 //! table of neighbours is looked at every second, and what stands there is
-//! vouched for a little longer. If nobody looks any more, the program leaves
+//! fresh a little longer. If nobody looks any more, the program leaves
 //! every packet to the kernel.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
@@ -40,7 +40,7 @@ struct Wanted {
 
 /// Vouches for next hops for as long as the agent runs, where the uplink has an
 /// XDP program and a network is routable.
-pub async fn vouch(control: Control, netlink: Netlink, datapath: Arc<Mutex<Datapath>>) {
+pub async fn keep_fresh(control: Control, netlink: Netlink, datapath: Arc<Mutex<Datapath>>) {
     let mut told = String::new();
     loop {
         let result = async {
@@ -50,7 +50,7 @@ pub async fn vouch(control: Control, netlink: Netlink, datapath: Arc<Mutex<Datap
                 if wanted.generic && offloads::merges(&wanted.interface).await? {
                     wanted.next_hops.clear();
                 }
-                vouch_once(&wanted, &netlink, &datapath).await?;
+                refresh_once(&wanted, &netlink, &datapath).await?;
             }
             anyhow::Ok(())
         };
@@ -87,7 +87,7 @@ async fn wanted(control: &Control) -> Result<Option<Wanted>> {
         .await
 }
 
-async fn vouch_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datapath>) -> Result<()> {
+async fn refresh_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datapath>) -> Result<()> {
     let seen = neighbours::read(netlink, wanted.uplink).await?;
     let until = neighbours::now() + VOUCHED.as_nanos() as u64;
     let mut datapath = datapath.lock().await;
@@ -107,7 +107,7 @@ async fn vouch_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datapat
         }
     }
     drop(datapath);
-    // What is known is vouched for before anything else is asked for.
+    // What is known is kept fresh before anything else is asked for.
     for addr in &wanted.next_hops {
         if seen.get(addr).is_none_or(|seen| seen.stale) {
             neighbours::ask(netlink, wanted.uplink, *addr).await;

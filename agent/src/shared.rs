@@ -259,7 +259,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map_and_copies_stay_as_they_were(
+        fn shared_map_behaves_as_a_map_and_copies_do_not_change(
             first in proptest::collection::btree_map(0..2000_u16, any::<u8>(), 0..900),
             changes in proptest::collection::vec((0..2000_u16, proptest::option::of(any::<u8>())), 0..900),
             from in 0..2000_u16,

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_seen() {
+    fn names_with_control_characters_are_refused() {
         for good in ["web", "web 1", "Zürich"] {
             assert_eq!(check("name", good, 8), Ok(()), "{good}");
         }

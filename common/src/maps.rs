@@ -75,7 +75,7 @@ macro_rules! every_map {
             ENDPOINTS: Reserved(Addr => Endpoint)[2 * MAX_WORKLOADS] {
                 layout 5, by agent, opens endpoints: Endpoint(Addr => Endpoint), "the endpoint", Own
             }
-            /// Next hops that the agent vouches for: nodes of the cluster, both families.
+            /// Next hops that the agent keeps fresh: nodes of the cluster, both families.
             NEIGHBOURS: Hash(Addr => Neighbour)[1 << 14] { layout 5, by agent, as neighbours }
             /// Packets by program and verdict, [`crate::verdict::counter`].
             COUNTERS: PerCpu(Count)[verdict::COUNTERS] { layout 5, by programs, as counters }

@@ -23,6 +23,6 @@ pub struct Flow {
     pub src: Addr,
     /// To whom.
     pub dst: Addr,
-    /// Until when this holds: never longer than the next hop is vouched for.
+    /// Until when this holds: never longer than the next hop is fresh.
     pub way: Neighbour,
 }

@@ -122,7 +122,7 @@ pub struct Prefix {
 )]
 #[repr(C)]
 pub struct Neighbour {
-    /// Until when this is vouched for, nanoseconds of the monotonic clock. The
+    /// Until when this is fresh, nanoseconds of the monotonic clock. The
     /// agent renews it; what it does not renew is left to the kernel.
     pub until: u64,
     /// Its MAC.

@@ -188,7 +188,7 @@ pub fn is_denied(addr: &Addr) -> bool {
     GUARD.get(&TrieKey::new(addr).key).is_some()
 }
 
-/// A next hop that the agent vouches for now.
+/// A fresh next hop: one that the agent has confirmed lately.
 #[inline(always)]
 pub fn neighbour(next_hop: &Addr) -> Option<&'static Neighbour> {
     tally();

@@ -272,7 +272,7 @@ impl Node {
     }
 
     /// Vouches for a next hop for so many seconds from now on.
-    pub fn vouch(&mut self, next_hop: IpAddr, mac: [u8; 6], seconds: i64) {
+    pub fn confirm(&mut self, next_hop: IpAddr, mac: [u8; 6], seconds: i64) {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
         let until = ((now.tv_sec() + seconds) as u64) * 1_000_000_000;
         let neighbour = Neighbour { until, mac: Mac(mac).word(), own: GATEWAY_MAC.word() };

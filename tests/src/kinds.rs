@@ -62,7 +62,7 @@ const NODES: [[&str; 2]; 2] = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001
 /// Prepares a node: nothing is blocked, and XDP has its next hop.
 pub fn prepare(node: &mut Node) {
     deny_nothing(node);
-    addresses(NODES[1]).into_iter().for_each(|addr| node.vouch(addr, WIRE, 600));
+    addresses(NODES[1]).into_iter().for_each(|addr| node.confirm(addr, WIRE, 600));
 }
 
 /// Empties the deny list.

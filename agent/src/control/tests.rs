@@ -324,7 +324,7 @@ async fn a_retry_is_of_one_change_alone() {
 
 /// Without the store and without endpoints there is no round that would set the next tick.
 #[tokio::test]
-async fn a_tick_without_business_is_followed_by_none_at_once() {
+async fn idle_tick_is_not_followed_by_another_at_once() {
     let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
     assert!(control_loop.handle(Event::Tick).await && !control_loop.has_business());
     assert!(control_loop.read_due > Instant::now(), "it would spin");

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_looked_at_anew_is_replaced_and_who_is_gone_goes() {
+    fn container_that_is_read_again_is_replaced_and_one_that_is_gone_is_removed() {
         let place = |container: &str, endpoint: &str| super::super::engine::Place {
             container: container.into(),
             name: container.into(),

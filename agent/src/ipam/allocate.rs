@@ -82,7 +82,7 @@ pub struct Ipam {
 pub(super) struct State {
     /// What we last saw of each network that we allocate from.
     pub views: BTreeMap<u32, View>,
-    /// Addresses kept back for this node, by network.
+    /// Addresses of this node's stash, by network.
     pub stash: BTreeMap<u32, BTreeSet<IpAddr>>,
     /// The addresses of this node's endpoints, those included that are just
     /// being attached, and those that the store does not know yet.
@@ -111,7 +111,7 @@ impl State {
         self.mine.insert(to.to_owned(), addresses);
     }
 
-    /// Takes over what is kept back for this node.
+    /// Takes over this node's stash.
     pub fn note_stash(&mut self, network: u32, node: &str) {
         let Some(view) = self.views.get(&network) else { return };
         let own = view.blocks_of(node).filter_map(|block| view.blocks.get(&block));
@@ -220,7 +220,7 @@ impl Ipam {
         Ok(addresses)
     }
 
-    /// The addresses that are kept back for this node in a network.
+    /// The addresses of this node's stash in a network.
     pub async fn stash(&self, network: u32) -> BTreeSet<IpAddr> {
         self.state.lock().await.stash.get(&network).cloned().unwrap_or_default()
     }

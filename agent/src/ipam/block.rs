@@ -1,4 +1,4 @@
-//! Which address of a block is next, and which are kept back. Pure.
+//! Which address of a block is next, and which are in the stash. Pure.
 
 use std::net::IpAddr;
 
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_freed_last_comes_last() {
+    fn freed_addresses_are_reused_oldest_first() {
         let block = "10.0.0.8/29".parse().expect("a literal");
         let mut allocations = Allocations::default();
         let given = fill(&mut allocations, block, true);

@@ -108,7 +108,7 @@ impl Chooser<'_> {
     }
 
     /// Any address, the best there is: a rested one of our own blocks, one of a
-    /// new block, one that was kept back, a borrowed one, and at last one that
+    /// new block, one of the stash, a borrowed one, and at last one that
     /// was freed just now.
     fn any(&self, subnet: &Subnet) -> Result<Option<Found>, Refusal> {
         let own = self.best(subnet, true);

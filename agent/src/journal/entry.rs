@@ -19,7 +19,7 @@ use crate::model::{
 pub struct Member {
     /// The network as it was last seen.
     pub network: Network,
-    /// Addresses kept back for this node.
+    /// Addresses of this node's stash.
     #[serde(default)]
     pub stash: BTreeSet<IpAddr>,
 }

@@ -1,4 +1,4 @@
-//! Blocked prefixes, and whether there are any: without, no packet is looked up.
+//! Denied prefixes, and whether there are any: without, no packet is looked up.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{
     table::{Single, Table, TrieTable},
 };
 
-/// Blocked prefixes.
+/// Denied prefixes.
 pub struct DenyList {
     prefixes: TrieTable<u32>,
     any: Single<u32>,

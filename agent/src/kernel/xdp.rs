@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_no_refusal() {
+    fn passing_error_is_no_refusal_of_xdp() {
         let failed = |code| {
             let error = aya::sys::SyscallError {
                 call: "bpf_link_create",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Unknown, network::overlap};
 
-/// The value of a blocked prefix.
+/// The value of a denied prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denied {
     /// Why, for people.

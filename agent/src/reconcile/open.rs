@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_come_to_be_another_takes_its_new_turn_or_none() {
+    fn changed_wish_takes_its_new_place_or_none() {
         let mut actual = Tables::default();
         let mut open = Open::default();
         for index in 1..=3 {

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn success_and_disinterest_forget() {
+    fn success_and_a_wish_withdrawn_end_retries() {
         let (mut retry, key) = (Retry::default(), Key::Node(()));
         retry.failed(key.clone(), Problem::new("no", "wait"), Duration::ZERO);
         retry.succeeded(&key);

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_is_the_middle() {
+    fn median_of_odd_and_even_counts() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(percentile(vec![1.0, 2.0, 3.0, 4.0], 1.0), 4.0);
         assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 2.5, "neither of the two");

@@ -194,7 +194,7 @@ async fn arrange(case: Case, node: &mut Node) {
             attach::attach(mode, &pins, &netlink, UPLINK, hook, program).await.expect("attaches");
         }
         Case::XdpForwards | Case::XdpDrops => {
-            node.vouch([192, 0, 2, 2].into(), NEXT, 600);
+            node.confirm([192, 0, 2, 2].into(), NEXT, 600);
             let (pins, program) = node.xdp_program();
             xdp::attach(&pins, &netlink, UPLINK, true, program).await.expect("attaches");
         }

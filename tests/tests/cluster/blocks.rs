@@ -61,7 +61,7 @@ fn a_fixed_address_may_lie_in_another_nodes_block(lab: &Lab) {
     };
     let kept = attach(2, &b, &wanted[..2]);
     assert!(kept.contains("in the stash of node h1"), "{kept}");
-    // In IPv6, blocks are larger than what is kept back.
+    // In IPv6, blocks are larger than the stash.
     let addr_b = lab.h(2).attach(&b, "fixed", &wanted[2..]);
     assert_eq!(addr_b[1], ip("fd00:1::5"));
     let (c, addr_c) = lab.attached(3, "fixed");

@@ -14,7 +14,7 @@ fn away(host: &Host) {
 #[test]
 fn containers_come_and_go_while_the_store_is_away() {
     let mut lab = Lab::new(2);
-    // Blocks of 16: four addresses of each are kept back.
+    // Blocks of 16: four addresses of each are in the stash.
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/24", "--block-size", "16"]);
     lab.h(1).ok(&["network", "create", "empty", "--subnet", "10.2.0.0/24"]);
     let (first, addr_first) = lab.attached(1, "blue");

@@ -1,4 +1,4 @@
-//! Values in the store that no agent would write, and networks and blocked prefixes that
+//! Values in the store that no agent would write, and networks and denied prefixes that
 //! would cut nodes off.
 
 use margay_tests::{

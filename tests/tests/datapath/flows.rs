@@ -27,7 +27,7 @@ fn addr(text: &str) -> IpAddr {
 fn remembering(hold: Option<u64>) -> Node {
     stay();
     let mut node = Node::with(Extras { tally: true, hold });
-    H2.into_iter().for_each(|h2| node.vouch(addr(h2), NEXT, 600));
+    H2.into_iter().for_each(|h2| node.confirm(addr(h2), NEXT, 600));
     node
 }
 
@@ -113,7 +113,7 @@ fn change_applies_to_remembered_flows_once_they_expire() {
     let mut node = remembering(None);
     for (family, h2) in H2.into_iter().enumerate() {
         assert_eq!(counted(&mut node, &through(family)), "xdp_uplink remote");
-        node.vouch(addr(h2), NEXT, -1);
+        node.confirm(addr(h2), NEXT, -1);
         forgets(&mut node, &through(family));
     }
 }
@@ -123,8 +123,8 @@ fn next_hop_expires_with_its_freshness() {
     let mut node = remembering(Some(MINUTE));
     for (family, h2) in H2.into_iter().enumerate() {
         // For between one second and two, which may be over before the packet comes.
-        eventually("it goes on while the next hop is vouched for", || {
-            node.vouch(addr(h2), NEXT, 2);
+        eventually("it goes on while the next hop is fresh", || {
+            node.confirm(addr(h2), NEXT, 2);
             match &*counted(&mut node, &through(family)) {
                 "xdp_uplink remote" => Ok(()),
                 other => Err(other.to_owned()),

@@ -56,7 +56,7 @@ fn frames_with_vlan_tags_pass_xdp() {
 fn xdp_forwards_transit_frames() {
     let mut node = node();
     for family in 0..2 {
-        node.vouch(addr(H2[family]), NEXT, 60);
+        node.confirm(addr(H2[family]), NEXT, 60);
         let outside = addr(OUTSIDE[family]);
         let inside = [(both(5, 5)[family], 5, 70), (both(4, 2)[family], 4, 70)];
         let cases = [(outside, 5, 70), (outside, 4, 70), (outside, 4, 130), inside[0], inside[1]];
@@ -75,7 +75,7 @@ fn xdp_forwards_transit_frames() {
 fn xdp_passes_frames_without_a_fresh_next_hop() {
     let mut node = node();
     for family in 0..2 {
-        node.vouch(addr(H2[family]), NEXT, -1);
+        node.confirm(addr(H2[family]), NEXT, -1);
         let frame = Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 70)[family]).bytes();
         passes(&node.xdp(&frame), &frame);
     }
@@ -85,7 +85,7 @@ fn xdp_passes_frames_without_a_fresh_next_hop() {
 fn xdp_passes_frames_that_need_a_reply() {
     let mut node = node();
     for family in 0..2 {
-        node.vouch(addr(H2[family]), NEXT, 60);
+        node.confirm(addr(H2[family]), NEXT, 60);
         let outside = addr(OUTSIDE[family]);
         let to = |dst| Frame::udp(WIRE, outside, dst);
         let cases = [
@@ -135,7 +135,7 @@ fn xdp_drops_denied_spoofed_and_outside_frames() {
 fn xdp_passes_frames_for_the_host_and_for_unknown_addresses() {
     let mut node = node();
     for family in 0..2 {
-        node.vouch(addr(H2[family]), NEXT, 60);
+        node.confirm(addr(H2[family]), NEXT, 60);
         let cases = [
             Frame::udp(WIRE, addr(H2[family]), addr(THIS_NODE[family])),
             Frame::udp(WIRE, addr(OUTSIDE[family]), addr(H2[family])),

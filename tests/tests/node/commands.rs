@@ -263,7 +263,7 @@ fn who_may_not_use_the_socket_is_told_so() {
 }
 
 #[test]
-fn errors_are_words() {
+fn errors_show_no_debug_text() {
     let lab = one_host();
     let h = lab.h(1);
     for args in [

@@ -32,8 +32,8 @@ fn counted(dir: &Path) -> (usize, usize) {
     (count("begun"), count("ended"))
 }
 
-/// Until when the agent vouches for its next hops, the latest of them.
-fn vouched_until(map: &Path) -> u64 {
+/// Until when the next hops are fresh, the latest of them.
+fn fresh_until(map: &Path) -> u64 {
     let table = HashTable::<Addr, Neighbour>::open(map).expect("the maps are pinned");
     table.read().expect("a map").values().map(|neighbour| neighbour.until).max().unwrap_or_default()
 }
@@ -53,7 +53,7 @@ fn an_nft_that_takes_its_time_keeps_no_attach_and_no_neighbour_waiting() {
     let (_here, _) = lab.attached(1, "blue");
     lab.h(1).well();
     let map = lab.h(1).pin(&maps::NEIGHBOURS);
-    eventually("the other node is vouched for", || if vouched_until(&map) > 0 { Ok(()) } else { Err(()) });
+    eventually("the other node is fresh", || if fresh_until(&map) > 0 { Ok(()) } else { Err(()) });
 
     // From here on no nft ends.
     std::fs::write(dir.join("hold"), "").expect("a folder");
@@ -62,7 +62,7 @@ fn an_nft_that_takes_its_time_keeps_no_attach_and_no_neighbour_waiting() {
         (begun, ended) if begun > ended => Ok(()),
         other => Err(other),
     });
-    let (before, ended) = (vouched_until(&map), counted(&dir).1);
+    let (before, ended) = (fresh_until(&map), counted(&dir).1);
     let (first, _) = lab.attached(1, "red");
     let (second, addresses) = lab.attached(1, "red");
     assert!(first.pings(addresses[0], 1));
@@ -70,9 +70,9 @@ fn an_nft_that_takes_its_time_keeps_no_attach_and_no_neighbour_waiting() {
     // As the others see it: a subnet that is not masqueraded yet is in no table.
     let rules = lab.h(1).namespace.sh("nft list table inet margay");
     assert!(rules.contains("10.1.0.0/16") && !rules.contains("10.2.0.0/16"), "{rules}");
-    // It is vouched for anew all the while, longer than any vouching counts.
+    // It is confirmed again all the while, for longer than one confirmation counts.
     let seconds = |n: u64| n * 1_000_000_000;
-    eventually("the other node is vouched for still", || match vouched_until(&map) {
+    eventually("the other node is still fresh", || match fresh_until(&map) {
         until if until > before + seconds(4) => Ok(()),
         other => Err(other),
     });

@@ -85,7 +85,7 @@ fn generic_xdp_does_not_forward_where_packets_are_merged(lab: &mut Lab, outside:
     lab.host(1).flags = vec!["--xdp".into(), "native".into()];
     lab.host(1).up();
     let before = forwarded(lab);
-    // For longer than the agent needs to vouch for a next hop.
+    // For longer than the agent needs to confirm a next hop.
     outside.sh(&format!("ping -q -i 0.1 -c 30 {}", addrs[0]));
     assert_eq!(forwarded(lab), before);
     xdp_is(lab.h(1), |told| told.starts_with("generic ("));
@@ -111,7 +111,7 @@ fn forwarded(lab: &Lab) -> u64 {
 }
 
 /// Waits until XDP sends on all of what passes through to an address, none by the other way:
-/// it does while the agent vouches for the next hop. Nothing is lost before.
+/// it does while the agent keeps the next hop fresh. Nothing is lost before.
 #[track_caller]
 fn forwards_all(lab: &Lab, outside: &Namespace, addr: IpAddr) {
     eventually("XDP forwards all", || {

@@ -40,13 +40,13 @@ fn used_steps(
 }
 
 #[test]
-fn what_both_have_needs_nothing() {
+fn network_of_both_sides_needs_no_step() {
     let docker = [seen("a", "blue", DRIVER), seen("x", "bridge", "bridge")];
     assert!(steps(&docker, &[entry("a", 1)], &[network(1, "blue", false)]).is_empty());
 }
 
 #[test]
-fn what_one_lacks_comes_or_goes() {
+fn networks_that_one_side_lacks_are_created_or_removed() {
     let made = steps(&[], &[], &[network(1, "blue", false), network(2, "docker-abc", true)]);
     assert_eq!(made, ["Make { network: 1 }"], "one without a name is another host's");
     let gone = steps(&[seen("a", "blue", DRIVER)], &[entry("a", 1)], &[]);

@@ -196,7 +196,7 @@ async fn the_stash_serves_while_the_store_is_away() {
     assert!(!stashed.iter().any(|held| held.addresses.contains(&later)));
     assert!(ipam.restore(&network, &stashed).await.expect("memory").is_empty());
     assert_eq!(holders(&store).await.len(), 18);
-    assert_eq!(ipam.stash(1).await.len(), 16, "kept back anew");
+    assert_eq!(ipam.stash(1).await.len(), 16, "in the stash again");
 }
 
 #[tokio::test]
@@ -262,7 +262,7 @@ fn narrowed(network: &Network, range: &str, aux: &str) -> Network {
 }
 
 #[tokio::test]
-async fn what_nobody_asks_for_comes_from_the_range() {
+async fn address_nobody_names_comes_from_the_range() {
     for (cidr, range, aux) in [
         // Smaller than a block, larger than one, and far into IPv6.
         ("10.0.0.0/16", "10.0.5.16/29", "10.0.5.17"),

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_say_the_same() {
+    fn page_and_markdown_agree() {
         let (page, text) = (html::render(&example()), markdown::render(&example()));
         assert!(text.starts_with("# Margay compared\n\n## Summary\n\n"), "{text}");
         let cells =

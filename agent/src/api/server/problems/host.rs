@@ -34,7 +34,7 @@ fn barred(state: &State, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Prefixes of the block list that would cut this node off.
+/// Prefixes of the deny list that would cut this node off.
 fn unheeded(state: &State, problems: &mut Vec<Problem>) {
     for cidr in state.snapshot.denied.keys() {
         if let Some((addr, what)) = state.facts.vital_in(*cidr) {
