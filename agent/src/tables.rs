@@ -107,7 +107,27 @@ pub struct SysctlKey {
 /// Declares the tables in the order of reference: an entry may refer to
 /// entries of earlier tables only.
 macro_rules! tables {
-    ($(#[doc = $doc:literal] $field:ident: $variant:ident($key:ty => $value:ty), $words:literal, $doubt:ident;)*) => {
+    ($(
+        #[doc = $doc:literal]
+        $field:ident: $variant:ident($key:ty => $value:ty), $words:literal, $doubt:ident, after [$($referent:ident),*];
+    )*) => {
+        /// Names one table. The order is that of reference.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[allow(non_camel_case_types, reason = "as they are declared")]
+        pub enum Table { $(#[doc = $doc] $field,)* }
+
+        impl Table {
+            /// The tables whose entries its own refer to.
+            pub fn referents(self) -> &'static [Self] {
+                match self { $(Self::$field => &[$(Self::$referent),*],)* }
+            }
+        }
+
+        $($(const _: () = assert!(
+            (Table::$referent as usize) < Table::$field as usize,
+            concat!(stringify!($field), " is after ", stringify!($referent), ", which does not stand above it")
+        );)*)*
+
         /// What the kernel holds for us, or should.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Tables { $(#[doc = $doc] pub $field: Shared<$key, $value>,)* }
@@ -137,6 +157,11 @@ macro_rules! tables {
         }
 
         impl Key {
+            /// Its table.
+            pub fn table(&self) -> Table {
+                match self { $(Self::$variant(_) => Table::$field,)* }
+            }
+
             /// What may change of its table while the store is not to be believed whole.
             pub fn doubt(&self) -> Doubt {
                 match self { $(Self::$variant(_) => Doubt::$doubt,)* }
@@ -209,14 +234,14 @@ macro_rules! with_maps {
      $(#[doc = $doc:literal] $name:ident: $kind:ident $types:tt [$entries:expr] {
         $(layout $layout:expr,)? by $writer:ident
         $(, as $other:ident)?
-        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident)?
-        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident)?
+        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident, after $read_after:tt)?
+        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident, after $opens_after:tt)?
     })*) => {
         tables! {
             $($first)*
-            $($(#[doc = $doc] $read: $of_read($read_key => $read_value), $read_words, $read_doubt;)?)*
+            $($(#[doc = $doc] $read: $of_read($read_key => $read_value), $read_words, $read_doubt, after $read_after;)?)*
             $($programs)*
-            $($(#[doc = $doc] $opens: $of_opens($opens_key => $opens_value), $opens_words, $opens_doubt;)?)*
+            $($(#[doc = $doc] $opens: $of_opens($opens_key => $opens_value), $opens_words, $opens_doubt, after $opens_after;)?)*
             $($last)*
         }
 
@@ -245,23 +270,23 @@ macro_rules! with_maps {
 every_map!(with_maps! {
     {
         /// Interfaces by name.
-        interfaces: Interface(String => Interface), "interface", Followed;
+        interfaces: Interface(String => Interface), "interface", Followed, after [];
     }
     {
         /// Programs by the interface that they are attached to.
-        attachments: Attachment(String => Attachment), "the program on", Followed;
+        attachments: Attachment(String => Attachment), "the program on", Followed, after [interfaces, node, workloads];
     }
     {
         /// XDP programs by interface.
-        xdp: Xdp(String => XdpAttachment), "the XDP program on", Followed;
+        xdp: Xdp(String => XdpAttachment), "the XDP program on", Followed, after [node];
         /// The host's routes to our subnets.
-        host_routes: HostRoute(IpNet => HostRoute), "the host's route to", Added;
+        host_routes: HostRoute(IpNet => HostRoute), "the host's route to", Added, after [interfaces, attachments];
         /// Our nftables table.
-        firewall: Firewall(() => Firewall), "masquerading", Added;
+        firewall: Firewall(() => Firewall), "masquerading", Added, after [];
         /// Exceptions in iptables' chains.
-        accepts: Accept(Accept => ()), "the exception in iptables' chain", Added;
+        accepts: Accept(Accept => ()), "the exception in iptables' chain", Added, after [];
         /// Switches of the host that we set.
-        sysctls: Sysctl(SysctlKey => String), "the kernel's switch", Added;
+        sysctls: Sysctl(SysctlKey => String), "the kernel's switch", Added, after [interfaces, firewall];
     }
 });
 

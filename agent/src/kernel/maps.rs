@@ -33,8 +33,8 @@ macro_rules! maps {
     ($(#[doc = $doc:literal] $name:ident: $kind:ident $types:tt [$entries:expr] {
         $(layout $layout:expr,)? by $writer:ident
         $(, as $field:ident)?
-        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident)?
-        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident)?
+        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident, after $read_after:tt)?
+        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident, after $opens_after:tt)?
     })*) => {
         /// The maps, as many as the agent reads or writes.
         pub struct Maps {

@@ -9,7 +9,7 @@ use margay_common::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::tables::{Attachment, HOST_INTERFACE, HostRoute, Interface, PrefixKey};
+use crate::tables::{Attachment, HOST_INTERFACE, HostRoute, Interface, PrefixKey, Table};
 
 /// A kernel that refuses what refers to something it does not hold, and to
 /// remove what something still refers to.
@@ -29,20 +29,27 @@ fn interface(index: u32) -> String {
 }
 
 fn references(entry: &Entry) -> Vec<Key> {
-    match entry {
-        Entry::Workload(index, _) => vec![Key::Interface(interface(*index))],
-        Entry::Attachment(name, a) if a.program == Program::FromWorkload => {
-            vec![Key::Interface(name.clone()), Key::Workload(ifindex(name))]
+    let referents = entry.key().table().referents().iter();
+    referents.filter_map(|table| reference(entry, *table)).collect()
+}
+
+/// The entry of a table that an entry of a table after it refers to, if this one does.
+fn reference(entry: &Entry, table: Table) -> Option<Key> {
+    let of_workload = |a: &Attachment| a.program == Program::FromWorkload;
+    match (table, entry) {
+        (Table::node, Entry::Attachment(_, a)) => (!of_workload(a)).then_some(Key::Node(())),
+        (Table::node, _) => Some(Key::Node(())),
+        (Table::firewall, _) => Some(Key::Firewall(())),
+        (Table::interfaces, Entry::Workload(index, _)) => Some(Key::Interface(interface(*index))),
+        (Table::interfaces, Entry::Attachment(name, _)) => Some(Key::Interface(name.clone())),
+        (Table::interfaces, _) => Some(Key::Interface(HOST_INTERFACE.into())),
+        (Table::workloads, Entry::Attachment(name, a)) => {
+            of_workload(a).then_some(Key::Workload(ifindex(name)))
         }
-        Entry::Attachment(name, _) => vec![Key::Interface(name.clone()), Key::Node(())],
-        Entry::Route(..) | Entry::Prefix(..) | Entry::Denied(..) | Entry::Xdp(..) => vec![Key::Node(())],
-        Entry::Endpoint(_, e) => vec![Key::Workload(e.ifindex), Key::Attachment(interface(e.ifindex))],
-        // Forwarding comes on behind what guards it.
-        Entry::Sysctl(..) => vec![Key::Interface(HOST_INTERFACE.into()), Key::Firewall(())],
-        Entry::HostRoute(..) => {
-            vec![Key::Interface(HOST_INTERFACE.into()), Key::Attachment(HOST_INTERFACE.into())]
-        }
-        _ => vec![],
+        (Table::workloads, Entry::Endpoint(_, e)) => Some(Key::Workload(e.ifindex)),
+        (Table::attachments, Entry::Endpoint(_, e)) => Some(Key::Attachment(interface(e.ifindex))),
+        (Table::attachments, _) => Some(Key::Attachment(HOST_INTERFACE.into())),
+        _ => panic!("which of {table:?} does {entry:?} refer to?"),
     }
 }
 
