@@ -109,6 +109,8 @@ pub struct Loop<K> {
     told: Vec<oneshot::Sender<()>>,
     /// What the next round has to look at.
     dirty: Dirty,
+    /// Whether the kernel was read since it was last compared with what should be.
+    afresh: bool,
     /// What is still to be changed.
     open: Open,
     /// When the first of it came up, if it came to a change.
@@ -151,6 +153,7 @@ impl<K: Kernel> Loop<K> {
             revisions: Vec::new(),
             told: Vec::new(),
             dirty: Dirty::Everything,
+            afresh: false,
             open: Open::default(),
             changing: None,
             aside: Aside::new(now),

@@ -29,13 +29,13 @@ impl<K: Kernel> Loop<K> {
             self.read_first();
             return;
         }
-        if self.dirty == Dirty::Nothing {
+        if self.dirty == Dirty::Nothing && !self.afresh {
             return;
         }
         let Some(actual) = self.state.actual.take() else { return };
-        let dirty = std::mem::take(&mut self.dirty);
-        let changes = self.state.changes(&dirty, &actual);
-        if dirty == Dirty::Everything {
+        let (dirty, afresh) = (std::mem::take(&mut self.dirty), std::mem::take(&mut self.afresh));
+        let changes = self.state.changes(&dirty, afresh, &actual);
+        if dirty == Dirty::Everything || afresh {
             self.open.clear();
         }
         let now = self.started.elapsed();

@@ -190,7 +190,8 @@ impl<K: Kernel> Loop<K> {
                 if let Some(read) = self.has_read(result) {
                     self.state.has_read(read, &reading.changed, reading.doubts);
                     self.read_due = Instant::now() + READ_EVERY;
-                    self.dirty = Dirty::Everything;
+                    // What should be is as it was; at first nothing has been folded yet.
+                    self.afresh = true;
                 }
                 if reading.again {
                     self.read(Part::Own);

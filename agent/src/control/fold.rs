@@ -76,14 +76,15 @@ impl Fold {
 }
 
 impl State {
-    /// The changes that lead from what is to what should be, in their order,
-    /// as far as `dirty` says that anything may differ.
-    pub fn changes(&mut self, dirty: &Dirty, actual: &Tables) -> Vec<Change> {
+    /// The changes that lead from what is to what should be, in their order, as far as
+    /// `dirty` says that anything should be otherwise than before; with `afresh` as far as
+    /// anything at all differs.
+    pub fn changes(&mut self, dirty: &Dirty, afresh: bool, actual: &Tables) -> Vec<Change> {
         let blind = self.snapshot.blind();
         let mut changes = match dirty {
-            Dirty::Some(sources) => self.some_changes(sources, actual),
-            _ => {
-                self.fold = Fold::of(&self.snapshot, &self.facts);
+            Dirty::Some(sources) if !afresh => self.some_changes(sources, actual),
+            dirty => {
+                self.fold_anew(dirty);
                 plan(&self.fold.tables, actual)
             }
         };
@@ -91,10 +92,18 @@ impl State {
         let open: BTreeSet<Key> = changes.iter().map(Change::key).collect();
         match dirty {
             // What nobody looked at is still to be tried again.
-            Dirty::Some(_) => {}
+            Dirty::Some(_) if !afresh => {}
             _ => self.retry.keep_only(|key| open.contains(key)),
         }
         changes
+    }
+
+    fn fold_anew(&mut self, dirty: &Dirty) {
+        match dirty {
+            Dirty::Everything => self.fold = Fold::of(&self.snapshot, &self.facts),
+            Dirty::Some(sources) => drop(self.fold.update(sources, &self.snapshot, &self.facts)),
+            Dirty::Nothing => {}
+        }
     }
 
     fn some_changes(&mut self, sources: &BTreeSet<Source>, actual: &Tables) -> Vec<Change> {

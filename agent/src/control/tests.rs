@@ -322,6 +322,40 @@ async fn a_retry_is_of_one_change_alone() {
     assert!(control_loop.state.fold.tables.get(&strange).is_some());
 }
 
+/// The minute's reading is compared with what was folded before, and folds nothing.
+#[tokio::test]
+async fn a_reading_puts_back_what_is_gone_and_folds_nothing() {
+    let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
+    let listing = Listing { revision: 5, entries: vec![network()] };
+    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))).await);
+    control_loop.round().await;
+    let settled = |control_loop: &Loop<Recorder>| {
+        let Loop { aside, open, .. } = control_loop;
+        let reads = aside.is_reading(Part::Own) || aside.is_reading(Part::Host);
+        aside.has_read_host() && !reads && !control_loop.restless && open.is_empty(Lane::Quick)
+    };
+    while !settled(&control_loop) {
+        let event = control_loop.next().await;
+        assert!(control_loop.handle(event).await);
+        control_loop.round().await;
+    }
+    // A fold would take this away.
+    let strange = Entry::Workload(9, Workload::default());
+    let lost = control_loop.state.fold.tables.host_routes.keys().next().copied().expect("the network's");
+    control_loop.state.fold.tables.put(strange.clone());
+    let held = || bench.kernel.tables.lock().expect("no panic");
+    held().put(strange.clone());
+    held().host_routes.remove(&lost);
+    control_loop.read(Part::Own);
+    while !settled(&control_loop) {
+        let event = control_loop.next().await;
+        assert!(control_loop.handle(event).await);
+        control_loop.round().await;
+    }
+    assert!(held().host_routes.contains_key(&lost), "the kernel had lost it");
+    assert_eq!(held().get(&strange.key()), Some(strange));
+}
+
 /// Without the store and without endpoints there is no round that would set the next tick.
 #[tokio::test]
 async fn idle_tick_is_not_followed_by_another_at_once() {

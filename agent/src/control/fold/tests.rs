@@ -143,13 +143,13 @@ proptest! {
     fn fold_of_one_source_equals_the_whole_fold(history in proptest::collection::vec(happening(), 1..40)) {
         let mut state = start();
         let mut actual = Tables::default();
-        apply(&mut actual, state.changes(&Dirty::Everything, &Tables::default()));
+        apply(&mut actual, state.changes(&Dirty::Everything, false, &Tables::default()));
         for happening in &history {
             let dirty = happen(&mut state, happening);
             if dirty == Dirty::Nothing {
                 continue;
             }
-            let changes = state.changes(&dirty, &actual);
+            let changes = state.changes(&dirty, false, &actual);
             apply(&mut actual, changes);
             prop_assert_eq!(&state.fold, &Fold::of(&state.snapshot, &state.facts), "{:?}", happening);
         }
