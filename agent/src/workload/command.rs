@@ -160,13 +160,6 @@ impl Workloads {
         let endpoints = self.journal.endpoints();
         let named = |e: &&Endpoint| e.network == network.id && e.name.as_deref() == Some(name);
         let Some(other) = endpoints.values().find(named) else { return Ok(()) };
-        let taken = || {
-            let what = format!("endpoint {} of network {} is named {name} already", other.id, network.name);
-            Rejection::conflict(what, "choose another name")
-        };
-        // One that is just being attached has no interface yet.
-        let turn = self.turn_of(other).await;
-        let Ok(_turn) = turn.try_lock() else { bail!(taken()) };
         // The kernel takes a moment to end a namespace that nobody has any more.
         let left = Netns::open(&other.netns).await.map_or(true, |netns| netns.inode != other.sandbox);
         let looks = if left { LOOKS } else { 1 };
@@ -176,7 +169,8 @@ impl Workloads {
             }
             sleep(LOOK).await;
         }
-        bail!(taken())
+        let what = format!("endpoint {} of network {} is named {name} already", other.id, network.name);
+        bail!(Rejection::conflict(what, "choose another name"))
     }
 }
 
