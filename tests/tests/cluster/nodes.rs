@@ -45,8 +45,7 @@ fn removed_node_frees_its_blocks_and_learns_of_it() {
     lab.host(2).up();
     eventually("h2 knows what it lost", || {
         let status = lab.h(2).json(&["status"])["problems"].to_string();
-        let told =
-            status.contains(&format!("address {} is endpoint", addr_b[0])) && status.contains("node h1");
+        let told = status.contains(&format!("has address {} now", addr_b[0])) && status.contains("node h1");
         if told { Ok(()) } else { Err(status) }
     });
     eventually("it is served no longer", || if b.reaches(addr_c[0]) { Err("it is") } else { Ok(()) });

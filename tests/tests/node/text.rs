@@ -72,8 +72,9 @@ fn a_journal_entry_of_another_interface_is_set_aside_and_the_interface_stays() {
     let (good, addresses) = lab.attached(1, "blue");
     let state = lab.h(1).dir().join("state");
     lab.host(1).stop();
-    // As an agent of before would have left them.
+    // As an agent of before would have left them, which knows of no database.
     let endpoints = state.join("endpoints");
+    fs::remove_file(endpoints.join("moved.json")).expect("that the files are taken over is noted");
     let hostile = r#"{"v":1,"id":"00000000000000aa","network":1,"network_name":"blue",
         "addresses":["10.1.0.99"],"mac":"02:00:00:00:00:01","netns":"/run/netns/nobody","sandbox":1,
         "ifname":"eth0","host_interface":"victim0","mtu":1500}"#;
