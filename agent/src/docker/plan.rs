@@ -14,9 +14,11 @@ use crate::{
 pub const DRIVER: &str = "margay";
 /// How long Docker may take from our answer to showing a network, in seconds.
 pub const SETTLING: u64 = 10;
-/// For how many seconds a network has to be without containers before it is made again:
-/// whoever created it is likely to use it at once.
+/// For how many seconds nothing must have happened in Docker before a network is made again,
+/// and away for a moment: whoever created it is likely to use it at once.
 const QUIET: u64 = 2;
+/// After how many seconds it is made again also in a Docker that is never quiet.
+const RESTLESS: u64 = 60;
 
 /// A network as Docker lists it.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,8 @@ pub struct View<'a> {
     pub making: &'a BTreeSet<IpNet>,
     /// Seconds since 1970.
     pub now: u64,
+    /// For how many seconds nothing has happened in Docker.
+    pub quiet: u64,
 }
 
 /// One thing to do.
@@ -131,8 +135,11 @@ fn known(view: &View<'_>, seen: &Seen) -> Option<Step> {
             Some(drop(Some(format!("{} is network {}'s", subnets.join(" and "), network.name))))
         }
         // By the user's options it may have another name here.
-        Some(network) if waits(view, entry) && network.name == seen.name => (entry.since + QUIET < view.now)
-            .then(|| Step::Remake { docker: docker.clone(), network: network.id }),
+        Some(network) if waits(view, entry) && network.name == seen.name => {
+            let age = view.now.saturating_sub(entry.since);
+            let due = age > QUIET && view.quiet >= QUIET && view.making.is_empty() || age > RESTLESS;
+            due.then(|| Step::Remake { docker: docker.clone(), network: network.id })
+        }
         Some(_) => None,
     }
 }

@@ -183,6 +183,7 @@ impl Docker {
                 cluster: &cluster.networks,
                 making: &making,
                 now: now(),
+                quiet: watched.quiet().as_secs(),
             };
             if plan(&view).0.iter().any(|step| matches!(step, Step::Remake { .. })) {
                 // What Docker has not told yet may be on it.

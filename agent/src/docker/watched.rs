@@ -19,18 +19,33 @@ use super::engine::{Containers, Engine};
 const SETTLED: Duration = Duration::from_millis(150);
 
 /// The containers as they were seen last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watched {
     view: Containers,
     /// Those of which something was told, and when.
     told: BTreeMap<String, Instant>,
     /// When all were listed.
     listed: Option<Instant>,
+    /// When something was told last.
+    last: Instant,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        // What happened before nobody knows.
+        Self { view: Containers::default(), told: BTreeMap::new(), listed: None, last: Instant::now() }
+    }
 }
 
 impl Watched {
+    /// For how long Docker has told nothing.
+    pub fn quiet(&self) -> Duration {
+        self.last.elapsed()
+    }
+
     /// Notes whose event this is.
     pub fn happened(&mut self, event: &EventMessage) {
+        self.last = Instant::now();
         let Some(actor) = &event.actor else { return };
         let container = match event.typ {
             Some(EventMessageTypeEnum::CONTAINER) => actor.id.as_ref(),

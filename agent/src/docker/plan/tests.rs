@@ -34,8 +34,15 @@ fn used_steps(
 ) -> Vec<String> {
     let (book, cluster) = (book.iter().cloned().collect(), cluster.iter().cloned().collect());
     let used = used.iter().map(|name| (*name).to_owned()).collect();
-    let view =
-        View { docker, used: &used, book: &book, cluster: &cluster, making: &BTreeSet::new(), now: 1000 };
+    let view = View {
+        docker,
+        used: &used,
+        book: &book,
+        cluster: &cluster,
+        making: &BTreeSet::new(),
+        now: 1000,
+        quiet: 60,
+    };
     plan(&view).0.iter().map(|step| format!("{step:?}")).collect()
 }
 
@@ -71,6 +78,31 @@ fn a_network_without_a_named_subnet_is_made_again_once_nobody_is_on_it() {
     assert_eq!(used_steps(&["red"], &docker, &[of(100)], &cluster), [remake]);
     let unnamed = steps(&docker, &[of(100)], &[network(1, "docker-abc", true)]);
     assert!(unnamed[0].starts_with("Name"), "{unnamed:?}");
+}
+
+#[test]
+fn network_is_made_again_only_while_docker_is_quiet_or_never_is() {
+    let (docker, cluster) = ([seen("a", "blue", DRIVER)], BTreeMap::from([network(1, "blue", false)]));
+    let (id, plain) = entry("a", 1);
+    let book = BTreeMap::from([(id, RuntimeNetwork { chosen: true, ..plain })]);
+    let asked = BTreeSet::from(["10.9.0.0/16".parse().expect("a literal")]);
+    let remade = |now, quiet, making: &BTreeSet<_>| {
+        let view = View {
+            docker: &docker,
+            used: &BTreeSet::new(),
+            book: &book,
+            cluster: &cluster,
+            making,
+            now,
+            quiet,
+        };
+        !plan(&view).0.is_empty()
+    };
+    let none = BTreeSet::new();
+    assert!(remade(110, 5, &none));
+    assert!(!remade(110, 0, &none), "somebody is at work, who may have seen the network");
+    assert!(!remade(110, 5, &asked), "somebody makes another network");
+    assert!(remade(200, 0, &asked), "a busy Docker does not put it off for ever");
 }
 
 #[test]
@@ -113,6 +145,7 @@ fn nothing_is_made_while_a_user_may_be_making_it() {
         cluster: &cluster,
         making: &making,
         now: 1000,
+        quiet: 60,
     };
     assert_eq!(plan(&view), (vec![], true));
     let fresh = BTreeMap::from([entry("a", 2)]);
