@@ -1,13 +1,13 @@
 //! Everything that the kernel holds for us, as one value: what it should hold
 //! and what it does hold are both [`Tables`].
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{collections::BTreeSet, convert::Infallible, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 pub use margay_common::route::PrefixKey;
 use margay_common::{
     every_map,
-    maps::{self, Doubt, types::*},
+    maps::{self, Doubt, Held, types::*},
     verdict::Program,
 };
 
@@ -95,6 +95,13 @@ pub struct Accept {
     pub direction: Direction,
 }
 
+/// The chain.
+impl fmt::Display for Accept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.chain)
+    }
+}
+
 /// A switch of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SysctlKey {
@@ -104,12 +111,41 @@ pub struct SysctlKey {
     pub path: String,
 }
 
+/// The path.
+impl fmt::Display for SysctlKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)
+    }
+}
+
+/// What names an entry that is held singly; nothing does in other tables.
+macro_rules! singly {
+    (Singly $key:ty) => {
+        $key
+    };
+    ($held:ident $key:ty) => {
+        Infallible
+    };
+}
+
+/// How an entry is held.
+macro_rules! held {
+    (Singly $variant:ident $key:ident) => {
+        Held::Singly(Singly::$variant($key))
+    };
+    ($held:ident $variant:ident $key:ident) => {{
+        let _ = $key;
+        Held::$held
+    }};
+}
+
 /// Declares the tables in the order of reference: an entry may refer to
 /// entries of earlier tables only.
 macro_rules! tables {
     ($(
         #[doc = $doc:literal]
-        $field:ident: $variant:ident($key:ty => $value:ty), $words:literal, $doubt:ident, after [$($referent:ident),*];
+        $field:ident: $variant:ident($key:ty => $value:ty), $words:literal, $doubt:ident,
+        held $held:ident, after [$($referent:ident),*];
     )*) => {
         /// Names one table. The order is that of reference.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,6 +171,11 @@ macro_rules! tables {
         /// Names one entry. The order is that of the tables.
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Key { $(#[doc = $doc] $variant($key),)* }
+
+        /// Names one entry of a table that is held singly. There is none of the other tables,
+        /// so a match leaves them out, and the compiler asks for all of these.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Singly<'a> { $(#[doc = $doc] $variant(singly!($held &'a $key)),)* }
 
         /// One entry.
         #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,12 +207,22 @@ macro_rules! tables {
             pub fn doubt(&self) -> Doubt {
                 match self { $(Self::$variant(_) => Doubt::$doubt,)* }
             }
+
+            /// Whether it stays although nothing asks for it, as its table declares.
+            pub fn held(&self) -> Held<Singly<'_>> {
+                match self { $(Self::$variant(key) => held!($held $variant key),)* }
+            }
         }
 
         /// An entry of the kernel in words.
         impl fmt::Display for Key {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self { $(Self::$variant(key) => write!(f, "{}{}", $words, key.told()),)* }
+                match self {
+                    $(Self::$variant(key) => {
+                        f.write_str($words)?;
+                        Told(key).write(f)
+                    })*
+                }
             }
         }
 
@@ -234,14 +285,14 @@ macro_rules! with_maps {
      $(#[doc = $doc:literal] $name:ident: $kind:ident $types:tt [$entries:expr] {
         $(layout $layout:expr,)? by $writer:ident
         $(, as $other:ident)?
-        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident, after $read_after:tt)?
-        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident, after $opens_after:tt)?
+        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident, held $read_held:ident, after $read_after:tt)?
+        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident, held $opens_held:ident, after $opens_after:tt)?
     })*) => {
         tables! {
             $($first)*
-            $($(#[doc = $doc] $read: $of_read($read_key => $read_value), $read_words, $read_doubt, after $read_after;)?)*
+            $($(#[doc = $doc] $read: $of_read($read_key => $read_value), $read_words, $read_doubt, held $read_held, after $read_after;)?)*
             $($programs)*
-            $($(#[doc = $doc] $opens: $of_opens($opens_key => $opens_value), $opens_words, $opens_doubt, after $opens_after;)?)*
+            $($(#[doc = $doc] $opens: $of_opens($opens_key => $opens_value), $opens_words, $opens_doubt, held $opens_held, after $opens_after;)?)*
             $($last)*
         }
 
@@ -270,55 +321,43 @@ macro_rules! with_maps {
 every_map!(with_maps! {
     {
         /// Interfaces by name.
-        interfaces: Interface(String => Interface), "interface", Followed, after [];
+        interfaces: Interface(String => Interface), "interface", Followed, held Singly, after [];
     }
     {
         /// Programs by the interface that they are attached to.
-        attachments: Attachment(String => Attachment), "the program on", Followed, after [interfaces, node, workloads];
+        attachments: Attachment(String => Attachment), "the program on", Followed, held WithEndpoint, after [interfaces, node, workloads];
     }
     {
         /// XDP programs by interface.
-        xdp: Xdp(String => XdpAttachment), "the XDP program on", Followed, after [node];
+        xdp: Xdp(String => XdpAttachment), "the XDP program on", Followed, held Never, after [node];
         /// The host's routes to our subnets.
-        host_routes: HostRoute(IpNet => HostRoute), "the host's route to", Added, after [interfaces, attachments];
+        host_routes: HostRoute(IpNet => HostRoute), "the host's route to", Added, held Together, after [interfaces, attachments];
         /// Our nftables table.
-        firewall: Firewall(() => Firewall), "masquerading", Added, after [];
+        firewall: Firewall(() => Firewall), "masquerading", Added, held Together, after [];
         /// Exceptions in iptables' chains.
-        accepts: Accept(Accept => ()), "the exception in iptables' chain", Added, after [];
+        accepts: Accept(Accept => ()), "the exception in iptables' chain", Added, held Together, after [];
         /// Switches of the host that we set.
-        sysctls: Sysctl(SysctlKey => String), "the kernel's switch", Added, after [interfaces, firewall];
+        sysctls: Sysctl(SysctlKey => String), "the kernel's switch", Added, held Together, after [interfaces, firewall];
     }
 });
 
-/// How a key is told behind the words of its table.
-trait Told {
-    fn told(&self) -> String;
+/// A key behind the words of its table.
+struct Told<'a, K>(&'a K);
+
+impl Told<'_, ()> {
+    /// The one entry of a table has no name.
+    fn write(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
 }
 
-macro_rules! told {
-    ($($key:ty: |$it:ident| $text:expr;)*) => {
-        $(impl Told for $key {
-            fn told(&self) -> String {
-                let $it = self;
-                format!(" {}", $text)
-            }
-        })*
-    };
+/// Of every other key. The compiler prefers what `Told<()>` has itself.
+trait Named {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 }
 
-told! {
-    String: |name| name;
-    u32: |index| index;
-    Addr: |addr| IpAddr::from(*addr);
-    RouteKey: |key| IpAddr::from(key.addr);
-    PrefixKey: |key| IpAddr::from(key.addr);
-    IpNet: |cidr| cidr;
-    Accept: |accept| accept.chain;
-    SysctlKey: |key| key.path;
-}
-
-impl Told for () {
-    fn told(&self) -> String {
-        String::new()
+impl<K: fmt::Display> Named for Told<'_, K> {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " {}", self.0)
     }
 }

@@ -14,10 +14,11 @@
 //!   highest of all maps. The others keep their pins and what is in them. Without a
 //!   layout it belongs to one load of the programs.
 //! - `as field` names the map for parts of the agent that write or read it by themselves.
-//! - `read table: Entry(key => value), "words", doubt, after [tables]` makes it one of the
-//!   tables that the agent keeps as the store and the host want them. The words stand before
-//!   a key where a person reads of an entry; the doubt is a [`Doubt`]. Its entries refer to
-//!   entries of the tables that it is `after`, those of the agent without a map among them.
+//! - `read table: Entry(key => value), "words", doubt, held hold, after [tables]` makes it one
+//!   of the tables that the agent keeps as the store and the host want them. A person reads the
+//!   words and then the key, as its `Display` writes it; the doubt is a [`Doubt`], the hold a
+//!   [`Held`]. Its entries refer to entries of the tables that it is `after`, those of the agent
+//!   without a map among them.
 //!   They stand above it, or the agent does not compile: tables are filled in the order of
 //!   this page and emptied against it.
 //! - `opens table: …` is the same for entries that lead packets to an interface: they come
@@ -48,41 +49,41 @@ macro_rules! every_map {
             /// This node: its addresses, `margay0` and the uplink.
             NODE: Single(Node)[1] {
                 layout 5, by agent,
-                read node: Node(() => Node), "this node's own entry", Replaced, after [interfaces]
+                read node: Node(() => Node), "this node's own entry", Replaced, held Never, after [interfaces]
             }
             /// Containers, each in the slot of its interface's index.
             WORKLOADS: Slots(WorkloadSlot)[MAX_WORKLOADS] {
                 layout 5, by agent,
-                read workloads: Workload(u32 => Workload), "the container behind interface", Own, after [interfaces]
+                read workloads: Workload(u32 => Workload), "the container behind interface", Own, held WithEndpoint, after [interfaces]
             }
             /// Containers by interface, for whom another has the slot.
             WORKLOAD_SPILL: Hash(u32 => Workload)[MAX_WORKLOADS] { layout 5, by agent }
             /// Blocks of other nodes, and their addresses that are routed singly, in the whole cluster.
             ROUTES: Hash(RouteKey => Route)[1 << 20] {
                 layout ROUTES_LAYOUT, by agent,
-                read routes: Route(RouteKey => Route), "the route to", Added, after [node]
+                read routes: Route(RouteKey => Route), "the route to", Added, held Singly, after [node]
             }
             /// Subnets and nodes of the whole cluster.
             PREFIXES: Trie(Prefix)[1 << 16] {
                 layout 5, by agent,
-                read prefixes: Prefix(PrefixKey => Prefix), "the prefix", Added, after [node]
+                read prefixes: Prefix(PrefixKey => Prefix), "the prefix", Added, held Singly, after [node]
             }
             /// Prefixes whose packets do not enter; the values mean nothing.
             GUARD: Trie(u32)[1 << 14] {
                 layout 5, by agent,
-                read denied: Denied(PrefixKey => ()), "denied prefix", Added, after [node]
+                read denied: Denied(PrefixKey => ()), "denied prefix", Added, held Singly, after [node]
             }
             /// Whether any prefix is denied, 0 or 1.
             GUARDED: Single(u32)[1] { layout 5, by agent }
             /// Addresses of this host itself, on all of its interfaces.
             OWN_ADDRESSES: Set(Addr)[1 << 14] {
                 layout 5, by agent,
-                read own_addresses: OwnAddress(Addr => ()), "this host's own address", Free, after []
+                read own_addresses: OwnAddress(Addr => ()), "this host's own address", Free, held Never, after []
             }
             /// Addresses of this node's containers, one of each family for each.
             ENDPOINTS: Reserved(Addr => Endpoint)[2 * MAX_WORKLOADS] {
                 layout 5, by agent,
-                opens endpoints: Endpoint(Addr => Endpoint), "the endpoint", Own, after [workloads, attachments]
+                opens endpoints: Endpoint(Addr => Endpoint), "the endpoint", Own, held WithEndpoint, after [workloads, attachments]
             }
             /// Next hops that the agent keeps fresh: nodes of the cluster, both families.
             NEIGHBOURS: Hash(Addr => Neighbour)[1 << 14] { layout 5, by agent, as neighbours }
@@ -176,6 +177,21 @@ pub enum Doubt {
     Followed,
     /// What is missing is added.
     Added,
+}
+
+/// Which entries of a table stay although nothing asks for them. `S` asks of a single entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held<S> {
+    /// None.
+    Never,
+    /// All, while any network in the store cannot be read.
+    Together,
+    /// Those of an endpoint whose network is not in the store. The fold of the endpoints names
+    /// their keys.
+    WithEndpoint,
+    /// Those for which a rule of the table's own says so (`agent/src/control/hold.rs`): its
+    /// key or value names what they hang on.
+    Singly(S),
 }
 
 /// A map as it is declared.

@@ -1,6 +1,9 @@
 //! Addresses as the maps carry them.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -182,6 +185,13 @@ impl From<Addr> for IpAddr {
         }
         let octets: [u8; 16] = zerocopy::transmute!(addr);
         IpAddr::V6(Ipv6Addr::from(octets))
+    }
+}
+
+/// As it is written in its own family.
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        IpAddr::from(*self).fmt(f)
     }
 }
 

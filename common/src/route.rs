@@ -1,5 +1,7 @@
 //! Where an address lives that is not on this node.
 
+use core::fmt;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::net::{Addr, Family, MacWord};
@@ -40,6 +42,13 @@ impl RouteKey {
     }
 }
 
+/// The address, without the length.
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addr.fmt(f)
+    }
+}
+
 /// A prefix in a trie, whose longest match counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PrefixKey {
@@ -47,6 +56,13 @@ pub struct PrefixKey {
     pub len: u32,
     /// The address, masked to that length.
     pub addr: Addr,
+}
+
+/// The address, without the length.
+impl fmt::Display for PrefixKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addr.fmt(f)
+    }
 }
 
 /// Where a block lives that another node has. The way there begins at the uplink,

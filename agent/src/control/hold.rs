@@ -2,19 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use margay_common::{maps::Doubt, route};
+use margay_common::{
+    maps::{Doubt, Held},
+    route,
+};
 
 use super::State;
 use crate::{
-    desired,
+    desired::{endpoint_keys, prefix_key},
     model::{
+        endpoint::Endpoint,
         key,
         membership::{Loss, Trust},
         network::net,
     },
     problem::Problem,
     reconcile::Change,
-    tables::{Entry, Key, Tables},
+    tables::{Entry, Key, Singly, Tables},
 };
 
 impl State {
@@ -55,23 +59,35 @@ impl State {
         matches!(self.trust, Trust::Whole | Trust::Lossy(_))
     }
 
-    /// Whether an entry stays although nothing asks for it: an interface that
-    /// is just coming, an endpoint of ours whose network is not to be seen, and
-    /// what hangs on a value that cannot be read and never was.
+    /// Whether an entry stays although nothing asks for it, as its table declares. Blind is
+    /// what cannot be read and never was.
     fn holds(&self, key: &Key, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
-        let endpoints = || self.facts.endpoints.values();
-        let orphans =
-            || endpoints().filter(|e| e.lost.is_none() && !self.snapshot.networks.contains_key(&e.network));
-        let index = |name: &String| self.facts.interfaces.get(name);
+        match key.held() {
+            Held::Never => false,
+            Held::Together => blind.iter().any(|key| matches!(key, key::Key::Network(_))),
+            Held::WithEndpoint => {
+                self.orphans().any(|e| endpoint_keys(e, &self.facts).any(|own| own == *key))
+            }
+            Held::Singly(key) => self.holds_singly(key, actual, blind),
+        }
+    }
+
+    /// Endpoints of ours whose network is not to be seen.
+    fn orphans(&self) -> impl Iterator<Item = &Endpoint> {
+        let endpoints = self.facts.endpoints.values().filter(|e| e.lost.is_none());
+        endpoints.filter(|e| !self.snapshot.networks.contains_key(&e.network))
+    }
+
+    /// The same of an entry that its own key or value decides about: an interface that is just
+    /// coming, and what hangs on single values of the store.
+    fn holds_singly(&self, key: Singly<'_>, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
         let network = |id: u32| blind.contains(&key::Key::Network(id));
         match key {
-            Key::Interface(name) => {
-                self.coming.contains(name) || endpoints().any(|e| e.host_interface == *name)
+            Singly::Interface(name) => {
+                let mut endpoints = self.facts.endpoints.values();
+                self.coming.contains(name) || endpoints.any(|e| e.host_interface == *name)
             }
-            Key::Attachment(name) => orphans().any(|e| e.host_interface == *name),
-            Key::Workload(found) => orphans().any(|e| index(&e.host_interface) == Some(found)),
-            Key::Endpoint(addr) => orphans().any(|e| e.addresses.iter().any(|own| *addr == (*own).into())),
-            Key::Route(key) => {
+            Singly::Route(key) => {
                 let v4 = if key.addr.is_v4() { 96 } else { 0 };
                 let cidr = net(key.addr.into(), key.prefix_len().saturating_sub(v4) as u8);
                 let claim = self.snapshot.claims.get(&(key.network(), cidr));
@@ -80,19 +96,13 @@ impl State {
                     || blind.contains(&key::Key::Route(key.network(), cidr))
                     || claim.is_some_and(|claim| blind.contains(&key::Key::Node(claim.node.clone())))
             }
-            Key::Prefix(key) => actual.prefixes.get(key).is_some_and(|found| match found.kind {
+            Singly::Prefix(key) => actual.prefixes.get(key).is_some_and(|found| match found.kind {
                 route::SUBNET => network(found.network),
                 _ => blind.iter().any(|key| matches!(key, key::Key::Node(_))),
             }),
-            // Which network a route of the host belongs to, only its value says.
-            Key::HostRoute(_) | Key::Firewall(()) | Key::Accept(_) | Key::Sysctl(_) => {
-                blind.iter().any(|key| matches!(key, key::Key::Network(_)))
+            Singly::Denied(key) => {
+                blind.iter().any(|blind| matches!(blind, key::Key::Denied(cidr) if prefix_key(*cidr) == *key))
             }
-            Key::Denied(key) => blind
-                .iter()
-                .any(|blind| matches!(blind, key::Key::Denied(cidr) if desired::prefix_key(*cidr) == *key)),
-            // No single value of the store leads to the others.
-            _ => false,
         }
     }
 
@@ -150,5 +160,86 @@ pub fn describe(trust: &Trust) -> Problem {
             );
             Problem::new(what, adopt)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_common::{net::Addr, route::RouteKey};
+
+    use super::*;
+    use crate::tables::{Accept, Direction, PrefixKey, SysctlKey};
+
+    /// One key of every table, those of the endpoint `e1` where a table has endpoints.
+    fn keys() -> Vec<Key> {
+        let addr = Addr::from(std::net::IpAddr::from([10, 1, 0, 2]));
+        let prefix = PrefixKey { len: 128, addr };
+        vec![
+            Key::Interface("mgy1".into()),
+            Key::Node(()),
+            Key::Workload(9),
+            Key::Route(RouteKey::new(1, 128, addr)),
+            Key::Prefix(prefix),
+            Key::Denied(prefix),
+            Key::OwnAddress(addr),
+            Key::Attachment("mgy1".into()),
+            Key::Endpoint(addr),
+            Key::Xdp("up0".into()),
+            Key::HostRoute("10.1.0.0/24".parse().expect("a literal")),
+            Key::Firewall(()),
+            Key::Accept(Accept { v4: true, chain: "FORWARD".into(), direction: Direction::In }),
+            Key::Sysctl(SysctlKey { stage: 0, path: "net/ipv4/ip_forward".into() }),
+        ]
+    }
+
+    /// What stays of those keys, in words.
+    fn held(state: &State, blind: &[key::Key]) -> Vec<String> {
+        let blind = blind.iter().cloned().collect();
+        let mut actual = Tables::default();
+        let addr = Addr::from(std::net::IpAddr::from([10, 1, 0, 2]));
+        let subnet = route::Prefix { kind: route::SUBNET, network: 1, ..route::Prefix::default() };
+        actual.put(Entry::Prefix(PrefixKey { len: 128, addr }, subnet));
+        let held = |key: &Key| !state.permits(&Change::Remove(key.clone()), &actual, &blind);
+        keys().iter().filter(|key| held(key)).map(Key::to_string).collect()
+    }
+
+    fn with_endpoint() -> State {
+        let value = r#"{"v":1,"id":"e1","network":1,"network_name":"n1","addresses":["10.1.0.2"],
+            "mac":"02:00:00:00:00:01","netns":"/n","sandbox":1,"ifname":"eth0","host_interface":"mgy1",
+            "mtu":1500,"ready":true}"#;
+        let endpoint: Endpoint = crate::model::parse(value.as_bytes()).expect("an endpoint");
+        let mut state = State { trust: Trust::Whole, ..State::default() };
+        state.facts.interfaces.insert("mgy1".into(), 9);
+        state.facts.endpoints.insert(endpoint.id.clone(), endpoint);
+        state
+    }
+
+    #[test]
+    fn entries_of_an_endpoint_stay_while_its_network_is_missing() {
+        let own = [
+            "interface mgy1",
+            "the container behind interface 9",
+            "the program on mgy1",
+            "the endpoint 10.1.0.2",
+        ];
+        assert_eq!(held(&with_endpoint(), &[]), own);
+        assert!(held(&State { trust: Trust::Whole, ..State::default() }, &[]).is_empty());
+    }
+
+    #[test]
+    fn entries_stay_while_the_value_that_they_hang_on_cannot_be_read() {
+        let state = State { trust: Trust::Whole, ..State::default() };
+        let of_network = [
+            "the route to 10.1.0.2",
+            "the prefix 10.1.0.2",
+            "the host's route to 10.1.0.0/24",
+            "masquerading",
+            "the exception in iptables' chain FORWARD",
+            "the kernel's switch net/ipv4/ip_forward",
+        ];
+        assert_eq!(held(&state, &[key::Key::Network(1)]), of_network);
+        assert_eq!(held(&state, &[key::Key::Network(2)]), of_network[2..]);
+        let denied = key::Key::Denied("10.1.0.2/32".parse().expect("a literal"));
+        assert_eq!(held(&state, &[denied]), ["denied prefix 10.1.0.2"]);
     }
 }

@@ -15,7 +15,7 @@ use super::{
     hold::describe,
 };
 use crate::{
-    desired::{Dirty, LocalFacts, Source, World, Xdp},
+    desired::{Dirty, LocalFacts, Source, World, Xdp, endpoint_keys},
     kernel::{routes::Changed, xdp::Refused},
     model::{
         key::Prefix,
@@ -398,13 +398,8 @@ impl State {
             let gone = format!("interface {} is gone", endpoint.host_interface);
             return Some(Err(Problem::new(gone, "attach it again")));
         };
-        let of_endpoint = |key: &Key| match key {
-            Key::Workload(found) => found == index,
-            Key::Attachment(name) => *name == endpoint.host_interface,
-            Key::Endpoint(addr) => endpoint.addresses.iter().any(|own| *addr == (*own).into()),
-            _ => false,
-        };
-        let failed = self.retry.pending().iter().find(|(key, _)| of_endpoint(key));
+        let keys: BTreeSet<Key> = endpoint_keys(endpoint, &self.facts).collect();
+        let failed = self.retry.pending().iter().find(|(key, _)| keys.contains(key));
         if let Some((_, pending)) = failed {
             return Some(Err(pending.reason.clone()));
         }

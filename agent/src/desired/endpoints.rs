@@ -15,7 +15,7 @@ use crate::{
         network::{Network, Subnet},
         snapshot::Snapshot,
     },
-    tables::{Attachment, Entry, Interface},
+    tables::{Attachment, Entry, Interface, Key},
 };
 
 /// What the kernel holds for an endpoint; nothing while its interface is not
@@ -70,6 +70,15 @@ pub(super) fn entries(
     ];
     let addresses = addressed().map(|(addr, subnet)| Entry::Endpoint(Addr::from(addr), local(subnet)));
     own.into_iter().chain(addresses).collect()
+}
+
+/// The keys of what is made for an endpoint besides its interface, whatever the store says of
+/// its network.
+pub fn keys(endpoint: &Endpoint, facts: &LocalFacts) -> impl Iterator<Item = Key> {
+    let ifindex = facts.interfaces.get(&endpoint.host_interface).copied();
+    let own = [ifindex.map(Key::Workload), Some(Key::Attachment(endpoint.host_interface.clone()))];
+    let addresses = endpoint.addresses.iter().map(|addr| Key::Endpoint(Addr::from(*addr)));
+    own.into_iter().flatten().chain(addresses)
 }
 
 fn side(addr: IpAddr, subnet: &Subnet) -> Side {

@@ -9,6 +9,7 @@ mod routes;
 mod source;
 mod world;
 
+pub use endpoints::keys as endpoint_keys;
 pub use facts::{LocalFacts, Uplink, Xdp};
 pub use prefixes::key as prefix_key;
 pub use routes::key as route_key;

@@ -13,7 +13,7 @@ use super::{
     bpf_call::Keys,
     denied::DenyList,
     pins::Pins,
-    table::{AddrSet, HashTable, PerCpu, Single, Table, TrieTable},
+    table::{HashTable, PerCpu, SetTable, Single, Table, TrieTable},
     workloads::WorkloadTable,
 };
 use crate::tables::{Entry, Key, Tables};
@@ -23,7 +23,7 @@ macro_rules! handle {
     (WORKLOADS $types:tt $kind:ident) => { WorkloadTable };
     (GUARD $types:tt $kind:ident) => { DenyList };
     ($name:ident ($key:ty => $value:ty) $kind:ident) => { HashTable<$key, $value> };
-    ($name:ident ($key:ty) Set) => { AddrSet };
+    ($name:ident ($key:ty) Set) => { SetTable<$key> };
     ($name:ident ($value:ty) Single) => { Single<$value> };
     ($name:ident ($value:ty) Trie) => { TrieTable<$value> };
     ($name:ident ($value:ty) PerCpu) => { PerCpu<$value> };
@@ -33,8 +33,8 @@ macro_rules! maps {
     ($(#[doc = $doc:literal] $name:ident: $kind:ident $types:tt [$entries:expr] {
         $(layout $layout:expr,)? by $writer:ident
         $(, as $field:ident)?
-        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident, after $read_after:tt)?
-        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident, after $opens_after:tt)?
+        $(, read $read:ident: $of_read:ident($read_key:ty => $read_value:ty), $read_words:literal, $read_doubt:ident, held $read_held:ident, after $read_after:tt)?
+        $(, opens $opens:ident: $of_opens:ident($opens_key:ty => $opens_value:ty), $opens_words:literal, $opens_doubt:ident, held $opens_held:ident, after $opens_after:tt)?
     })*) => {
         /// The maps, as many as the agent reads or writes.
         pub struct Maps {

@@ -113,27 +113,27 @@ impl<K: Plain + Ord, V: Plain> Table for HashTable<K, V> {
     }
 }
 
-/// A hash of addresses; its values mean nothing.
-pub struct AddrSet(HashTable<Addr, u32>);
+/// A hash of keys alone; its values mean nothing.
+pub struct SetTable<K: Plain>(HashTable<K, u32>);
 
-impl Table for AddrSet {
-    type Key = Addr;
+impl<K: Plain + Ord> Table for SetTable<K> {
+    type Key = K;
     type Value = ();
 
     fn of(pins: &Pins, map: &Declared) -> Result<Self> {
         HashTable::of(pins, map).map(Self)
     }
 
-    fn entries(&self) -> Result<BTreeMap<Addr, ()>> {
-        Ok(self.0.read()?.into_keys().map(|addr| (addr, ())).collect())
+    fn entries(&self) -> Result<BTreeMap<K, ()>> {
+        Ok(self.0.read()?.into_keys().map(|key| (key, ())).collect())
     }
 
-    fn write(&mut self, addr: Addr, (): ()) -> Result<()> {
-        self.0.put(addr, 1)
+    fn write(&mut self, key: K, (): ()) -> Result<()> {
+        self.0.put(key, 1)
     }
 
-    fn erase(&mut self, addr: Addr) -> Result<()> {
-        self.0.remove(addr)
+    fn erase(&mut self, key: K) -> Result<()> {
+        self.0.remove(key)
     }
 }
 
