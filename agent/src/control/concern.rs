@@ -21,12 +21,14 @@ pub(super) struct Concern {
     pub(super) routes: bool,
     /// A node that may have been lost or found.
     pub(super) node: Option<String>,
+    /// Whether this agent knows the key. Nothing hangs on one that it does not know.
+    pub(super) known: bool,
 }
 
 impl Concern {
     pub(super) fn of(event: &Event) -> Self {
         let Some(key) = Key::parse(event.key()) else {
-            return Self { dirty: Dirty::Everything, networks: false, routes: false, node: None };
+            return Self { dirty: Dirty::Nothing, networks: false, routes: false, node: None, known: false };
         };
         let (networks, routes, node) = match &key {
             Key::Network(_) => (true, true, None),
@@ -37,7 +39,7 @@ impl Concern {
             // Not watched ([`crate::model::snapshot::Snapshot::PREFIXES`]).
             Key::Sequence | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => (false, false, None),
         };
-        Self { dirty: Dirty::of(&key), networks, routes, node }
+        Self { dirty: Dirty::of(&key), networks, routes, node, known: true }
     }
 }
 

@@ -196,13 +196,13 @@ impl State {
         let concerns: Vec<Concern> = events.iter().map(Concern::of).collect();
         let followed = concerns.iter().any(|concern| concern.networks).then(|| read.followed());
         let mut dirty = Dirty::Nothing;
+        // What cannot be read keeps more than its own entries.
+        let mut unreadable = read.lacks_a_value();
         for (event, concern) in events.iter().zip(&concerns) {
             self.events.count(event);
-            let was_unreadable = !read.unreadable.is_empty();
             read.apply(event);
-            // What could not be read kept more than its own entries.
-            let unreadable = was_unreadable || !read.unreadable.is_empty();
-            dirty.add(if unreadable { Dirty::Everything } else { concern.dirty.clone() });
+            unreadable |= concern.known && read.unreadable.contains_key(event.key());
+            dirty.add(if concern.known && unreadable { Dirty::Everything } else { concern.dirty.clone() });
         }
         if let Some(followed) = followed {
             read.settle(&self.facts.vital(), &followed);

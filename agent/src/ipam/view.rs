@@ -90,7 +90,9 @@ impl View {
                     // Nobody knows who has what in it: it is nobody's to use.
                     Err(_) => drop(self.owners.insert(block, String::new())),
                 },
-                _ => {}
+                // Not asked for.
+                Key::Cluster | Key::Sequence | Key::Pool(_) | Key::Reservation(_) | Key::Denied(_) => {}
+                Key::Network(_) | Key::Node(_) | Key::Removed(_) | Key::Address(_) | Key::Alive(_) => {}
             }
         }
         // One address is in one block: what is no block of the network counts for nothing.

@@ -70,11 +70,9 @@ impl Value for Pool {
 
 impl Value for Denied {
     fn check(&self, key: &Key) -> Result<(), String> {
-        match key {
-            Key::Denied(cidr) if cidr.prefix_len() == 0 || holds_mapped(*cidr) || is_link_local(*cidr) => {
-                return Err(format!("denies {cidr}, which no agent denies"));
-            }
-            _ => {}
+        let Key::Denied(cidr) = key else { return Err("is not at a denied prefix's key".into()) };
+        if cidr.prefix_len() == 0 || holds_mapped(*cidr) || is_link_local(*cidr) {
+            return Err(format!("denies {cidr}, which no agent denies"));
         }
         time(self.since)?;
         self.comment.iter().try_for_each(|comment| text("comment", comment))

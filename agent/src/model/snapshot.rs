@@ -206,6 +206,11 @@ impl Snapshot {
         self.unreadable.keys().filter_map(value).collect()
     }
 
+    /// Whether the value of any key that this agent knows cannot be read.
+    pub fn lacks_a_value(&self) -> bool {
+        self.unreadable.keys().any(|key| Key::parse(key).is_some())
+    }
+
     /// What cannot be read and was never read either: of these nothing may be
     /// concluded.
     pub fn blind(&self) -> BTreeSet<Key> {

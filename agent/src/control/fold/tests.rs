@@ -160,3 +160,19 @@ proptest! {
         prop_assert!(left.is_empty(), "{:?}", left);
     }
 }
+
+/// A newer agent may write keys below a prefix that this one watches.
+#[test]
+fn an_unknown_key_is_told_and_concerns_nothing() {
+    let mut state = start();
+    let mut take = |event| state.take(Feed::Events { revision: 2, whole: Vec::new(), events: vec![event] });
+    assert_eq!(take(put("nodes/h2/extra".into(), Some("{}".into()))), Dirty::Nothing);
+    // What comes after it is judged as if it were not there.
+    let node = r#"{"v":1,"name":"h2","addresses":["192.0.2.20"]}"#;
+    assert_eq!(take(put("nodes/h2".into(), Some(node.into()))), Source::Node("h2".into()).into());
+    let told = state.snapshot.unreadable.keys().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(told, ["/margay/v1/nodes/h2/extra"]);
+    let mut take = |event| state.take(Feed::Events { revision: 3, whole: Vec::new(), events: vec![event] });
+    assert_eq!(take(put("nodes/h2/extra".into(), None)), Dirty::Nothing);
+    assert!(state.snapshot.unreadable.is_empty());
+}
