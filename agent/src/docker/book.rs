@@ -50,23 +50,74 @@ impl Book {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
     }
 
-    /// Notes that Docker has removed a network. One that nobody knows is fine:
-    /// we removed it ourselves.
-    pub fn removed(&self, id: &str) -> Result<()> {
+    /// Notes that Docker has removed a network. One that nobody knows is fine: we removed it
+    /// ourselves. Of the one that is just `ordered` only the end of that tells whether its
+    /// user removed it.
+    pub fn removed(&self, id: &str, ordered: &mut Option<Ordered>) -> Result<()> {
         if self.leaving.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
             return self.forget(id).map(drop);
         }
-        let found = self.lock().get(id).cloned();
-        found.map_or(Ok(()), |entry| self.put(RuntimeNetwork { removed: true, ..entry }))
+        let Some(entry) = self.lock().get(id).cloned() else { return Ok(()) };
+        match ordered {
+            Some(ordered) if ordered.network == entry.network => {
+                ordered.taken_back = self.forget(id)?;
+                Ok(())
+            }
+            _ => self.put(RuntimeNetwork { removed: true, ..entry }),
+        }
+    }
+
+    /// Docker has made the network that was ordered, or has not. What it could not make it took
+    /// back by itself; one that it made and removed since was removed by its user.
+    pub fn made(&self, ordered: Option<Ordered>, is_made: bool) -> Result<()> {
+        match ordered.and_then(|ordered| ordered.taken_back) {
+            Some(entry) if is_made => self.put(RuntimeNetwork { removed: true, ..entry }),
+            _ => Ok(()),
+        }
     }
 
     /// Forgets an entry, and gives it.
     pub fn forget(&self, id: &str) -> Result<Option<RuntimeNetwork>> {
+        self.forget_of(&mut self.lock(), id)
+    }
+
+    /// Forgets an entry whose network Docker has lost, unless we were told meanwhile that its
+    /// user removed it.
+    pub fn forget_lost(&self, id: &str) -> Result<()> {
         let mut entries = self.lock();
+        match entries.get(id) {
+            Some(entry) if !entry.removed => self.forget_of(&mut entries, id).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn forget_of(
+        &self,
+        entries: &mut BTreeMap<String, RuntimeNetwork>,
+        id: &str,
+    ) -> Result<Option<RuntimeNetwork>> {
         if entries.contains_key(id) {
             self.journal.write(Step::default().without_runtime_network(id))?;
         }
         Ok(entries.remove(id))
+    }
+}
+
+/// The network that Docker makes now because we asked it to.
+#[derive(Clone, Debug)]
+pub struct Ordered {
+    /// Its id in the cluster.
+    pub network: u32,
+    /// Its subnets, by which Docker's call is recognised.
+    pub subnets: BTreeSet<IpNet>,
+    /// The book's entry of it, if Docker has removed it again.
+    taken_back: Option<RuntimeNetwork>,
+}
+
+impl Ordered {
+    /// A network that Docker has not made yet.
+    pub fn new(network: u32, subnets: BTreeSet<IpNet>) -> Self {
+        Self { network, subnets, taken_back: None }
     }
 }
 
@@ -171,6 +222,39 @@ impl Making {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A book of one network of Docker's, number 1 of the cluster.
+    fn book() -> (tempfile::TempDir, Book) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let book = Book::open(Journal::open(dir.path()).expect("a journal"));
+        let (id, network) = ("a".repeat(64), 1);
+        let entry = RuntimeNetwork { id, network, wanted: None, since: 100, chosen: false, removed: false };
+        book.put(entry).expect("a disk");
+        (dir, book)
+    }
+
+    fn is_removed(book: &Book) -> Option<bool> {
+        book.entries().into_values().map(|entry| entry.removed).next()
+    }
+
+    #[test]
+    fn network_that_is_removed_before_its_order_ends_was_removed_by_its_user() {
+        for (network, is_made, found) in [(1, true, Some(true)), (1, false, None), (2, true, Some(true))] {
+            let (_dir, book) = book();
+            let mut ordered = Some(Ordered::new(network, BTreeSet::new()));
+            book.removed(&"a".repeat(64), &mut ordered).expect("a disk");
+            book.made(ordered, is_made).expect("a disk");
+            assert_eq!(is_removed(&book), found, "{network} {is_made}");
+        }
+    }
+
+    #[test]
+    fn network_that_its_user_removes_meanwhile_is_not_forgotten_as_lost() {
+        let (_dir, book) = book();
+        book.removed(&"a".repeat(64), &mut None).expect("a disk");
+        book.forget_lost(&"a".repeat(64)).expect("a disk");
+        assert_eq!(is_removed(&book), Some(true));
+    }
 
     fn pool(text: &str) -> PoolId {
         text.parse().expect("a literal")

@@ -51,7 +51,7 @@ pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> R
     let (node, ordered) = (docker.node().await?, docker.ordered().clone());
     // Another's create may come in between; ours says what it is by its subnets.
     let subnets = wanted.subnets.iter().copied().collect();
-    let ordered = ordered.filter(|(_, ours)| *ours == subnets).map(|(id, _)| id);
+    let ordered = ordered.filter(|ordered| ordered.subnets == subnets).map(|ordered| ordered.network);
     let (network, revision) = docker.workloads.networks.establish(&node, &wanted, ordered).await?;
     docker.workloads.control.revision(revision).await?;
     // A name that came with the subnet counts as asked for.
@@ -91,14 +91,7 @@ fn add_subnet(docker: &Docker, data: &IpamData, wanted: &mut NetworkRequest) -> 
 /// Notes that a network is to go. Docker forgets it whatever is answered; the
 /// others follow unless somebody is still on it.
 pub(super) async fn delete_network(docker: &Docker, request: &OfNetwork) -> Result<Value> {
-    // Docker takes back what it could not make for us.
-    let ordered = docker.ordered().as_ref().map(|(id, _)| *id);
-    let entry = docker.networks.entries().remove(&request.network_id);
-    if ordered.is_some() && entry.is_some_and(|entry| ordered == Some(entry.network)) {
-        docker.networks.forget(&request.network_id)?;
-    } else {
-        docker.networks.removed(&request.network_id)?;
-    }
+    docker.networks.removed(&request.network_id, &mut docker.ordered())?;
     docker.asked();
     Ok(json!({}))
 }

@@ -34,7 +34,7 @@ pub use server::{listen, serve};
 pub use sync::keep_in_step;
 
 use crate::{control::now, metrics::Calls, report::Report, workload::Workloads};
-use book::{Book, Making};
+use book::{Book, Making, Ordered};
 use engine::Engine;
 
 /// What endpoints say of whose they are.
@@ -51,8 +51,8 @@ pub struct Docker {
     pub calls: Calls,
     /// What operators are told.
     report: Arc<Report>,
-    /// The network that Docker makes now because we asked it to, and its subnets.
-    ordered: Mutex<Option<(u32, BTreeSet<IpNet>)>>,
+    /// The network that Docker makes now because we asked it to.
+    ordered: Mutex<Option<Ordered>>,
     /// Addresses that are to be given again, by subnet: to containers that are
     /// connected anew.
     wishes: Mutex<BTreeMap<IpNet, Wish>>,
@@ -101,7 +101,7 @@ impl Docker {
         }
     }
 
-    fn ordered(&self) -> MutexGuard<'_, Option<(u32, BTreeSet<IpNet>)>> {
+    fn ordered(&self) -> MutexGuard<'_, Option<Ordered>> {
         self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -17,6 +17,9 @@ pub const SETTLING: u64 = 10;
 /// For how many seconds nothing must have happened in Docker before a network is made again,
 /// and away for a moment: whoever created it is likely to use it at once.
 const QUIET: u64 = 2;
+/// For how many seconds Docker may hide a network that its user removes: it stops listing the
+/// network first, gives up the addresses, and only then tells the driver.
+const REMOVING: u64 = 10;
 /// After how many seconds it is made again also in a Docker that is never quiet.
 const RESTLESS: u64 = 60;
 
@@ -48,6 +51,9 @@ pub struct View<'a> {
     pub book: &'a BTreeMap<String, RuntimeNetwork>,
     /// The networks of the cluster.
     pub cluster: &'a BTreeMap<u32, Network>,
+    /// Since when Docker does not list those of the book, in seconds since 1970, as
+    /// [`note_unlisted`] keeps it.
+    pub unlisted: &'a BTreeMap<String, u64>,
     /// Subnets that Docker has asked for and not made networks of.
     pub making: &'a BTreeSet<IpNet>,
     /// Seconds since 1970.
@@ -89,13 +95,15 @@ pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
     }
     steps.extend(doubles(view));
     let mut coming = !view.making.is_empty();
+    let mut hidden = false;
     for entry in view.book.values() {
         let (docker, network) = (entry.id.clone(), entry.network);
         if !entry.removed && !ours().any(|seen| seen.id == entry.id) {
-            if entry.since + SETTLING < view.now {
-                steps.push(Step::Forget { docker, network });
-            } else {
-                coming = true;
+            let is_gone = view.unlisted.get(&docker).is_some_and(|since| since + REMOVING < view.now);
+            match entry.since + SETTLING < view.now {
+                true if is_gone => steps.push(Step::Forget { docker, network }),
+                true => hidden = true,
+                false => coming = true,
             }
         }
     }
@@ -113,7 +121,21 @@ pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
         }
     }
     let waiting = view.book.values().any(|entry| waits(view, entry));
-    (steps, coming || waiting)
+    (steps, coming || hidden || waiting)
+}
+
+/// Notes since when Docker does not list networks of the book, and forgets those that it lists.
+pub fn note_unlisted(
+    unlisted: &mut BTreeMap<String, u64>,
+    docker: &[Seen],
+    book: &BTreeMap<String, RuntimeNetwork>,
+    now: u64,
+) {
+    let lacks = |id: &String| book.contains_key(id) && !docker.iter().any(|seen| seen.id == *id);
+    unlisted.retain(|id, _| lacks(id));
+    for id in book.keys().filter(|id| lacks(id)) {
+        unlisted.entry(id.clone()).or_insert(now);
+    }
 }
 
 /// What is to be done about a network of ours that Docker has.

@@ -34,6 +34,8 @@ pub struct Settling {
     stale: BTreeMap<String, Instant>,
     /// Endpoints that we do not know.
     missing: BTreeMap<String, Instant>,
+    /// Networks of the book that Docker does not list, and since when.
+    pub(super) unlisted: BTreeMap<String, u64>,
     /// Whether what an earlier agent kept for Docker was given up.
     pub(super) swept: bool,
     /// The losses of the store that the book knows of.

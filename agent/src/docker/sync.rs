@@ -16,13 +16,15 @@ use tracing::{debug, info, warn};
 
 use super::{
     Docker,
+    book::Ordered,
     engine::{self, Engine},
-    plan::{SETTLING, Seen, Step, View, plan},
+    plan::{SETTLING, Seen, Step, View, note_unlisted, plan},
     settle::Settling,
     watched::Watched,
 };
 use crate::{
-    control::now, journal::RuntimeNetwork, model::network::Network, network::Naming, report::Trouble,
+    control::now, journal::RuntimeNetwork, model::network::Network, network::Naming, problem::Rejection,
+    report::Trouble,
 };
 
 /// How long to wait before Docker is sought again.
@@ -164,6 +166,7 @@ impl Docker {
         let docker = engine.networks().await?;
         let making = self.making.within(MAKING);
         let book = self.networks.entries();
+        note_unlisted(&mut settling.unlisted, &docker, &book, now());
         let of = |state: &crate::control::State| Cluster {
             networks: state.snapshot.networks.clone().into(),
             refusal: state.refusal(),
@@ -180,6 +183,7 @@ impl Docker {
                 docker: &docker,
                 used: &look.containers.networks(),
                 book: &book,
+                unlisted: &settling.unlisted,
                 cluster: &cluster.networks,
                 making: &making,
                 now: now(),
@@ -253,7 +257,7 @@ impl Docker {
                 if view.cluster.get(network).is_some_and(|network| network.unnamed) {
                     self.workloads.networks.remove_id(*network).await?;
                 }
-                self.networks.forget(docker).map(drop)
+                self.networks.forget_lost(docker)
             }
             Step::Remove { docker, network } => self.remove(view.book, docker, *network).await,
             Step::Make { network } => {
@@ -280,9 +284,10 @@ impl Docker {
     /// Has Docker make a network of the cluster.
     async fn make(&self, engine: &Engine, network: &Network) -> Result<()> {
         let subnets = network.subnets.iter().map(|subnet| subnet.cidr).collect();
-        *self.ordered() = Some((network.id, subnets));
+        *self.ordered() = Some(Ordered::new(network.id, subnets));
         let created = engine.create(network).await;
-        *self.ordered() = None;
+        let ordered = self.ordered().take();
+        self.networks.made(ordered, created.is_ok())?;
         created
     }
 
@@ -383,7 +388,7 @@ impl Docker {
             self.workloads.unkeep_all(network).await?;
         }
         if !others && let Err(refusal) = self.workloads.networks.remove_id(network).await {
-            if refusal.is::<crate::store::Away>() {
+            if !stays(&refusal) {
                 return Err(refusal);
             }
             let what = format!("docker network rm has no effect: {refusal:#}");
@@ -448,6 +453,12 @@ impl Docker {
     }
 }
 
+/// Whether a network stays although its user removed it, since others are on it. Whatever else
+/// refuses its removal may be over soon.
+fn stays(refusal: &anyhow::Error) -> bool {
+    matches!(refusal.downcast_ref(), Some(Rejection::Conflict(_)))
+}
+
 /// A step that could not be taken, for operators.
 fn trouble(step: &Step, cluster: &BTreeMap<u32, Network>, error: &anyhow::Error) -> Trouble {
     let name = |id: &u32| cluster.get(id).map_or_else(|| format!("number {id}"), |n| n.name.clone());
@@ -482,3 +493,17 @@ fn trouble(step: &Step, cluster: &BTreeMap<u32, Network>, error: &anyhow::Error)
 
 // The book's own time and Docker's must not be taken for one another.
 const _: () = assert!(SETTLING > MAKING.as_secs());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{problem::Problem, store::Away};
+
+    #[test]
+    fn removal_that_others_are_in_the_way_of_is_vain_and_any_other_is_tried_again() {
+        assert!(stays(&Rejection::conflict("network blue has endpoints", "detach them").into()));
+        assert!(!stays(&Rejection::contended("other nodes used the network at every attempt").into()));
+        assert!(!stays(&Rejection::Later(Problem::new("the store is read", "wait")).into()));
+        assert!(!stays(&Away::new("down", "mend").into()));
+    }
+}

@@ -33,11 +33,15 @@ fn used_steps(
     cluster: &[(u32, Network)],
 ) -> Vec<String> {
     let (book, cluster) = (book.iter().cloned().collect(), cluster.iter().cloned().collect());
+    let mut unlisted = BTreeMap::new();
+    note_unlisted(&mut unlisted, docker, &book, 0);
     let used = used.iter().map(|name| (*name).to_owned()).collect();
     let view = View {
         docker,
         used: &used,
         book: &book,
+        // Since the beginning of time.
+        unlisted: &unlisted,
         cluster: &cluster,
         making: &BTreeSet::new(),
         now: 1000,
@@ -91,6 +95,7 @@ fn network_is_made_again_only_while_docker_is_quiet_or_never_is() {
             docker: &docker,
             used: &BTreeSet::new(),
             book: &book,
+            unlisted: &BTreeMap::new(),
             cluster: &cluster,
             making,
             now,
@@ -142,6 +147,7 @@ fn nothing_is_made_while_a_user_may_be_making_it() {
         docker: &[],
         used: &BTreeSet::new(),
         book: &BTreeMap::new(),
+        unlisted: &BTreeMap::new(),
         cluster: &cluster,
         making: &making,
         now: 1000,
@@ -159,4 +165,33 @@ fn what_a_user_removed_goes_everywhere() {
     let gone = (id, RuntimeNetwork { removed: true, ..gone });
     let removed = steps(&[], &[gone], &[network(1, "blue", false)]);
     assert_eq!(removed, [r#"Remove { docker: "a", network: 1 }"#], "and it is not made again meanwhile");
+}
+
+/// Docker lists a network no longer before it tells us that its user removes it.
+#[test]
+fn network_that_docker_stops_listing_is_lost_only_after_a_while() {
+    let (book, cluster) = (BTreeMap::from([entry("a", 1)]), BTreeMap::from([network(1, "blue", false)]));
+    let mut unlisted = BTreeMap::new();
+    let mut look = |docker: &[Seen], now| {
+        note_unlisted(&mut unlisted, docker, &book, now);
+        let view = View {
+            docker,
+            used: &BTreeSet::new(),
+            book: &book,
+            unlisted: &unlisted,
+            cluster: &cluster,
+            making: &BTreeSet::new(),
+            now,
+            quiet: 60,
+        };
+        plan(&view)
+    };
+    let there = [seen("a", "blue", DRIVER)];
+    assert_eq!(look(&there, 1000), (vec![], false));
+    assert_eq!(look(&[], 1001), (vec![], true), "its user may be removing it: it is not made again");
+    assert_eq!(look(&[], 1011), (vec![], true));
+    assert_eq!(look(&there, 1012), (vec![], false));
+    assert_eq!(look(&[], 1013), (vec![], true), "the time begins anew");
+    let lost = Step::Forget { docker: "a".into(), network: 1 };
+    assert_eq!(look(&[], 1024), (vec![lost], false));
 }
