@@ -96,6 +96,15 @@ enum Waiter {
     Released(Vec<Key>, oneshot::Sender<Result<()>>),
 }
 
+impl Waiter {
+    /// Whether who asked does not wait any longer.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Served(_, reply) | Self::Released(_, reply) => reply.is_closed(),
+        }
+    }
+}
+
 /// The loop.
 pub struct Loop<K> {
     kernel: K,
@@ -107,6 +116,8 @@ pub struct Loop<K> {
     revisions: Vec<(i64, oneshot::Sender<Result<()>>)>,
     /// Those who are answered once the view has what they said.
     told: Vec<oneshot::Sender<()>>,
+    /// The same whose endpoint was taken over.
+    updated: Vec<oneshot::Sender<bool>>,
     /// What the next round has to look at.
     dirty: Dirty,
     /// Whether the kernel was read since it was last compared with what should be.
@@ -152,6 +163,7 @@ impl<K: Kernel> Loop<K> {
             waiters: Vec::new(),
             revisions: Vec::new(),
             told: Vec::new(),
+            updated: Vec::new(),
             dirty: Dirty::Everything,
             afresh: false,
             open: Open::default(),
@@ -193,6 +205,10 @@ impl<K: Kernel> Loop<K> {
         if self.has_business() {
             self.plan();
             self.apply().await;
+        } else if !self.open.is_done() {
+            // Nothing may be changed: once something may, all of it is compared anew.
+            self.open.clear();
+            self.dirty = Dirty::Everything;
         }
         self.state.changing = !self.open.is_empty(Lane::Quick);
         self.publish();
@@ -200,12 +216,16 @@ impl<K: Kernel> Loop<K> {
 
     /// Tells everybody what the loop knows now, and answers those who waited for it.
     fn publish(&mut self) {
-        if self.news || !self.told.is_empty() || !self.waiters.is_empty() || !self.revisions.is_empty() {
+        let asked = !self.told.is_empty() || !self.updated.is_empty();
+        if self.news || asked || !self.waiters.is_empty() || !self.revisions.is_empty() {
             self.sources.requests.views.send_replace(Arc::new(self.state.clone()));
         }
         for reply in self.told.drain(..) {
             // Who asked may have gone.
             let _ = reply.send(());
+        }
+        for reply in self.updated.drain(..) {
+            let _ = reply.send(true);
         }
         self.answer();
         if !self.restless && std::mem::take(&mut self.news) {
@@ -321,9 +341,14 @@ impl<K: Kernel> Loop<K> {
                 self.told.push(reply);
             }
             Request::Update(endpoint, reply) => {
+                // One that was released meanwhile does not come back.
+                if !self.state.facts.endpoints.contains_key(&endpoint.id) {
+                    let _ = reply.send(false);
+                    return;
+                }
                 self.dirty.add(Source::Endpoint(endpoint.id.clone()).into());
                 self.state.facts.endpoints.insert(endpoint.id.clone(), *endpoint);
-                self.told.push(reply);
+                self.updated.push(reply);
             }
             Request::RuntimePools(pools, reply) => {
                 self.state.facts.runtime_pools = pools;
@@ -358,8 +383,10 @@ impl<K: Kernel> Loop<K> {
         }
     }
 
-    /// Answers those who wait and need not any longer.
+    /// Answers those who wait and need not any longer, and forgets those who have gone.
     fn answer(&mut self) {
+        self.revisions.retain(|(_, reply)| !reply.is_closed());
+        self.waiters.retain(|waiter| !waiter.is_gone());
         // What a revision brought is in the kernel, as far as it goes there at once.
         let reads = self.aside.is_reading(Part::Own) && !self.state.is_read();
         let told = if self.restless || reads { i64::MIN } else { self.state.told };

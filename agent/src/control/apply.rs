@@ -100,15 +100,20 @@ impl<K: Kernel> Loop<K> {
         loop {
             let Self { open, state, .. } = self;
             let actual = state.actual.as_ref()?;
-            let mut same = Vec::new();
+            let (mut same, mut held) = (Vec::new(), Vec::new());
             let found = open.next(lane, actual, |key| {
                 let change = state.change_of(key, actual);
                 if change.is_none() {
                     same.push(key.clone());
                 }
-                change.filter(|change| state.permits(change, actual, blind))
+                let permitted = change.filter(|change| state.permits(change, actual, blind));
+                if permitted.is_none() {
+                    held.push(key.clone());
+                }
+                permitted
             });
             same.iter().for_each(|key| state.retry.succeeded(key));
+            held.iter().for_each(|key| state.retry.put_off(key, self.started.elapsed()));
             let change = found?;
             // Endpoints whose own program or entry failed stay closed.
             match &change {

@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Request {
     /// An attach is about to make this interface.
     Expect(String, oneshot::Sender<()>),
-    /// Take over an endpoint whose entry in the journal changed.
-    Update(Box<Endpoint>, oneshot::Sender<()>),
+    /// Take over an endpoint whose entry in the journal changed; told whether it was still
+    /// there.
+    Update(Box<Endpoint>, oneshot::Sender<bool>),
     /// What this node remembers of its cluster from now on.
     Known(Arc<Known>, oneshot::Sender<()>),
     /// What keeps this node from joining the cluster, if anything does.
@@ -94,8 +95,8 @@ impl Control {
     }
 
     /// See [`Request::Update`].
-    pub async fn update(&self, endpoint: Endpoint) {
-        drop(self.ask(|reply| Request::Update(Box::new(endpoint), reply)).await);
+    pub async fn update(&self, endpoint: Endpoint) -> Result<bool> {
+        self.ask(|reply| Request::Update(Box::new(endpoint), reply)).await
     }
 
     /// See [`Request::Known`].

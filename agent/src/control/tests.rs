@@ -19,6 +19,7 @@ use crate::{
         membership::{Loss, Trust},
         snapshot::{self, Snapshot},
     },
+    problem::Problem,
     reconcile::Change,
     store::{Away, Listing},
     tables::{Attachment, Entry, Firewall, HostRoute, Key, Tables, XdpAttachment},
@@ -434,4 +435,89 @@ fn hooks_are_settled_when_no_program_of_another_object_is_left() {
     assert!(settled(true, true));
     assert!(!settled(false, true) && !settled(true, false));
     assert!(!State::default().hooks_are_settled(), "the kernel was not read yet");
+}
+
+fn served() -> crate::model::endpoint::Endpoint {
+    serde_json::from_value(serde_json::json!({
+        "id": "0123456789abcdef", "network": 1, "network_name": "blue", "addresses": ["10.1.0.2"],
+        "mac": "02:00:00:00:00:01", "netns": "/a", "sandbox": 5, "ifname": "eth0",
+        "host_interface": "mgy0123456789ab", "mtu": 1500, "owner": "command",
+    }))
+    .expect("an endpoint")
+}
+
+#[tokio::test]
+async fn update_of_a_released_endpoint_does_nothing_and_says_so() {
+    let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
+    let endpoint = served();
+    for is_there in [false, true] {
+        if is_there {
+            control_loop.state.facts.endpoints.insert(endpoint.id.clone(), endpoint.clone());
+        }
+        let (reply, told) = oneshot::channel();
+        let mut renamed = endpoint.clone();
+        renamed.name = Some("web".into());
+        control_loop.take(Request::Update(Box::new(renamed), reply));
+        control_loop.publish();
+        assert_eq!(told.await, Ok(is_there));
+        let endpoints = control_loop.state.facts.endpoints.values();
+        let names: Vec<_> = endpoints.map(|endpoint| endpoint.name.as_deref()).collect();
+        assert_eq!(names, if is_there { vec![Some("web")] } else { vec![] });
+    }
+}
+
+#[tokio::test]
+async fn who_has_gone_is_not_waited_for() {
+    let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
+    let (gone, here) = (oneshot::channel(), oneshot::channel());
+    for (reply, revision) in [(gone.0, 7), (here.0, 8)] {
+        assert!(control_loop.handle(Event::Request(Some(Request::Revision(revision, reply)))).await);
+    }
+    let (served_gone, served_here) = (oneshot::channel(), oneshot::channel());
+    for reply in [served_gone.0, served_here.0] {
+        control_loop.take(Request::Serve(Box::new(served()), reply));
+    }
+    drop((gone.1, served_gone.1));
+    control_loop.answer();
+    assert_eq!((control_loop.revisions.len(), control_loop.waiters.len()), (1, 1));
+    drop((here.1, served_here.1, bench));
+}
+
+/// A change that failed and is due while the store is not to be believed stays, and is tried
+/// again when it may be made.
+#[tokio::test]
+async fn due_change_that_may_not_be_made_waits_again() {
+    let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
+    let key = Key::Workload(9);
+    let tables = Tables { workloads: [(9, Workload::default())].into(), ..Tables::default() };
+    bench.kernel.tables.lock().expect("no panic").put(Entry::Workload(9, Workload::default()));
+    (control_loop.state.actual, control_loop.state.read) = (Some(tables), Some(0));
+    control_loop.dirty = Dirty::Nothing;
+    control_loop.state.trust = Trust::Lossy(Loss::Emptied);
+    control_loop.state.retry.failed(key.clone(), Problem::new("no", "wait"), Duration::ZERO);
+    let due = control_loop.state.retry.take_due(Duration::MAX);
+    assert_eq!(due, std::slice::from_ref(&key));
+    control_loop.reopen(&key);
+    control_loop.apply().await;
+    let State { retry, .. } = &control_loop.state;
+    assert!(retry.next_due().is_some() && retry.pending().contains_key(&key));
+    assert_eq!(retry.pending().values().map(|pending| pending.failures).next(), Some(1), "nothing failed");
+    control_loop.state.trust = Trust::Whole;
+    control_loop.reopen(&key);
+    control_loop.apply().await;
+    assert!(control_loop.state.retry.pending().is_empty());
+    assert!(bench.kernel.tables.lock().expect("no panic").workloads.is_empty());
+}
+
+#[tokio::test]
+async fn nothing_stays_open_where_nothing_may_be_changed() {
+    let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
+    let tables = Tables { workloads: [(9, Workload::default())].into(), ..Tables::default() };
+    (control_loop.state.actual, control_loop.state.read) = (Some(tables), Some(0));
+    control_loop.dirty = Dirty::Nothing;
+    control_loop.reopen(&Key::Workload(9));
+    assert!(!control_loop.has_business() && !control_loop.open.is_done());
+    control_loop.round().await;
+    assert!(control_loop.open.is_done() && !control_loop.state.changing);
+    assert_eq!(control_loop.dirty, Dirty::Everything, "or it would be missed later");
 }

@@ -108,7 +108,8 @@ impl Membership {
                 let altered =
                     self.journal.alter(&endpoint.id, |endpoint| endpoint.lost = reason, Step::default());
                 if let Some(endpoint) = altered.context("journal")? {
-                    self.control.update(endpoint).await;
+                    // Nor in the kernel.
+                    self.control.update(endpoint).await?;
                 }
             }
         }

@@ -71,6 +71,11 @@ impl Open {
         !self.0.iter().any(|((of, _), keys)| *of == lane && !keys.is_empty())
     }
 
+    /// Whether no lane has.
+    pub fn is_done(&self) -> bool {
+        self.0.values().all(BTreeSet::is_empty)
+    }
+
     /// Forgets all of it.
     pub fn clear(&mut self) {
         self.0.clear();

@@ -37,6 +37,17 @@ impl Retry {
     /// Notes a failure: the wait doubles each time.
     pub fn failed(&mut self, key: Key, reason: Problem, now: Duration) {
         let failures = self.forget(&key).map_or(0, |pending| pending.failures) + 1;
+        self.wait(key, reason, failures, now);
+    }
+
+    /// Has a change that failed and may not be made now wait as long again.
+    pub fn put_off(&mut self, key: &Key, now: Duration) {
+        if let Some(Pending { reason, failures, .. }) = self.forget(key) {
+            self.wait(key.clone(), reason, failures, now);
+        }
+    }
+
+    fn wait(&mut self, key: Key, reason: Problem, failures: u32, now: Duration) {
         let wait = FIRST_WAIT.saturating_mul(1 << (failures - 1).min(16)).min(LAST_WAIT);
         let due = now + wait;
         self.due.insert((due, key.clone()), ());

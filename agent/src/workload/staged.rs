@@ -127,7 +127,9 @@ impl Workloads {
         }
         let sandbox = self.sandboxes.number(&netns, &self.journal.endpoints());
         let endpoint = self.join_entry(Endpoint { netns, sandbox, ..endpoint }).await?;
-        self.control.update(endpoint.clone()).await;
+        if !self.control.update(endpoint.clone()).await? {
+            bail!("endpoint {id} was released meanwhile: start the container again");
+        }
         let addresses = list(&endpoint.addresses);
         info!(endpoint = endpoint.id, network = network.name, addresses, "plugged in");
         Ok((endpoint, network))
@@ -174,7 +176,8 @@ impl Workloads {
         let endpoint = Endpoint { name: Some(name.into()), ..found };
         self.journal.commit(Step::default().endpoint(&endpoint)).await?;
         if endpoint.has_joined() {
-            self.control.update(endpoint.clone()).await;
+            // One that is gone needs no name.
+            self.control.update(endpoint.clone()).await?;
         }
         let holder = endpoint.id;
         let to =
