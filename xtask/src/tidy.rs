@@ -39,7 +39,7 @@ const EDGES: [(&str, &[&str]); 30] = [
     ("store", &["again", "model", "problem"]),
     ("ipam", &["model", "store"]),
     ("kernel", &["again", "files", "model", "problem", "reconcile", "tables", "desired", "words"]),
-    ("journal", &["files", "model", "problem", "tables", "words"]),
+    ("journal", &["again", "files", "model", "problem", "tables", "words"]),
     ("network", &["model", "problem", "store", "words"]),
     ("metrics", &["control", "kernel", "version"]),
     ("next_hops", &["control", "desired", "kernel"]),

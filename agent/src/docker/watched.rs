@@ -152,14 +152,30 @@ mod tests {
             .expect("an event")
     }
 
-    #[tokio::test]
-    async fn twenty_containers_that_start_cause_one_listing() {
+    async fn docker() -> (tempfile::TempDir, Engine, Asked) {
         let dir = tempfile::tempdir().expect("a folder");
         let (socket, asked) = (dir.path().join("docker.sock"), Asked::default());
         let listener = tokio::net::UnixListener::bind(&socket).expect("a socket");
         let router = Router::new().fallback(answer).with_state(Arc::clone(&asked));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let engine = Engine::connect(&socket).await.expect("it answers");
+        (dir, engine, asked)
+    }
+
+    #[tokio::test]
+    async fn thousands_of_containers_are_looked_at_by_requests_of_bounded_length() {
+        let (_dir, engine, asked) = docker().await;
+        let strange = (0..2000).map(|i| format!("{i:064}"));
+        let ids = strange.chain(["c00".to_owned(), "c19".to_owned()]).collect();
+        let found = engine.containers_of(&ids).await.expect("it answers");
+        assert_eq!(found.ids.into_iter().collect::<Vec<_>>(), ["c00", "c19"]);
+        let longest = asked.lock().expect("no panic").iter().map(String::len).max();
+        assert!(longest.is_some_and(|longest| longest < 32 << 10), "{longest:?}");
+    }
+
+    #[tokio::test]
+    async fn twenty_containers_that_start_cause_one_listing() {
+        let (_dir, engine, asked) = docker().await;
         let (mut watched, rest) = (Watched::default(), Duration::from_secs(3600));
         watched.look(&engine, rest).await.expect("it answers");
         for i in 0..20 {

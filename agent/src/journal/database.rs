@@ -7,6 +7,8 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -19,12 +21,18 @@ use super::{
     aside::Aside,
     entry::{Changes, Place, Record, Records, Table},
 };
-use crate::problem::Problem;
+use crate::{again::Again, problem::Problem};
 
 /// Bytes of the file that redb may hold in memory. The agent reads it once.
 const CACHE: usize = 1 << 20;
 /// Permissions of the file.
 const MODE: u32 = 0o600;
+
+/// How long an agent that starts waits for who has the database open: a command that reads it
+/// is done in a moment.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it waits between two attempts, at first and in the end.
+const BETWEEN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
 /// What stands in the database, not yet looked at.
 pub(super) type Rows = Vec<(Place, Vec<u8>)>;
@@ -46,6 +54,8 @@ enum Refusal {
     Full(Problem),
     /// It cannot be had now.
     Away(Problem),
+    /// Another process has it open.
+    InUse(Problem),
 }
 
 impl Database {
@@ -54,9 +64,9 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// Another agent has it open, or its disk fails.
+    /// Another process has it open for long, or its disk fails.
     pub fn open(path: &Path, aside: Aside) -> Result<(Self, Rows)> {
-        let (open, rows) = match open_or_create(path) {
+        let (open, rows) = match patiently(|| open_or_create(path)) {
             Err(Refusal::Broken(reason)) => {
                 aside.whole(path, &reason)?;
                 open_or_create(path).map_err(Refusal::into_problem).map(|(open, rows)| (Some(open), rows))?
@@ -132,6 +142,17 @@ fn copy(path: &Path) -> Result<Result<Rows, String>> {
         Refusal::Broken(reason) => reason,
         other => other.into_problem().problem,
     }))
+}
+
+/// Opens the database once nobody else has it open, or gives up after a while.
+fn patiently<T>(mut open: impl FnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    let (until, mut again) = (Instant::now() + PATIENCE, Again::new(BETWEEN.0, BETWEEN.1));
+    loop {
+        match open() {
+            Err(Refusal::InUse(_)) if Instant::now() < until => thread::sleep(again.wait()),
+            result => return result,
+        }
+    }
 }
 
 fn open_or_create(path: &Path) -> Result<(redb::Database, Rows), Refusal> {
@@ -227,7 +248,7 @@ fn refusal(path: &Path, error: redb::Error) -> Refusal {
     };
     let named = path.display();
     match error {
-        redb::Error::DatabaseAlreadyOpen => Refusal::Away(Problem::new(
+        redb::Error::DatabaseAlreadyOpen => Refusal::InUse(Problem::new(
             format!("another agent has {named} open"),
             "end that one, or name another folder with --state-dir",
         )),
@@ -257,7 +278,7 @@ impl Refusal {
                 format!("the journal is damaged: {reason}"),
                 "see that its disk is whole, then start the agent again",
             ),
-            Self::Full(problem) | Self::Away(problem) => problem,
+            Self::Full(problem) | Self::Away(problem) | Self::InUse(problem) => problem,
         }
     }
 }
@@ -267,5 +288,28 @@ impl Database {
     /// As after an error.
     pub fn close(&mut self) {
         self.open = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agent_that_starts_waits_for_who_reads_the_journal() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("journal.redb");
+        drop(open_or_create(&path).unwrap_or_else(|refusal| panic!("{}", refusal.into_problem())));
+        let reader = File::open(&path).expect("it is there");
+        reader.lock_shared().expect("nobody has it");
+        let (mut reader, mut in_use) = (Some(reader), 0);
+        let opened = patiently(|| {
+            let opened = open_or_create(&path);
+            in_use += usize::from(matches!(opened, Err(Refusal::InUse(_))));
+            // The reader is done.
+            reader.take();
+            opened
+        });
+        assert!(opened.is_ok() && in_use == 1, "{in_use}");
     }
 }
