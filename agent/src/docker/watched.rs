@@ -207,6 +207,19 @@ mod tests {
     }
 
     #[test]
+    fn docker_is_quiet_since_its_last_event() {
+        let minute = Duration::from_secs(60);
+        for typ in [EventMessageTypeEnum::CONTAINER, EventMessageTypeEnum::NETWORK] {
+            let mut watched = Watched::default();
+            watched.last = watched.last.checked_sub(minute).expect("the machine runs that long");
+            assert!(watched.quiet() >= minute);
+            let before = watched.last;
+            watched.happened(&event(typ, "a", None));
+            assert!(watched.last >= before + minute, "{typ}");
+        }
+    }
+
+    #[test]
     fn container_that_is_read_again_is_replaced_and_one_that_is_gone_is_removed() {
         let place = |container: &str, endpoint: &str| super::super::engine::Place {
             container: container.into(),

@@ -249,8 +249,8 @@ fn refusal(path: &Path, error: redb::Error) -> Refusal {
     let named = path.display();
     match error {
         redb::Error::DatabaseAlreadyOpen => Refusal::InUse(Problem::new(
-            format!("another agent has {named} open"),
-            "end that one, or name another folder with --state-dir",
+            format!("another process has {named} open"),
+            "if it is another agent, end that one, or name another folder with --state-dir",
         )),
         redb::Error::UpgradeRequired(version) => Refusal::Away(Problem::new(
             format!("{named} has version {version} of its format, which this agent does not read"),
