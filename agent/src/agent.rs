@@ -14,8 +14,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use margay_common::{net::Addr, route::Neighbour};
 use tokio::{
-    sync::{Mutex, Notify, mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
@@ -39,9 +40,11 @@ use crate::{
         device,
         host::Host,
         link,
+        maps::Maps,
         pins::Pins,
         privileges, routes,
         sysctl::Originals,
+        table::HashTable,
         world,
     },
     membership::Membership,
@@ -92,7 +95,8 @@ pub async fn run(config: Config) -> Result<()> {
     let own = Own::new()?;
     let own_netlink = own.netlink()?;
     let host = Host::new(pins.clone(), own_netlink.clone(), mode, uplink, originals.clone(), extras)?;
-    let datapath = host.datapath();
+    let Maps { neighbours, counters, log_drops, .. } = Maps::open(&pins)?;
+    let counters = Arc::new(counters);
     let (control, requests) = Control::channel();
     let (links, routes) = (link::watch()?, routes::watch().context("netlink")?);
     let world = world::watch();
@@ -115,7 +119,7 @@ pub async fn run(config: Config) -> Result<()> {
     let report = Arc::new(Report::default());
     let docker = doors.open_to_docker(&workloads, &report, &on_rounds);
     follow_store(&workloads, &store);
-    keep_neighbours_fresh(&workloads, &datapath);
+    keep_neighbours_fresh(&workloads, neighbours);
     let agent = Arc::new(Agent {
         report,
         calls: docker.as_ref().map(|docker| docker.calls.clone()),
@@ -124,8 +128,9 @@ pub async fn run(config: Config) -> Result<()> {
         membership: Arc::clone(&membership),
         store,
         store_at: config.store.to_string(),
-        drops: drops::Switch::new(&workloads.control, &datapath, &pins, config.datapath_log).await?,
-        datapath,
+        drops: drops::Switch::new(&workloads.control, (log_drops, &counters), &pins, config.datapath_log)
+            .await?,
+        counters,
         pins: pins.clone(),
         mode,
     });
@@ -259,9 +264,9 @@ fn follow_store(workloads: &Workloads, store: &Arc<dyn Store>) {
 }
 
 /// Vouches for the next hops that XDP sends to.
-fn keep_neighbours_fresh(workloads: &Workloads, datapath: &Arc<Mutex<Datapath>>) {
+fn keep_neighbours_fresh(workloads: &Workloads, table: HashTable<Addr, Neighbour>) {
     let (control, netlink) = (workloads.control.clone(), workloads.netlink.clone());
-    tokio::spawn(next_hops::keep_fresh(control, netlink, Arc::clone(datapath)));
+    tokio::spawn(next_hops::keep_fresh(control, netlink, table));
 }
 
 /// What is known before the store says anything: the networks of our own

@@ -11,7 +11,7 @@ use anyhow::Result;
 use margay_common::{
     log::Logged,
     net::Addr,
-    verdict::{Note, Program},
+    verdict::{Count, Note, Program},
 };
 use tokio::{
     sync::{Mutex, watch},
@@ -21,7 +21,12 @@ use tracing::{info, warn};
 
 use crate::{
     control::{Control, State},
-    kernel::{counters, datapath::Datapath, log::Drops, pins::Pins},
+    kernel::{
+        counters,
+        log::Drops,
+        pins::Pins,
+        table::{PerCpu, Single},
+    },
     model::endpoint::Endpoint,
 };
 
@@ -32,30 +37,30 @@ const GATHER: Duration = Duration::from_millis(100);
 
 /// Switches the log of drops on and off.
 pub struct Switch {
-    datapath: Arc<Mutex<Datapath>>,
+    in_kernel: Mutex<Single<u32>>,
     on: watch::Sender<bool>,
 }
 
 impl Switch {
-    /// Starts logging, if `on`. Fails if a map
+    /// Starts logging, if `on`; `in_kernel` tells the programs. Fails if a map
     /// cannot be opened.
     pub async fn new(
         control: &Control,
-        datapath: &Arc<Mutex<Datapath>>,
+        (in_kernel, counters): (Single<u32>, &Arc<PerCpu<Count>>),
         pins: &Pins,
         on: bool,
     ) -> Result<Self> {
         let drops = Drops::open(pins)?;
         let (send, watching) = watch::channel(false);
-        let switch = Self { datapath: Arc::clone(datapath), on: send };
+        let switch = Self { in_kernel: Mutex::new(in_kernel), on: send };
         switch.turn(on).await?;
-        tokio::spawn(tell(control.clone(), Arc::clone(datapath), drops, watching));
+        tokio::spawn(tell(control.clone(), Arc::clone(counters), drops, watching));
         Ok(switch)
     }
 
     /// Switches the log on or off, until the agent ends.
     pub async fn turn(&self, on: bool) -> Result<()> {
-        self.datapath.lock().await.maps.log_drops.put(u32::from(on))?;
+        self.in_kernel.lock().await.put(u32::from(on))?;
         self.on.send_replace(on);
         Ok(())
     }
@@ -64,7 +69,7 @@ impl Switch {
 /// Logs drops until the control loop ends.
 async fn tell(
     control: Control,
-    datapath: Arc<Mutex<Datapath>>,
+    counters: Arc<PerCpu<Count>>,
     mut drops: Drops,
     mut on: watch::Receiver<bool>,
 ) {
@@ -73,7 +78,7 @@ async fn tell(
         if on.wait_for(|on| *on).await.is_err() {
             return;
         }
-        limit.withheld = withheld(&datapath).await;
+        limit.withheld = withheld(&counters);
         while *on.borrow_and_update() {
             tokio::select! {
                 _ = on.changed() => continue,
@@ -91,7 +96,7 @@ async fn tell(
                 }
             }
             if limit.second_is_over() {
-                let more = limit.left_out(withheld(&datapath).await);
+                let more = limit.left_out(withheld(&counters));
                 if more > 0 {
                     info!("{more} more drops are not logged (rate limit); margay counters counts all");
                 }
@@ -101,8 +106,8 @@ async fn tell(
 }
 
 /// Drops that the programs left out so far; 0 if the counters cannot be read.
-async fn withheld(datapath: &Mutex<Datapath>) -> u64 {
-    let counters = counters::read(&datapath.lock().await.maps.counters).unwrap_or_default();
+fn withheld(counters: &PerCpu<Count>) -> u64 {
+    let counters = counters::read(counters).unwrap_or_default();
     counters.iter().filter(|found| found.reason == Note::LogLimited.label()).map(|found| found.packets).sum()
 }
 

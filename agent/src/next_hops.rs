@@ -3,14 +3,14 @@
 //! fresh a little longer. If nobody looks any more, the program leaves
 //! every packet to the kernel.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::Result;
 use margay_common::{
     net::{Addr, Mac},
     route::Neighbour,
 };
-use tokio::{sync::Mutex, time::sleep};
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::{
@@ -18,9 +18,9 @@ use crate::{
     desired::Xdp,
     kernel::{
         Netlink,
-        datapath::Datapath,
         neighbours::{self, Seen},
         offloads,
+        table::HashTable,
     },
 };
 
@@ -40,7 +40,7 @@ struct Wanted {
 
 /// Vouches for next hops for as long as the agent runs, where the uplink has an
 /// XDP program and a network is routable.
-pub async fn keep_fresh(control: Control, netlink: Netlink, datapath: Arc<Mutex<Datapath>>) {
+pub async fn keep_fresh(control: Control, netlink: Netlink, mut table: HashTable<Addr, Neighbour>) {
     let mut told = String::new();
     loop {
         let result = async {
@@ -50,7 +50,7 @@ pub async fn keep_fresh(control: Control, netlink: Netlink, datapath: Arc<Mutex<
                 if wanted.generic && offloads::merges(&wanted.interface).await? {
                     wanted.next_hops.clear();
                 }
-                refresh_once(&wanted, &netlink, &datapath).await?;
+                refresh_once(&wanted, &netlink, &mut table).await?;
             }
             anyhow::Ok(())
         };
@@ -87,11 +87,13 @@ async fn wanted(control: &Control) -> Result<Option<Wanted>> {
         .await
 }
 
-async fn refresh_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datapath>) -> Result<()> {
+async fn refresh_once(
+    wanted: &Wanted,
+    netlink: &Netlink,
+    table: &mut HashTable<Addr, Neighbour>,
+) -> Result<()> {
     let seen = neighbours::read(netlink, wanted.uplink).await?;
     let until = neighbours::now() + VOUCHED.as_nanos() as u64;
-    let mut datapath = datapath.lock().await;
-    let table = &mut datapath.maps.neighbours;
     for addr in table.read()?.into_keys() {
         if !wanted.next_hops.contains(&IpAddr::from(addr)) {
             table.remove(addr)?;
@@ -106,7 +108,6 @@ async fn refresh_once(wanted: &Wanted, netlink: &Netlink, datapath: &Mutex<Datap
             None => table.remove(Addr::from(*addr))?,
         }
     }
-    drop(datapath);
     // What is known is kept fresh before anything else is asked for.
     for addr in &wanted.next_hops {
         if seen.get(addr).is_none_or(|seen| seen.stale) {

@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use margay_common::verdict::Count;
 use nix::{
     sys::stat::{Mode, umask},
     unistd::{Gid, Uid, chown},
@@ -25,7 +26,7 @@ use nix::{
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{Mutex, Notify, watch},
+    sync::{Notify, watch},
     task::JoinError,
     time::timeout,
 };
@@ -34,7 +35,7 @@ use self::refused::{Body, Refused, no_such_request};
 use super::wire;
 use crate::{
     control, drops,
-    kernel::{attach::TcMode, counters, datapath::Datapath, maps, pins::Pins},
+    kernel::{attach::TcMode, counters, maps, pins::Pins, table::PerCpu},
     membership::Membership,
     metrics,
     model::{endpoint::mac_text, key::ROOT},
@@ -62,11 +63,11 @@ pub struct Agent {
     pub store_at: String,
     /// Told when the agent is to end.
     pub stop: Arc<Notify>,
-    /// Programs and maps.
-    pub datapath: Arc<Mutex<Datapath>>,
+    /// What the programs count.
+    pub counters: Arc<PerCpu<Count>>,
     /// Whether drops are logged.
     pub drops: drops::Switch,
-    /// Where they are pinned.
+    /// Where programs and maps are pinned.
     pub pins: Pins,
     /// How programs are attached.
     pub mode: TcMode,
@@ -208,7 +209,7 @@ async fn status(State(agent): Shared) -> Answer<wire::Status> {
 }
 
 async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
-    Ok(Json(counters::read(&agent.datapath.lock().await.maps.counters)?))
+    Ok(Json(counters::read(&agent.counters)?))
 }
 
 async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
@@ -222,7 +223,7 @@ async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
         anyhow::Ok((metrics::Reading::of(state, problems, calls), usage))
     };
     let (reading, usage) = agent.workloads.control.look(look).await??;
-    let counters = counters::read(&agent.datapath.lock().await.maps.counters)?;
+    let counters = counters::read(&agent.counters)?;
     let text = metrics::text(&reading, &counters, &usage);
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

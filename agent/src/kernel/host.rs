@@ -31,6 +31,7 @@ pub struct Host {
     mode: TcMode,
     uplink: String,
     originals: Originals,
+    /// Nobody else's: who reads maps has handles of their own, so that the loop waits for none.
     datapath: Arc<Mutex<Datapath>>,
     /// The program of XDP, unless this kernel refuses it: a driver may take seconds for it.
     xdp: Arc<Mutex<Option<Xdp>>>,
@@ -59,11 +60,6 @@ impl Host {
         Ok(Self { pins, netlink, mode, uplink, originals, datapath, xdp, ids: Arc::new(ids) })
     }
 
-    /// The programs and maps, for whoever reads counters.
-    pub fn datapath(&self) -> Arc<Mutex<Datapath>> {
-        Arc::clone(&self.datapath)
-    }
-
     async fn attachment(&self, interface: &str) -> Result<Option<Attachment>> {
         let found = attach::attached(self.mode, &self.pins, &self.netlink, interface).await?;
         let Some((hook, id)) = found else { return Ok(None) };
@@ -84,7 +80,6 @@ impl Host {
     }
 
     async fn put(&mut self, entry: &Entry) -> Result<()> {
-        // Held for one entry of a map at a time: others read and write, too.
         let datapath = async || self.datapath.lock().await;
         match entry {
             Entry::Interface(name, Interface::Host { mtu }) => self.put_host_interface(name, *mtu).await,
