@@ -11,9 +11,11 @@ pub mod hold;
 mod host;
 mod requests;
 mod rounds;
+mod routes;
 mod state;
+mod told;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow};
 use tokio::{
@@ -24,12 +26,13 @@ use tokio::{
 
 pub use concern::Events;
 pub use fold::Fold;
-pub use host::Routes;
 pub use requests::{Control, Request, Requests};
 pub use rounds::Rounds;
+pub use routes::Routes;
 pub use state::{State, StoreState, now};
+pub use told::Read;
 
-use aside::{Aside, Report};
+use aside::{Aside, Report, Task};
 
 use crate::{
     again::Again,
@@ -90,8 +93,8 @@ pub struct Sources {
 
 /// Somebody who waits for the kernel.
 enum Waiter {
-    /// For everything that an endpoint needs.
-    Served(String, oneshot::Sender<Result<()>>),
+    /// For everything that an endpoint needs, once this look at the host has come in.
+    Served(String, u64, oneshot::Sender<Result<()>>),
     /// For these entries to go.
     Released(Vec<Key>, oneshot::Sender<Result<()>>),
 }
@@ -100,7 +103,7 @@ impl Waiter {
     /// Whether who asked does not wait any longer.
     fn is_gone(&self) -> bool {
         match self {
-            Self::Served(_, reply) | Self::Released(_, reply) => reply.is_closed(),
+            Self::Served(_, _, reply) | Self::Released(_, reply) => reply.is_closed(),
         }
     }
 }
@@ -128,6 +131,16 @@ pub struct Loop<K> {
     changing: Option<Instant>,
     /// What goes on beside the loop.
     aside: Aside,
+    /// Whether nothing is changed yet: until the host was looked at once.
+    held: bool,
+    /// Whether the host is to be looked at.
+    look_due: bool,
+    /// The last look at the host that came in.
+    looked: u64,
+    /// Endpoints whose interface may be newer than the last look, and the look that sees it.
+    newer: BTreeMap<String, u64>,
+    /// The look that has to come in before anybody is told that a revision is reached.
+    owed: u64,
     /// Whether the next round follows at once.
     restless: bool,
     /// Whether anything has changed that others may act on.
@@ -169,6 +182,11 @@ impl<K: Kernel> Loop<K> {
             open: Open::default(),
             changing: None,
             aside: Aside::new(now),
+            held: true,
+            look_due: true,
+            looked: 0,
+            newer: BTreeMap::new(),
+            owed: 1,
             restless: false,
             news: true,
             started: now,
@@ -182,12 +200,12 @@ impl<K: Kernel> Loop<K> {
     pub async fn run(mut self) -> Result<()> {
         loop {
             let event = self.next().await;
-            if !self.handle(event).await {
+            if !self.handle(event) {
                 return Ok(());
             }
             // Whatever else is there already goes into the same round.
             while let Some(event) = self.ready() {
-                if !self.handle(event).await {
+                if !self.handle(event) {
                     return Ok(());
                 }
             }
@@ -198,11 +216,9 @@ impl<K: Kernel> Loop<K> {
     /// What follows from the events that came in.
     async fn round(&mut self) {
         self.restless = false;
-        if self.state.facts_stale {
-            self.look_at_host().await;
-        }
-        self.look_at_routes().await;
-        if self.has_business() {
+        self.look_at_host();
+        self.look_at_routes();
+        if self.has_business() && !self.held {
             self.plan();
             self.apply().await;
         } else if !self.open.is_done() {
@@ -250,9 +266,11 @@ impl<K: Kernel> Loop<K> {
         }
         let due = self.state.retry.next_due().map(|due| self.started + due);
         let due = due.map_or(self.read_due, |due| due.min(self.read_due));
+        let due = if self.has_to_look() { due.min(self.aside.read_from()) } else { due };
+        let hears_store = !self.aside.is_at(Task::Told);
         let Sources { store, links, routes, world, requests, .. } = &mut self.sources;
         tokio::select! {
-            feed = store.recv() => Event::Store(feed),
+            feed = store.recv(), if hears_store => Event::Store(feed),
             Some(()) = links.recv() => Event::Link,
             Some(changed) = routes.recv() => Event::Routes(changed),
             Some(()) = world.recv() => Event::World,
@@ -262,8 +280,16 @@ impl<K: Kernel> Loop<K> {
         }
     }
 
+    /// Whether the host or its routes are to be looked at, and nobody does yet.
+    fn has_to_look(&self) -> bool {
+        (self.look_due && !self.aside.is_at(Task::Host))
+            || (self.state.routes.stale.is_some() && !self.aside.is_at(Task::Routes))
+    }
+
     fn ready(&mut self) -> Option<Event> {
-        if let Ok(feed) = self.sources.store.try_recv() {
+        if !self.aside.is_at(Task::Told)
+            && let Ok(feed) = self.sources.store.try_recv()
+        {
             return Some(Event::Store(Some(feed)));
         }
         if self.sources.links.try_recv().is_ok() {
@@ -276,12 +302,9 @@ impl<K: Kernel> Loop<K> {
     }
 
     /// Takes an event in; false when nobody is left.
-    async fn handle(&mut self, event: Event) -> bool {
+    fn handle(&mut self, event: Event) -> bool {
         match event {
-            Event::Store(Some(feed)) => {
-                let dirty = self.state.take(feed);
-                self.dirty.add(dirty);
-            }
+            Event::Store(Some(feed)) => self.take_in(feed),
             Event::Store(None) | Event::Request(None) => return false,
             // Told at every attempt to join: nobody has anything to do about it.
             Event::Request(Some(Request::Joining(problem, reply))) if problem == self.state.join_problem => {
@@ -293,7 +316,7 @@ impl<K: Kernel> Loop<K> {
                 return true;
             }
             // One look serves all that came at once.
-            Event::Link => self.state.facts_stale = true,
+            Event::Link => drop(self.host_changed()),
             Event::Routes(changed) => self.state.routes.changed(changed),
             Event::World => {
                 if self.has_business() {
@@ -301,8 +324,12 @@ impl<K: Kernel> Loop<K> {
                 }
                 return true;
             }
-            Event::Report(report) => self.hear(*report),
-            Event::Tick => self.tick().await,
+            Event::Report(report) => {
+                if !self.hear(*report) {
+                    return false;
+                }
+            }
+            Event::Tick => self.tick(),
             Event::More => {}
             Event::Request(Some(request)) => self.take(request),
         }
@@ -311,12 +338,12 @@ impl<K: Kernel> Loop<K> {
     }
 
     /// Looks at everything again once a minute, and tries again what failed and is due.
-    async fn tick(&mut self) {
+    fn tick(&mut self) {
         let now = Instant::now();
         if self.read_due <= now {
             // Where there is nothing to be done no reading sets it.
             self.read_due = now + READ_EVERY;
-            self.look_at_host().await;
+            self.host_changed();
             self.state.routes.changed(Changed::All);
             let parts = [Part::Own, Part::Host].into_iter().filter(|_| self.has_business());
             for part in parts.filter(|part| !self.aside.is_reading(*part)).collect::<Vec<_>>() {
@@ -371,9 +398,10 @@ impl<K: Kernel> Loop<K> {
                 self.state.coming.remove(&endpoint.host_interface);
                 self.dirty.add(Source::Endpoint(id.clone()).into());
                 self.state.facts.endpoints.insert(id.clone(), *endpoint);
-                self.waiters.push(Waiter::Served(id, reply));
                 // Its interface is newer than what we know of the host.
-                self.state.facts_stale = true;
+                let look = self.host_changed();
+                self.newer.insert(id.clone(), look);
+                self.waiters.push(Waiter::Served(id, look, reply));
             }
             Request::Release(id, reply) => {
                 self.dirty.add(Source::Endpoint(id.clone()).into());
@@ -389,7 +417,7 @@ impl<K: Kernel> Loop<K> {
         self.waiters.retain(|waiter| !waiter.is_gone());
         // What a revision brought is in the kernel, as far as it goes there at once.
         let reads = self.aside.is_reading(Part::Own) && !self.state.is_read();
-        let told = if self.restless || reads { i64::MIN } else { self.state.told };
+        let told = if self.restless || reads || self.looked < self.owed { i64::MIN } else { self.state.told };
         let (reached, rest) =
             std::mem::take(&mut self.revisions).into_iter().partition::<Vec<_>, _>(|(r, _)| *r <= told);
         self.revisions = rest;
@@ -398,9 +426,11 @@ impl<K: Kernel> Loop<K> {
         }
         for waiter in std::mem::take(&mut self.waiters) {
             match waiter {
-                Waiter::Served(id, reply) => match self.state.served(&id) {
-                    Some(result) => drop(reply.send(result.map_err(|reason| anyhow!(reason)))),
-                    None => self.waiters.push(Waiter::Served(id, reply)),
+                Waiter::Served(id, look, reply) => match self.state.served(&id) {
+                    Some(result) if look <= self.looked => {
+                        drop(reply.send(result.map_err(|reason| anyhow!(reason))));
+                    }
+                    _ => self.waiters.push(Waiter::Served(id, look, reply)),
                 },
                 Waiter::Released(keys, reply) if self.state.has_let_go(&keys) => drop(reply.send(Ok(()))),
                 waiter @ Waiter::Released(..) => self.waiters.push(waiter),

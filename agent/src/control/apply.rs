@@ -135,8 +135,8 @@ impl<K: Kernel> Loop<K> {
                 self.state.applied(change);
                 self.aside.changed(key);
                 if matches!(change, Change::Put(Entry::Interface(..))) {
-                    self.state.facts_stale = true;
-                    self.restless = true;
+                    // What hangs on it goes with what the revision brought.
+                    self.owed = self.host_changed();
                 }
             }
             // An earlier program may still be there.

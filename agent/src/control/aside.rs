@@ -1,5 +1,6 @@
-//! What goes on beside the loop: changes of slow kinds, one of each kind at a time, and
-//! readings of what the kernel holds. Each comes back as a report.
+//! What goes on beside the loop: changes of slow kinds, one of each kind at a time, readings of
+//! what the kernel holds, looks at the host, and what the store tells where it takes time. Each
+//! comes back as a report.
 
 use std::{collections::BTreeSet, future::Future};
 
@@ -11,13 +12,16 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::{Loop, READ_EVERY};
+use super::{Loop, READ_EVERY, routes::Looked, told::Told};
 use crate::{
-    desired::{Dirty, World},
-    kernel::{Kernel, Part, world},
+    desired::{Dirty, Uplink, World},
+    kernel::{Kernel, Part, facts::Look, routes::Changed, world},
     reconcile::{Change, Lane},
     tables::{Key, Tables},
 };
+
+/// What is wrong if what the kernel holds cannot be read.
+const KERNEL: &str = "the kernel's state cannot be read";
 
 /// What came to an end.
 pub(super) enum Report {
@@ -28,6 +32,39 @@ pub(super) enum Report {
     /// A reading of what others of this host change, too, and of how it forwards unless
     /// that is not to be touched.
     Host(Result<(Tables, Option<World>)>),
+    /// A look at the host's interfaces and addresses.
+    Links(HostLook, Result<Look>),
+    /// A look at its routes.
+    Routes(RoutesLook, Result<Looked>),
+    /// What the store has told.
+    Told(Result<Told>),
+}
+
+/// What there is one of at a time, changes and readings apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    /// A look at the host's interfaces and addresses.
+    Host,
+    /// A look at its routes.
+    Routes,
+    /// What the store has told is taken in.
+    Told,
+}
+
+/// What a look at the host began with.
+pub(super) struct HostLook {
+    /// How many there were, with it.
+    pub(super) number: u64,
+    /// The interfaces that it was to find.
+    pub(super) expected: BTreeSet<String>,
+}
+
+/// What a look at its routes began with.
+pub(super) struct RoutesLook {
+    /// The uplink.
+    pub(super) uplink: Uplink,
+    /// Which may have changed.
+    pub(super) changed: Changed,
 }
 
 /// A reading that is under way.
@@ -45,6 +82,9 @@ pub(super) struct Aside {
     send: mpsc::UnboundedSender<Report>,
     receive: mpsc::UnboundedReceiver<Report>,
     busy: BTreeSet<Lane>,
+    tasks: BTreeSet<Task>,
+    /// How many looks at the host were begun.
+    looks: u64,
     own: Option<Reading>,
     host: Option<Reading>,
     has_read_host: bool,
@@ -55,8 +95,9 @@ pub(super) struct Aside {
 impl Aside {
     pub(super) fn new(now: Instant) -> Self {
         let (send, receive) = mpsc::unbounded_channel();
-        let busy = BTreeSet::new();
-        Self { send, receive, busy, own: None, host: None, has_read_host: false, read_from: now }
+        let (busy, tasks) = (BTreeSet::new(), BTreeSet::new());
+        let (own, host, has_read_host) = (None, None, false);
+        Self { send, receive, busy, tasks, looks: 0, own, host, has_read_host, read_from: now }
     }
 
     /// The next report.
@@ -78,6 +119,16 @@ impl Aside {
         self.busy.contains(&lane)
     }
 
+    /// Whether a task is under way.
+    pub(super) fn is_at(&self, task: Task) -> bool {
+        self.tasks.contains(&task)
+    }
+
+    /// How many looks at the host were begun.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks
+    }
+
     /// Whether what others change, too, was ever read.
     pub(super) fn has_read_host(&self) -> bool {
         self.has_read_host
@@ -89,6 +140,11 @@ impl Aside {
             Part::Own => self.own.is_some(),
             Part::Host => self.host.is_some(),
         }
+    }
+
+    /// When the host and the kernel may be read again after a failure.
+    pub(super) fn read_from(&self) -> Instant {
+        self.read_from
     }
 
     /// Whether the last reading that failed is long enough ago.
@@ -117,6 +173,34 @@ impl Aside {
         let of = change.clone();
         let work = async move { kernel.apply(&of).await };
         self.spawn(work, move |result| Report::Made(lane, change, result));
+    }
+
+    /// Looks at the host's interfaces and addresses.
+    pub(super) fn look_at_host(
+        &mut self,
+        expected: BTreeSet<String>,
+        work: impl Future<Output = Result<Look>> + Send + 'static,
+    ) {
+        self.tasks.insert(Task::Host);
+        self.looks += 1;
+        let look = HostLook { number: self.looks, expected };
+        self.spawn(work, move |result| Report::Links(look, result));
+    }
+
+    /// Looks at its routes.
+    pub(super) fn look_at_routes(
+        &mut self,
+        look: RoutesLook,
+        work: impl Future<Output = Result<Looked>> + Send + 'static,
+    ) {
+        self.tasks.insert(Task::Routes);
+        self.spawn(work, move |result| Report::Routes(look, result));
+    }
+
+    /// Takes in what the store has told.
+    pub(super) fn take_in(&mut self, work: impl Future<Output = Result<Told>> + Send + 'static) {
+        self.tasks.insert(Task::Told);
+        self.spawn(work, Report::Told);
     }
 
     /// Runs something in a thread of its own, whatever it waits for, and reports.
@@ -166,8 +250,8 @@ impl<K: Kernel> Loop<K> {
         }
     }
 
-    /// Takes over what came to an end.
-    pub(super) fn hear(&mut self, report: Report) {
+    /// Takes over what came to an end; whether the loop can go on.
+    pub(super) fn hear(&mut self, report: Report) -> bool {
         match report {
             Report::Made(lane, change, result) => {
                 self.aside.busy.remove(&lane);
@@ -181,13 +265,13 @@ impl<K: Kernel> Loop<K> {
                 self.restless = true;
             }
             Report::Own(result) => {
-                let Some(mut reading) = self.aside.own.take() else { return };
+                let Some(mut reading) = self.aside.own.take() else { return true };
                 if self.aside.busy.contains(&Lane::Xdp) {
                     // That part was not read.
                     let known = self.state.actual.iter().flat_map(|actual| actual.xdp.keys());
                     reading.changed.extend(known.cloned().map(Key::Xdp));
                 }
-                if let Some(read) = self.has_read(result) {
+                if let Some(read) = self.has_read(KERNEL, result) {
                     self.state.has_read(read, &reading.changed, reading.doubts);
                     self.read_due = Instant::now() + READ_EVERY;
                     // What should be is as it was; at first nothing has been folded yet.
@@ -198,8 +282,8 @@ impl<K: Kernel> Loop<K> {
                 }
             }
             Report::Host(result) => {
-                let Some(reading) = self.aside.host.take() else { return };
-                if let Some((tables, world)) = self.has_read(result) {
+                let Some(reading) = self.aside.host.take() else { return true };
+                if let Some((tables, world)) = self.has_read(KERNEL, result) {
                     let dirty = self.state.hears(tables, world, &reading.changed);
                     let first = !std::mem::replace(&mut self.aside.has_read_host, true);
                     self.dirty.add(if first { Dirty::Everything } else { dirty });
@@ -208,16 +292,28 @@ impl<K: Kernel> Loop<K> {
                     self.read(Part::Host);
                 }
             }
+            Report::Links(look, result) => {
+                self.aside.tasks.remove(&Task::Host);
+                self.host_looked_at(&look, result);
+            }
+            Report::Routes(look, result) => {
+                self.aside.tasks.remove(&Task::Routes);
+                self.routes_looked_at(look, result);
+            }
+            Report::Told(told) => {
+                self.aside.tasks.remove(&Task::Told);
+                return self.taken_in(told);
+            }
         }
+        true
     }
 
     /// What was read; what could not be is read again a little later.
-    fn has_read<T>(&mut self, result: Result<T>) -> Option<T> {
+    pub(super) fn has_read<T>(&mut self, failure: &str, result: Result<T>) -> Option<T> {
         match result {
             Ok(read) => Some(read),
             Err(error) => {
-                let failure = format!("the kernel's state cannot be read: {error:#}");
-                let wait: Duration = self.readings.failed(&failure);
+                let wait: Duration = self.readings.failed(&format!("{failure}: {error:#}"));
                 self.aside.read_from = Instant::now() + wait;
                 self.read_due = self.read_due.min(self.aside.read_from);
                 None

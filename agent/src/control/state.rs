@@ -10,13 +10,13 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    Fold, Rounds, Routes,
+    Fold, Read, Rounds, Routes,
     concern::{Concern, Events},
     hold::describe,
 };
 use crate::{
     desired::{Dirty, LocalFacts, Source, World, Xdp, endpoint_keys},
-    kernel::{routes::Changed, xdp::Refused},
+    kernel::xdp::Refused,
     model::{
         key::Prefix,
         membership::{Known, Trust, judge},
@@ -68,7 +68,7 @@ pub struct State {
     pub lost: BTreeMap<String, u64>,
     /// What the host says of itself.
     pub facts: LocalFacts,
-    /// Whether the host has to be asked before the next round.
+    /// Whether the host may be another than these say: it is about to be looked at.
     pub facts_stale: bool,
     /// What is known of the host's own routes.
     pub routes: Routes,
@@ -147,17 +147,15 @@ impl State {
     }
 
     /// Takes over what the store tells, and says what that changes.
-    pub fn take(&mut self, feed: Feed) -> Dirty {
+    pub fn take(&mut self, feed: Feed<Read>) -> Dirty {
         let mut dirty = Dirty::Nothing;
         match feed {
-            Feed::Listing(listing) => {
-                let mut read = Snapshot::of(&listing.entries, &self.snapshot);
-                read.settle(&self.facts.vital(), &self.snapshot.followed());
-                self.routes.changed(Changed::To(BTreeSet::new()));
-                (self.revision, self.told) = (listing.revision, listing.revision);
+            Feed::Listing(Read { revision, mut snapshot }) => {
+                snapshot.settle(&self.facts.vital(), &self.snapshot.followed());
+                (self.revision, self.told) = (revision, revision);
                 self.doubted = None;
                 dirty = Dirty::Everything;
-                self.believe(read);
+                self.believe(snapshot);
                 self.back();
                 self.note_lost_nodes();
             }
@@ -206,9 +204,6 @@ impl State {
         }
         if let Some(followed) = followed {
             read.settle(&self.facts.vital(), &followed);
-        }
-        if concerns.iter().any(|concern| concern.routes) {
-            self.routes.changed(Changed::To(BTreeSet::new()));
         }
         dirty.add(self.believe(read));
         self.back();

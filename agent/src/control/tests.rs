@@ -25,6 +25,8 @@ use crate::{
     tables::{Attachment, Entry, Firewall, HostRoute, Key, Tables, XdpAttachment},
 };
 
+mod meanwhile;
+
 /// A kernel that holds what it is told and notes every call.
 #[derive(Clone, Default)]
 struct Recorder {
@@ -67,6 +69,7 @@ struct Bench {
     kernel: Recorder,
     store: mpsc::Sender<Feed>,
     control: Control,
+    vanished: mpsc::Receiver<String>,
     _links: mpsc::Sender<()>,
 }
 
@@ -85,6 +88,7 @@ fn prepare(kernel: Recorder, xdp: Xdp) -> (Loop<Recorder>, Bench) {
     let (store, store_feed) = mpsc::channel(8);
     let (links, link_feed) = mpsc::channel(1);
     let (control, requests) = Control::channel();
+    let (tell_vanished, vanished) = mpsc::channel(8);
     let facts = LocalFacts {
         node: "h1".into(),
         uplink: Uplink { name: "lo".into(), ..Uplink::default() },
@@ -98,12 +102,20 @@ fn prepare(kernel: Recorder, xdp: Xdp) -> (Loop<Recorder>, Bench) {
         routes: mpsc::channel(1).1,
         world: mpsc::channel(1).1,
         requests,
-        vanished: mpsc::channel(8).0,
+        vanished: tell_vanished,
         rounds: watch::channel(0).0,
     };
     let originals = Originals::of("/nonexistent".as_ref());
     let control_loop = Loop::new(kernel.clone(), netlink, originals, state, sources);
-    (control_loop, Bench { kernel, store, control, _links: links })
+    (control_loop, Bench { kernel, store, control, vanished, _links: links })
+}
+
+/// Whether anything is under way beside the loop, or will be.
+fn at_work(control_loop: &Loop<Recorder>) -> bool {
+    let Loop { aside, open, .. } = control_loop;
+    let reads = aside.is_reading(Part::Own) || aside.is_reading(Part::Host);
+    let looks = [Task::Host, Task::Routes, Task::Told].into_iter().any(|task| aside.is_at(task));
+    reads || looks || control_loop.has_to_look() || control_loop.restless || !open.is_empty(Lane::Quick)
 }
 
 /// Waits until the view says so.
@@ -222,22 +234,22 @@ async fn what_was_read_counts_until_it_is_read_anew() {
     let reads =
         || bench.kernel.calls.lock().expect("no panic").iter().filter(|call| *call == "read Own").count();
     let listing = Listing { revision: 5, entries: vec![network()] };
-    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))).await);
+    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))));
     control_loop.round().await;
     while !control_loop.state.is_read() {
         let report = control_loop.aside.report().await;
-        assert!(control_loop.handle(Event::Report(Box::new(report))).await);
+        assert!(control_loop.handle(Event::Report(Box::new(report))));
+        control_loop.round().await;
     }
-    control_loop.round().await;
     control_loop.read_due = Instant::now();
-    assert!(control_loop.handle(Event::Tick).await);
+    assert!(control_loop.handle(Event::Tick));
     assert!(control_loop.state.is_read() && control_loop.aside.is_reading(Part::Own));
     // One who asks meanwhile has it read once more behind that.
     control_loop.state.doubts += 1;
     control_loop.round().await;
     while !control_loop.state.is_read() {
         let report = control_loop.aside.report().await;
-        assert!(control_loop.handle(Event::Report(Box::new(report))).await);
+        assert!(control_loop.handle(Event::Report(Box::new(report))));
         control_loop.round().await;
     }
     assert_eq!(reads(), 3);
@@ -293,17 +305,13 @@ async fn a_retry_is_of_one_change_alone() {
     let kernel = Recorder { refuse: Arc::new(Mutex::new(Some(refused.clone()))), ..Recorder::default() };
     let (mut control_loop, bench) = prepare(kernel, Xdp::default());
     let listing = Listing { revision: 5, entries: vec![network()] };
-    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))).await);
+    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))));
     control_loop.round().await;
     // Everything has been read, and folded for the last time.
     let is_open = |control_loop: &Loop<Recorder>| control_loop.state.retry.pending().contains_key(&refused);
-    let reads = |control_loop: &Loop<Recorder>| {
-        let aside = &control_loop.aside;
-        !aside.has_read_host() || aside.is_reading(Part::Own) || aside.is_reading(Part::Host)
-    };
-    while !is_open(&control_loop) || reads(&control_loop) || control_loop.restless {
+    while !is_open(&control_loop) || !control_loop.aside.has_read_host() || at_work(&control_loop) {
         let event = control_loop.next().await;
-        assert!(control_loop.handle(event).await);
+        assert!(control_loop.handle(event));
         control_loop.round().await;
     }
     // A fold would take this away again.
@@ -314,7 +322,7 @@ async fn a_retry_is_of_one_change_alone() {
     bench.kernel.calls.lock().expect("no panic").clear();
     while !control_loop.state.retry.pending().is_empty() {
         let event = control_loop.next().await;
-        assert!(control_loop.handle(event).await);
+        assert!(control_loop.handle(event));
         control_loop.round().await;
     }
     let calls = bench.kernel.calls.lock().expect("no panic").clone();
@@ -328,16 +336,13 @@ async fn a_retry_is_of_one_change_alone() {
 async fn a_reading_puts_back_what_is_gone_and_folds_nothing() {
     let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
     let listing = Listing { revision: 5, entries: vec![network()] };
-    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))).await);
+    assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))));
     control_loop.round().await;
-    let settled = |control_loop: &Loop<Recorder>| {
-        let Loop { aside, open, .. } = control_loop;
-        let reads = aside.is_reading(Part::Own) || aside.is_reading(Part::Host);
-        aside.has_read_host() && !reads && !control_loop.restless && open.is_empty(Lane::Quick)
-    };
+    let settled =
+        |control_loop: &Loop<Recorder>| control_loop.aside.has_read_host() && !at_work(control_loop);
     while !settled(&control_loop) {
         let event = control_loop.next().await;
-        assert!(control_loop.handle(event).await);
+        assert!(control_loop.handle(event));
         control_loop.round().await;
     }
     // A fold would take this away.
@@ -350,7 +355,7 @@ async fn a_reading_puts_back_what_is_gone_and_folds_nothing() {
     control_loop.read(Part::Own);
     while !settled(&control_loop) {
         let event = control_loop.next().await;
-        assert!(control_loop.handle(event).await);
+        assert!(control_loop.handle(event));
         control_loop.round().await;
     }
     assert!(held().host_routes.contains_key(&lost), "the kernel had lost it");
@@ -361,7 +366,7 @@ async fn a_reading_puts_back_what_is_gone_and_folds_nothing() {
 #[tokio::test]
 async fn idle_tick_is_not_followed_by_another_at_once() {
     let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
-    assert!(control_loop.handle(Event::Tick).await && !control_loop.has_business());
+    assert!(control_loop.handle(Event::Tick) && !control_loop.has_business());
     assert!(control_loop.read_due > Instant::now(), "it would spin");
 }
 
@@ -471,7 +476,7 @@ async fn who_has_gone_is_not_waited_for() {
     let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
     let (gone, here) = (oneshot::channel(), oneshot::channel());
     for (reply, revision) in [(gone.0, 7), (here.0, 8)] {
-        assert!(control_loop.handle(Event::Request(Some(Request::Revision(revision, reply)))).await);
+        assert!(control_loop.handle(Event::Request(Some(Request::Revision(revision, reply)))));
     }
     let (served_gone, served_here) = (oneshot::channel(), oneshot::channel());
     for reply in [served_gone.0, served_here.0] {

@@ -43,6 +43,13 @@ pub fn netlink() -> std::io::Result<Netlink> {
     Ok(handle)
 }
 
+/// Netlink that answers nobody for as long as what comes with it is there.
+#[cfg(test)]
+pub fn silent_netlink() -> std::io::Result<(Netlink, impl Send)> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    Ok((handle, connection))
+}
+
 /// What is read of the kernel by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {

@@ -178,9 +178,9 @@ pub enum Commit {
 
 /// What those parts of the store tell that are watched.
 #[derive(Debug)]
-pub enum Feed {
+pub enum Feed<L = Listing> {
     /// Everything, as it is now.
-    Listing(Listing),
+    Listing(L),
     /// What changed.
     Events {
         /// The revision of the newest of them.
@@ -196,6 +196,19 @@ pub enum Feed {
     Back,
     /// It can be read, and not be written for this reason; or it can be written again.
     Writable(Result<(), Away>),
+}
+
+impl<L> Feed<L> {
+    /// The same with another form of a listing.
+    pub fn map<M>(self, form: impl FnOnce(L) -> M) -> Feed<M> {
+        match self {
+            Self::Listing(listing) => Feed::Listing(form(listing)),
+            Self::Events { revision, whole, events } => Feed::Events { revision, whole, events },
+            Self::Away(away) => Feed::Away(away),
+            Self::Back => Feed::Back,
+            Self::Writable(result) => Feed::Writable(result),
+        }
+    }
 }
 
 /// Keeps a key in the store as long as it lives.
