@@ -24,7 +24,10 @@ use std::{
 
 use tokio::sync::{Mutex, watch};
 
-use self::{reserve::Reservations, sandbox::Sandboxes};
+use self::{
+    reserve::{Ended, Reservations},
+    sandbox::Sandboxes,
+};
 use crate::{
     control::Control,
     ipam::Ipam,
@@ -52,8 +55,20 @@ const NAME_MAX: usize = 128;
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS: usize = 200;
 
-/// Held by whoever works on an interface.
+/// Held by whoever works on something.
 type Turn = Arc<Mutex<()>>;
+
+/// What one works on at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Work {
+    /// An interface of a namespace, by the namespace's inode number.
+    Interface(u32, String),
+    /// A runtime's endpoint, by the runtime's id.
+    OfRuntime(String),
+    /// A name of a network. Whoever works on an interface may wait for it, and not the other
+    /// way round.
+    Name(u32, String),
+}
 
 /// The containers of this node.
 pub struct Workloads {
@@ -77,10 +92,12 @@ pub struct Workloads {
     losses: AtomicU64,
     /// Addresses that a runtime asked for and no endpoint has.
     reservations: Reservations,
+    /// Addresses that a runtime has yet to give up.
+    ended: Ended,
     /// Numbers of a runtime's containers.
     sandboxes: Sandboxes,
-    /// One at a time for each interface of each namespace.
-    busy: Mutex<BTreeMap<(u32, String), Turn>>,
+    /// What is worked on.
+    busy: Mutex<BTreeMap<Work, Turn>>,
 }
 
 impl Workloads {
@@ -98,6 +115,7 @@ impl Workloads {
             dirty: AtomicBool::new(false),
             losses: AtomicU64::new(0),
             reservations: Reservations::default(),
+            ended: Ended::default(),
             sandboxes,
             busy: Mutex::default(),
         }
@@ -110,14 +128,14 @@ impl Workloads {
 
     async fn turn_of(&self, endpoint: &Endpoint) -> Turn {
         match endpoint.handle() {
-            Some(handle) => self.turn(0, &handle.id).await,
-            None => self.turn(endpoint.sandbox, &endpoint.ifname).await,
+            Some(handle) => self.turn(Work::OfRuntime(handle.id.clone())).await,
+            None => self.turn(Work::Interface(endpoint.sandbox, endpoint.ifname.clone())).await,
         }
     }
 
-    async fn turn(&self, sandbox: u32, ifname: &str) -> Turn {
+    async fn turn(&self, work: Work) -> Turn {
         let mut busy = self.busy.lock().await;
         busy.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(busy.entry((sandbox, ifname.to_owned())).or_default())
+        Arc::clone(busy.entry(work).or_default())
     }
 }

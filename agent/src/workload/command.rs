@@ -4,11 +4,11 @@ use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Result, bail};
 use margay_common::net::Mac;
-use tokio::time::sleep;
+use tokio::{sync::OwnedMutexGuard, time::sleep};
 use tracing::{info, warn};
 
 use super::{
-    LOOK, LOOKS, NAME_MAX, Workloads,
+    LOOK, LOOKS, NAME_MAX, Work, Workloads,
     find::Which,
     identity::{list, new_id},
     inside,
@@ -52,7 +52,7 @@ impl Workloads {
             words::check("endpoint name", name, NAME_MAX)?;
         }
         let netns = Netns::open(&request.netns).await?;
-        let turn = self.turn(netns.inode, &request.ifname).await;
+        let turn = self.turn(Work::Interface(netns.inode, request.ifname.clone())).await;
         let _turn = turn.lock().await;
         self.joined().await?;
         if let Some(found) = self.existing(netns.inode, &request.ifname)? {
@@ -68,9 +68,10 @@ impl Workloads {
         }
         let network = self.network(&request.network).await?;
         self.check_once(&network, &netns)?;
-        if let Some(name) = &request.name {
-            self.check_name(&network, name).await?;
-        }
+        let _named = match &request.name {
+            Some(name) => Some(self.claim_name(&network, name).await?),
+            None => None,
+        };
         let id = new_id()?;
         let holder =
             Holder { endpoint: id.clone(), name: request.name.clone(), node: None, unknown: Unknown::new() };
@@ -152,6 +153,14 @@ impl Workloads {
             // The inode number of a namespace that is gone, in use again.
             _ => Ok(()),
         }
+    }
+
+    /// Has a name be the caller's alone until the attach is done: one under the same name waits
+    /// for that, since an endpoint that is just attached looks like one that is gone.
+    async fn claim_name(&self, network: &Network, name: &str) -> Result<OwnedMutexGuard<()>> {
+        let turn = self.turn(Work::Name(network.id, name.to_owned())).await.lock_owned().await;
+        self.check_name(network, name).await?;
+        Ok(turn)
     }
 
     /// A name is one endpoint's, unless that one is gone and its end was not

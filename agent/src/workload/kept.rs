@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use tracing::{debug, info, warn};
 
-use super::{Workloads, identity::list};
+use super::{Work, Workloads, identity::list};
 use crate::{
     ipam::Refusal,
     journal::Step,
@@ -26,7 +26,7 @@ impl Workloads {
     /// container keeps the endpoint's addresses, unless it or another container keeps
     /// others or these. Whether the endpoint has the addresses that it should.
     pub async fn identify(&self, id: &str, container: &str, name: &str) -> Result<bool> {
-        let turn = self.turn(0, id).await;
+        let turn = self.turn(Work::OfRuntime(id.to_owned())).await;
         let turn = turn.lock().await;
         let Some(found) = self.of_runtime(id) else { return Ok(true) };
         let known = found.handle().is_some_and(|handle| handle.container.as_deref() == Some(container));

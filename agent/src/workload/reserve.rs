@@ -2,7 +2,7 @@
 //! and may never make an endpoint of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
@@ -56,6 +56,44 @@ impl Reservations {
     }
 }
 
+/// For how long a runtime may still give up the address of an endpoint that has ended: while the
+/// agent does not answer, it asks again for half a minute.
+const LATE: Duration = Duration::from_secs(120);
+
+/// Addresses of a runtime's endpoints that have ended and that it has not given up yet. One
+/// may be another endpoint's by then: a stopped container's address is given again at once.
+#[derive(Debug, Default)]
+pub(super) struct Ended(Mutex<BTreeMap<IpAddr, VecDeque<(String, Instant)>>>);
+
+impl Ended {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, VecDeque<(String, Instant)>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an endpoint has ended.
+    pub(super) fn note(&self, endpoint: &Endpoint, now: Instant) {
+        let mut lock = self.lock();
+        for addr in &endpoint.addresses {
+            lock.entry(*addr).or_default().push_back((endpoint.id.clone(), now));
+        }
+    }
+
+    /// Whose address is given up, if that one has ended: the runtime gives up what it had
+    /// first.
+    pub(super) fn take(&self, addr: IpAddr, now: Instant) -> Option<String> {
+        self.forget(now);
+        self.lock().get_mut(&addr)?.pop_front().map(|(id, _)| id)
+    }
+
+    /// Forgets those that will not be given up any more.
+    pub(super) fn forget(&self, now: Instant) {
+        self.lock().retain(|_, ended| {
+            ended.retain(|(_, since)| now.saturating_duration_since(*since) < LATE);
+            !ended.is_empty()
+        });
+    }
+}
+
 impl Workloads {
     /// Gives a runtime an address of a subnet, for an endpoint to come: the one that is
     /// `wanted`, which a user named if `asked`, or any that nobody has or keeps.
@@ -85,12 +123,19 @@ impl Workloads {
     }
 
     /// Takes an address back from a runtime, and the endpoint that still has
-    /// it; one that it does not have is fine.
+    /// it; one that it does not have is fine, and so is one that another has since.
     pub async fn give_up(&self, addr: IpAddr) -> Result<()> {
+        if let Some(ended) = self.ended.take(addr, Instant::now()) {
+            return self.give_up_of(&ended, addr).await;
+        }
         let endpoints = self.journal.endpoints();
         let has = |endpoint: &&Endpoint| endpoint.addresses.contains(&addr);
-        if let Some(handle) = endpoints.values().filter(has).find_map(Endpoint::handle) {
-            self.delete(&handle.id).await?;
+        let with_handle = |endpoint: &Endpoint| Some((endpoint.id.clone(), endpoint.handle()?.id.clone()));
+        if let Some((endpoint, handle)) = endpoints.values().filter(has).find_map(with_handle) {
+            self.delete(&handle).await?;
+            // That was the giving up.
+            self.ended.take(addr, Instant::now());
+            return self.give_up_of(&endpoint, addr).await;
         }
         let reservation = self.reservations.lock().remove(&addr);
         if let Some(reservation) = reservation {
@@ -100,11 +145,13 @@ impl Workloads {
     }
 
     /// Gives back an address that is reserved for an endpoint, which has ended; one that
-    /// another has is left alone.
+    /// another has, or that is given to the container again, is left alone.
     pub async fn give_up_of(&self, holder: &str, addr: IpAddr) -> Result<()> {
         let reservation = {
             let mut reserved = self.reservations.lock();
-            let is_its = reserved.get(&addr).is_some_and(|reservation| reservation.holder == holder);
+            let is_its = reserved
+                .get(&addr)
+                .is_some_and(|reservation| !reservation.kept && reservation.holder == holder);
             if is_its { reserved.remove(&addr) } else { None }
         };
         match reservation {
@@ -137,6 +184,7 @@ impl Workloads {
 
     /// Takes back what a runtime asked for and has not used for a while.
     pub async fn end_stale_reservations(&self, patience: Duration) {
+        self.ended.forget(Instant::now());
         let stale = |(addr, reservation): (&IpAddr, &Reservation)| {
             (reservation.since.elapsed() >= patience).then_some(*addr)
         };
@@ -203,5 +251,32 @@ impl Workloads {
         } else {
             Ok(holders)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_gives_up_what_ended_first_and_within_a_while() {
+        let endpoint = |id: &str| -> Endpoint {
+            serde_json::from_value(serde_json::json!({
+                "id": id, "network": 1, "network_name": "blue", "addresses": ["10.1.0.2", "fd00:1::2"],
+                "mac": "02:00:00:00:00:01", "netns": "", "sandbox": 1, "ifname": "", "host_interface": id,
+                "mtu": 1500, "owner": "command",
+            }))
+            .expect("an endpoint")
+        };
+        let (ended, now) = (Ended::default(), Instant::now());
+        let [v4, v6]: [IpAddr; 2] = ["10.1.0.2", "fd00:1::2"].map(|addr| addr.parse().expect("a literal"));
+        ended.note(&endpoint("a"), now);
+        ended.note(&endpoint("b"), now + LATE / 2);
+        let take = |addr, now| ended.take(addr, now);
+        assert_eq!(take(v4, now).as_deref(), Some("a"));
+        assert_eq!(take(v4, now).as_deref(), Some("b"));
+        assert_eq!(take(v4, now), None, "whoever has it now has it by itself");
+        assert_eq!(take(v6, now + LATE).as_deref(), Some("b"), "the first is not given up any more");
+        assert!(ended.take(v6, now + LATE).is_none() && ended.lock().values().all(VecDeque::is_empty));
     }
 }

@@ -14,7 +14,7 @@ use margay_common::net::Mac;
 use tracing::{debug, info, warn};
 
 use super::{
-    NAME_MAX, Workloads,
+    NAME_MAX, Work, Workloads,
     identity::{list, new_id},
     life::{Draft, Place},
     reserve::Reservation,
@@ -57,7 +57,7 @@ impl Workloads {
     /// has other things to do until it asks for it. The same again finds the
     /// first.
     pub async fn create(self: &Arc<Self>, request: Create) -> Result<Endpoint> {
-        let turn = self.turn(0, &request.handle.id).await.lock_owned().await;
+        let turn = self.turn(Work::OfRuntime(request.handle.id.clone())).await.lock_owned().await;
         self.joined().await?;
         if let Some(found) = self.of_runtime(&request.handle.id) {
             let same = found.addresses == request.addresses && request.mac.is_none_or(|mac| mac == found.mac);
@@ -112,7 +112,7 @@ impl Workloads {
     /// Has an endpoint's interface ready for the runtime to move into the
     /// container, and served. The same again finds it there.
     pub async fn plug(&self, id: &str, netns: PathBuf) -> Result<(Endpoint, Network)> {
-        let turn = self.turn(0, id).await;
+        let turn = self.turn(Work::OfRuntime(id.to_owned())).await;
         let _turn = turn.lock().await;
         let found = self.of_runtime(id);
         let endpoint = found.ok_or_else(|| anyhow!("there is no endpoint {id}; create it first"))?;
@@ -138,7 +138,7 @@ impl Workloads {
     /// Removes a runtime's endpoint; its addresses are the runtime's until it
     /// gives them up. One that is not there is fine.
     pub async fn delete(&self, id: &str) -> Result<()> {
-        let turn = self.turn(0, id).await;
+        let turn = self.turn(Work::OfRuntime(id.to_owned())).await;
         let _turn = turn.lock().await;
         let Some(endpoint) = self.of_runtime(id) else { return Ok(()) };
         // From here on it is served no longer; the rest is waiting for the
@@ -146,6 +146,7 @@ impl Workloads {
         let released = self.control.begin_release(endpoint.id.clone()).await?;
         let kept = self.keeping(&endpoint);
         self.end_entry(&endpoint, kept.as_ref()).await?;
+        self.ended.note(&endpoint, Instant::now());
         if kept.is_none() {
             let (network, holder) = (endpoint.network, endpoint.id.clone());
             let (stashed, kept, asked) = (false, false, false);
@@ -167,7 +168,7 @@ impl Workloads {
 
     /// Calls an endpoint what the runtime calls its container.
     pub async fn rename(&self, id: &str, name: &str) -> Result<()> {
-        let turn = self.turn(0, id).await;
+        let turn = self.turn(Work::OfRuntime(id.to_owned())).await;
         let _turn = turn.lock().await;
         let Some(found) = self.of_runtime(id) else { return Ok(()) };
         if found.name.as_deref() == Some(name) || words::check("container", name, NAME_MAX).is_err() {

@@ -203,6 +203,41 @@ fn calls_may_come_twice_and_out_of_order() {
     ok(h1, "/NetworkDriver.DeleteNetwork", &json!({"NetworkID": net}));
 }
 
+/// Docker asks again for as long as the plugin does not answer. Meanwhile the agent may have taken
+/// the address back, and given it to another.
+#[test]
+fn address_that_is_given_up_late_stays_with_who_has_it_since() {
+    let mut lab = Lab::without_agents(Plan::for_test(1));
+    lab.host(1).flags = vec!["--docker-patience".into(), "1".into()];
+    lab.host(1).up();
+    let h1 = lab.h(1);
+    h1.ok(&["network", "create", "blue", "--subnet", "10.65.0.0/16"]);
+    let net = "a".repeat(64);
+    let asked = json!({"PoolID": "10.65.0.0/16", "Address": "10.65.0.9"});
+    let endpoint =
+        |id: &str| json!({"NetworkID": net, "EndpointID": id, "Interface": {"Address": "10.65.0.9/32"}});
+    ok(h1, "/IpamDriver.RequestAddress", &asked);
+    ok(h1, "/NetworkDriver.CreateEndpoint", &endpoint("e1"));
+    ok(h1, "/NetworkDriver.DeleteEndpoint", &endpoint("e1"));
+    eventually("the address is taken back", || {
+        let log = h1.log();
+        if log.contains("took address 10.65.0.9 back") { Ok(()) } else { Err(log) }
+    });
+    ok(h1, "/IpamDriver.RequestAddress", &asked);
+    ok(h1, "/NetworkDriver.CreateEndpoint", &endpoint("e2"));
+    ok(h1, "/IpamDriver.ReleaseAddress", &asked);
+    let left = h1.json(&["endpoint", "ls"]);
+    assert_eq!(left[0]["addresses"][0], "10.65.0.9", "{left}");
+    // Its own end is one.
+    ok(h1, "/NetworkDriver.DeleteEndpoint", &endpoint("e2"));
+    ok(h1, "/IpamDriver.ReleaseAddress", &asked);
+    assert_eq!(h1.json(&["endpoint", "ls"]), json!([]));
+    ok(h1, "/IpamDriver.RequestAddress", &asked);
+    ok(h1, "/NetworkDriver.CreateEndpoint", &endpoint("e3"));
+    ok(h1, "/IpamDriver.ReleaseAddress", &asked);
+    assert_eq!(h1.json(&["endpoint", "ls"]), json!([]), "given up by who has it");
+}
+
 #[test]
 fn every_subnet_that_is_asked_for_is_another() {
     let lab = alone();

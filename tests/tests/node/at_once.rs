@@ -22,6 +22,8 @@ use crate::attach::one_host;
 /// Pairs of interfaces. The kernel's link watch opens the queues of 200 at once and has the
 /// others wait for up to a second.
 const PAIRS: usize = 150;
+/// How often two meet.
+const ROUNDS: usize = 10;
 /// Containers that are attached meanwhile.
 const CONTAINERS: usize = 12;
 
@@ -127,4 +129,37 @@ fn a_queue_is_waited_for_until_the_other_end_is_up() {
 fn still_waits<T>(namespace: &Namespace, waiting: &ScopedJoinHandle<'_, T>) {
     namespace.sh("ip addr");
     assert!(!waiting.is_finished(), "it does not wait");
+}
+
+/// One that is just being attached has no interface yet, like one that is gone.
+#[test]
+fn of_two_attaches_under_one_name_at_a_time_one_is_refused() {
+    let lab = one_host();
+    for round in 0..ROUNDS {
+        let containers = [lab.container(), lab.container()];
+        let said = scope(|scope| {
+            let attach = |container: &Namespace| {
+                let path = container.path().display().to_string();
+                lab.h(1).margay(&[
+                    "endpoint",
+                    "attach",
+                    "--network",
+                    "blue",
+                    "--netns",
+                    &path,
+                    "--name",
+                    "web",
+                ])
+            };
+            let both = [&containers[0], &containers[1]].map(|c| scope.spawn(move || attach(c)));
+            both.map(|one| one.join().expect("no panic"))
+        });
+        let [winner, loser] = if said[0].ok() { [0, 1] } else { [1, 0] };
+        assert!(said[winner].ok() && !said[loser].ok(), "round {round}: {said:?}");
+        let told = &said[loser].err;
+        assert!(told.contains("of network blue is named web already"), "round {round}: {told}");
+        let found = lab.h(1).json(&["endpoint", "ls"]);
+        assert_eq!(found.as_array().map(Vec::len), Some(1), "round {round}: {found}");
+        lab.h(1).detach(&containers[winner]);
+    }
 }
