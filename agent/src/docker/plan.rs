@@ -14,9 +14,10 @@ use crate::{
 pub const DRIVER: &str = "margay";
 /// How long Docker may take from our answer to showing a network, in seconds.
 pub const SETTLING: u64 = 10;
-/// For how many seconds nothing must have happened in Docker before a network is made again,
-/// and away for a moment: whoever created it is likely to use it at once.
-const QUIET: u64 = 2;
+/// For how many seconds nothing must have happened in Docker before a network is created again.
+/// The network is missing for a moment then, and a script that has just created it may use it
+/// after some other steps.
+const QUIET: u64 = 10;
 /// For how many seconds Docker may hide a network that its user removes: it stops listing the
 /// network first, gives up the addresses, and only then tells the driver.
 const REMOVING: u64 = 10;

@@ -104,9 +104,9 @@ fn network_is_made_again_only_while_docker_is_quiet_or_never_is() {
         !plan(&view).0.is_empty()
     };
     let none = BTreeSet::new();
-    assert!(remade(110, 5, &none));
-    assert!(!remade(110, 0, &none), "somebody is at work, who may have seen the network");
-    assert!(!remade(110, 5, &asked), "somebody makes another network");
+    assert!(remade(111, 10, &none));
+    assert!(!remade(111, 9, &none), "somebody is at work, who may have seen the network");
+    assert!(!remade(111, 10, &asked), "somebody makes another network");
     assert!(remade(200, 0, &asked), "a busy Docker does not put it off for ever");
 }
 
