@@ -30,7 +30,9 @@ use crate::{
     config::Config,
     control::{Control, Loop, Sources, State},
     desired::LocalFacts,
-    drops, files,
+    drops,
+    endpoints::{Endpoints, Which, aside, new_id},
+    files,
     ipam::Ipam,
     journal::{Journal, Member},
     kernel::{
@@ -58,7 +60,6 @@ use crate::{
     report::Report,
     shared::Shared,
     store::Store,
-    workload::{Which, Workloads, aside, new_id},
 };
 
 /// How long to wait before something that failed is tried again, and how long at most.
@@ -111,33 +112,33 @@ pub async fn run(config: Config) -> Result<()> {
         Sources { store: store.watch(&Snapshot::PREFIXES), links, routes, world, requests, vanished, rounds };
     let control_loop = Loop::new(host, own_netlink, originals, state, sources);
     let networks = Networks::new(Arc::clone(&store));
-    let workloads = Workloads::new(ipam, networks, control, netlink, journal.clone()).with(device);
-    let workloads = Arc::new(workloads);
-    let (same_store, same_workloads) = (Arc::clone(&store), Arc::clone(&workloads));
+    let endpoints = Endpoints::new(ipam, networks, control, netlink, journal.clone()).with(device);
+    let endpoints = Arc::new(endpoints);
+    let (same_store, same_endpoints) = (Arc::clone(&store), Arc::clone(&endpoints));
     let membership =
-        Arc::new(Membership::new(same_store, same_workloads, journal, instance, config.block_idle));
+        Arc::new(Membership::new(same_store, same_endpoints, journal, instance, config.block_idle));
     let report = Arc::new(Report::default());
-    let docker = doors.open_to_docker(&workloads, &report, &on_rounds);
-    follow_store(&workloads, &store);
-    keep_neighbours_fresh(&workloads, neighbours);
+    let docker = doors.open_to_docker(&endpoints, &report, &on_rounds);
+    follow_store(&endpoints, &store);
+    keep_neighbours_fresh(&endpoints, neighbours);
     let agent = Arc::new(Agent {
         report,
         calls: docker.as_ref().map(|docker| docker.calls.clone()),
         stop: Arc::clone(&stop),
-        workloads: Arc::clone(&workloads),
+        endpoints: Arc::clone(&endpoints),
         membership: Arc::clone(&membership),
         store,
         store_at: config.store.to_string(),
-        drops: drops::Switch::new(&workloads.control, (log_drops, &counters), &pins, config.datapath_log)
+        drops: drops::Switch::new(&endpoints.control, (log_drops, &counters), &pins, config.datapath_log)
             .await?,
         counters,
         pins: pins.clone(),
         mode,
     });
     tokio::spawn(membership.run(on_rounds.clone()));
-    tokio::spawn(forget_old_programs(Arc::clone(&workloads), on_rounds, pins, extras));
-    tokio::spawn(undo_begun(Arc::clone(&workloads), begun));
-    tokio::spawn(bury(workloads, vanishing));
+    tokio::spawn(forget_old_programs(Arc::clone(&endpoints), on_rounds, pins, extras));
+    tokio::spawn(undo_begun(Arc::clone(&endpoints), begun));
+    tokio::spawn(bury(endpoints, vanishing));
     let control_loop = own.run(control_loop)?;
     serve(doors, agent, control_loop, stop).await
 }
@@ -247,8 +248,8 @@ async fn first_state(
 
 /// Has the loop know the addresses at which this node reaches the store, which names may
 /// lead to others in time.
-fn follow_store(workloads: &Workloads, store: &Arc<dyn Store>) {
-    let (control, store) = (workloads.control.clone(), Arc::clone(store));
+fn follow_store(endpoints: &Endpoints, store: &Arc<dyn Store>) {
+    let (control, store) = (endpoints.control.clone(), Arc::clone(store));
     tokio::spawn(async move {
         let mut told = None;
         loop {
@@ -264,8 +265,8 @@ fn follow_store(workloads: &Workloads, store: &Arc<dyn Store>) {
 }
 
 /// Vouches for the next hops that XDP sends to.
-fn keep_neighbours_fresh(workloads: &Workloads, table: HashTable<Addr, Neighbour>) {
-    let (control, netlink) = (workloads.control.clone(), workloads.netlink.clone());
+fn keep_neighbours_fresh(endpoints: &Endpoints, table: HashTable<Addr, Neighbour>) {
+    let (control, netlink) = (endpoints.control.clone(), endpoints.netlink.clone());
     tokio::spawn(next_hops::keep_fresh(control, netlink, table));
 }
 
@@ -289,13 +290,13 @@ fn remembered(journal: &Journal, members: &BTreeMap<u32, Member>) -> Result<Snap
 
 /// Once every hook is sure to have the new programs, the others may go.
 async fn forget_old_programs(
-    workloads: Arc<Workloads>,
+    endpoints: Arc<Endpoints>,
     mut rounds: watch::Receiver<u64>,
     pins: Pins,
     extras: Extras,
 ) {
     let settled = |state: &State| state.in_sync() && state.hooks_are_settled();
-    while !workloads.control.look(settled).await.unwrap_or(false) {
+    while !endpoints.control.look(settled).await.unwrap_or(false) {
         if rounds.changed().await.is_err() {
             return;
         }
@@ -311,28 +312,28 @@ async fn forget_old_programs(
 }
 
 /// Undoes what a crash left half-attached.
-async fn undo_begun(workloads: Arc<Workloads>, begun: Vec<String>) {
+async fn undo_begun(endpoints: Arc<Endpoints>, begun: Vec<String>) {
     for id in begun {
         warn!(endpoint = id, "incomplete attach, rolling back");
         let mut again = Again::new(ASK_AGAIN.0, ASK_AGAIN.1);
-        while let Err(error) = workloads.detach(&Which::Id(id.clone())).await {
+        while let Err(error) = endpoints.detach(&Which::Id(id.clone())).await {
             sleep(again.failed(&format!("endpoint {id}: roll-back incomplete, retrying: {error:#}"))).await;
         }
     }
 }
 
 /// Detaches endpoints whose interface vanished with their container.
-async fn bury(workloads: Arc<Workloads>, mut vanishing: mpsc::Receiver<String>) {
+async fn bury(endpoints: Arc<Endpoints>, mut vanishing: mpsc::Receiver<String>) {
     while let Some(id) = vanishing.recv().await {
         // Docker has yet to ask for its interface, or has forgotten it: that is
         // settled with Docker.
-        let found = workloads.journal.endpoints().remove(&id);
+        let found = endpoints.journal.endpoints().remove(&id);
         if found.is_some_and(|endpoint| endpoint.handle().is_some() && !endpoint.has_joined()) {
             continue;
         }
         // Nobody else would come back to it, so this does until it is done.
         let mut again = Again::new(ASK_AGAIN.0, ASK_AGAIN.1);
-        while let Err(error) = workloads.detach(&Which::Id(id.clone())).await {
+        while let Err(error) = endpoints.detach(&Which::Id(id.clone())).await {
             sleep(again.failed(&format!("endpoint {id}: cleanup incomplete, retrying: {error:#}"))).await;
         }
     }

@@ -13,6 +13,7 @@ pub mod control;
 pub mod desired;
 pub mod docker;
 pub mod drops;
+pub mod endpoints;
 pub mod files;
 pub mod ipam;
 pub mod journal;
@@ -31,7 +32,6 @@ pub mod sockets;
 pub mod store;
 pub mod tables;
 pub mod words;
-pub mod workload;
 
 /// The version, with the commit that it was built from and the layout of the
 /// maps that its object has.

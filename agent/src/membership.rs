@@ -23,6 +23,7 @@ use tracing::info;
 use crate::{
     again::Again,
     control::{Control, State, now},
+    endpoints::Endpoints,
     journal::{Journal, Step},
     model::{
         self,
@@ -33,7 +34,6 @@ use crate::{
     },
     problem::Problem,
     store::{Announcement, Away, Store},
-    workload::Workloads,
 };
 
 /// What mends a refusal that says nothing of a mend.
@@ -65,7 +65,7 @@ enum Trouble {
 pub struct Membership {
     store: Arc<dyn Store>,
     control: Control,
-    workloads: Arc<Workloads>,
+    endpoints: Arc<Endpoints>,
     journal: Journal,
     /// Names the state folder.
     instance: String,
@@ -95,13 +95,13 @@ impl Membership {
     /// Nothing is written yet.
     pub fn new(
         store: Arc<dyn Store>,
-        workloads: Arc<Workloads>,
+        endpoints: Arc<Endpoints>,
         journal: Journal,
         instance: String,
         block_idle: u64,
     ) -> Self {
-        let control = workloads.control.clone();
-        Self { store, control, workloads, journal, instance, block_idle, announced: Mutex::default() }
+        let control = endpoints.control.clone();
+        Self { store, control, endpoints, journal, instance, block_idle, announced: Mutex::default() }
     }
 
     /// Acts on what the state becomes, for as long as the loop runs.
@@ -125,7 +125,7 @@ impl Membership {
                 Err(Trouble::Refused(reason)) => {
                     let wait = progress.refusals.failed(&format!("this node cannot join: {reason:#}"));
                     self.control.joining(Some(Problem::of(&reason, JOINING))).await;
-                    self.workloads.shut();
+                    self.endpoints.shut();
                     self.announced.lock().await.take();
                     // The store is asked for it each time, so no news hurries it.
                     sleep(wait).await;
@@ -145,7 +145,7 @@ impl Membership {
         let look = |state: &State| (state.known.is_some(), state.store.unusable().is_some());
         let (member, is_known) = self.control.look(look).await.unwrap_or_default();
         if member {
-            self.workloads.open();
+            self.endpoints.open();
         } else {
             self.control.joining(Some(away.to_problem())).await;
         }
@@ -171,7 +171,7 @@ impl Membership {
                 // What comes and goes meanwhile is told to the right one.
                 progress.restored = false;
                 self.control.joining(None).await;
-                self.workloads.open();
+                self.endpoints.open();
                 return Ok(());
             }
             Trust::Lossy(Loss::Awaiting(_)) | Trust::Whole => {}
@@ -192,7 +192,7 @@ impl Membership {
             node = Some(self.register(&look).await?);
             progress.restored = false;
         }
-        if !progress.restored || self.workloads.is_dirty() {
+        if !progress.restored || self.endpoints.is_dirty() {
             progress.restored = false;
             progress.restored = self.restore(look.trust != Trust::Whole).await?;
         }
@@ -222,7 +222,7 @@ impl Membership {
             *announced = Some((announcement, Instant::now()));
         }
         drop(announced);
-        self.workloads.open();
+        self.endpoints.open();
     }
 
     async fn look(&self) -> Result<Look> {
@@ -288,7 +288,7 @@ impl Membership {
         });
         let (claimed, existing) = claimed.await?;
         for network in claimed {
-            if self.workloads.ipam.give_back(network, self.block_idle).await? {
+            if self.endpoints.ipam.give_back(network, self.block_idle).await? {
                 info!("returned an empty block of network {network}");
             }
         }
@@ -297,7 +297,7 @@ impl Membership {
         used.extend(self.journal.kept().values().map(|kept| kept.network));
         let mut step = Step::default();
         for (id, mut member) in self.journal.networks() {
-            member.stash = self.workloads.ipam.stash(id).await;
+            member.stash = self.endpoints.ipam.stash(id).await;
             if !used.contains(&id) && (member.stash.is_empty() || !existing.contains(&id)) {
                 step = step.without_network(id);
             } else {

@@ -311,9 +311,9 @@ fn check_overlap(
                 return Err(overlaps(format!("{} of network {}", theirs.cidr, other.name)));
             }
         }
-        if let Some(blocked) = snapshot.denied.keys().find(|blocked| overlap(**blocked, cidr)) {
-            let what = format!("subnet {cidr} overlaps {blocked}, which is on the deny list");
-            return Err(Rejection::conflict(what, format!("margay guard rm {blocked}")));
+        if let Some(denied) = snapshot.denied.keys().find(|denied| overlap(**denied, cidr)) {
+            let what = format!("subnet {cidr} overlaps {denied}, which is on the deny list");
+            return Err(Rejection::conflict(what, format!("margay guard rm {denied}")));
         }
         for node in snapshot.nodes.values() {
             if let Some(addr) = node.addresses.iter().find(|addr: &&IpAddr| cidr.contains(*addr)) {

@@ -60,7 +60,7 @@ pub struct Workload {
     pub mac: MacWord,
     /// The network's id, 24 bits.
     pub network: u32,
-    /// The container's number, as [`Endpoint::sandbox`]: endpoints of one container may
+    /// The container's number, as [`EndpointEntry::sandbox`]: endpoints of one container may
     /// send from each other's addresses. Zero while it is not known.
     pub sandbox: u32,
     /// [`INTERNAL`], [`ROUTABLE`], [`BORROWED`], [`NETKIT`].
@@ -73,7 +73,7 @@ pub struct Workload {
     pub v6: Side,
 }
 
-/// A slot of the array of workloads, which belongs to one interface at a time. An
+/// A slot of the array of senders, which belongs to one interface at a time. An
 /// array is read without a call, which a hash is not: most packets need no other
 /// look-up to know their sender.
 #[derive(
@@ -114,11 +114,11 @@ impl Workload {
 
     /// Whether an endpoint is one of the same container.
     #[inline(always)]
-    pub const fn shares_sandbox(&self, endpoint: &Endpoint) -> bool {
+    pub const fn shares_sandbox(&self, endpoint: &EndpointEntry) -> bool {
         self.sandbox != 0 && self.sandbox == endpoint.sandbox
     }
 
-    /// The half of this workload that a packet of `family` concerns.
+    /// The half of this sender that a packet of `family` concerns.
     #[inline(always)]
     pub const fn side(&self, family: Family) -> &Side {
         match family {
@@ -133,7 +133,7 @@ impl Workload {
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
-pub struct Endpoint {
+pub struct EndpointEntry {
     /// Index of the interface's host side.
     pub ifindex: u32,
     /// The network's id, 24 bits.
@@ -153,7 +153,7 @@ pub struct Endpoint {
     pub subnet_mask: Addr,
 }
 
-impl Endpoint {
+impl EndpointEntry {
     /// The same as [`Workload::may_become`]; an address that has come to another interface
     /// of the node is the node's own affair, too.
     pub fn may_become(&self, other: &Self) -> bool {

@@ -29,7 +29,7 @@ use crate::verdict;
 /// The types of keys and values.
 pub mod types {
     pub use crate::{
-        endpoint::{Endpoint, Workload, WorkloadSlot},
+        endpoint::{EndpointEntry, Workload, WorkloadSlot},
         log::Logged,
         net::Addr,
         own::{Budget, Flow},
@@ -81,9 +81,9 @@ macro_rules! every_map {
                 read own_addresses: OwnAddress(Addr => ()), "this host's own address", Free, held Never, after []
             }
             /// Addresses of this node's containers, one of each family for each.
-            ENDPOINTS: Reserved(Addr => Endpoint)[2 * MAX_WORKLOADS] {
+            ENDPOINTS: Reserved(Addr => EndpointEntry)[2 * MAX_WORKLOADS] {
                 layout 5, by agent,
-                opens endpoints: Endpoint(Addr => Endpoint), "the endpoint", Own, held WithEndpoint, after [workloads, attachments]
+                opens endpoints: Endpoint(Addr => EndpointEntry), "the endpoint", Own, held WithEndpoint, after [workloads, attachments]
             }
             /// Next hops that the agent keeps fresh: nodes of the cluster, both families.
             NEIGHBOURS: Hash(Addr => Neighbour)[1 << 14] { layout 5, by agent, as neighbours }

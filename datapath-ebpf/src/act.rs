@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use margay_common::{
-    endpoint::Endpoint,
+    endpoint::EndpointEntry,
     net::{Addr, GATEWAY_MAC, MacWord},
     verdict::Verdict,
 };
@@ -33,13 +33,13 @@ pub enum Forward {
 impl Forward {
     /// Into the namespace of a local endpoint.
     #[inline(always)]
-    pub fn peer(endpoint: &Endpoint) -> Self {
+    pub fn peer(endpoint: &EndpointEntry) -> Self {
         Self::Peer { ifindex: endpoint.ifindex, mac: endpoint.mac }
     }
 
     /// Out of the host side of a local endpoint.
     #[inline(always)]
-    pub fn out(endpoint: &Endpoint) -> Self {
+    pub fn out(endpoint: &EndpointEntry) -> Self {
         Self::Out { ifindex: endpoint.ifindex, mac: endpoint.mac }
     }
 

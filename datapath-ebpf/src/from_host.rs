@@ -2,7 +2,7 @@
 //! `margay0`.
 
 use margay_common::{
-    endpoint::Endpoint,
+    endpoint::EndpointEntry,
     net::{Addr, Family},
     route::Prefix,
     verdict::DropReason,
@@ -39,7 +39,11 @@ pub fn decide(cx: &mut Context<'_>) -> Result<Forward, DropReason> {
 }
 
 #[inline(always)]
-fn to_endpoint(cx: &mut Context<'_>, origin: Origin, endpoint: &Endpoint) -> Result<Forward, DropReason> {
+fn to_endpoint(
+    cx: &mut Context<'_>,
+    origin: Origin,
+    endpoint: &EndpointEntry,
+) -> Result<Forward, DropReason> {
     admit(origin, endpoint.network, endpoint.flags)?;
     onward::fits(cx, endpoint)?;
     Ok(Forward::out(endpoint))

@@ -1,7 +1,7 @@
 //! What comes in on the uplink.
 
 use margay_common::{
-    endpoint::{Endpoint, ROUTABLE},
+    endpoint::{EndpointEntry, ROUTABLE},
     net::{Addr, Family},
     route::{Prefix, SUBNET},
     verdict::DropReason,
@@ -71,7 +71,7 @@ fn to_this_node(src: &Addr, host_ifindex: u32) -> Forward {
 
 /// Delivers to a local endpoint what may reach it. Who is in its subnet is of its network.
 #[inline(always)]
-fn to_endpoint(cx: &mut Context<'_>, endpoint: &Endpoint) -> Result<Forward, DropReason> {
+fn to_endpoint(cx: &mut Context<'_>, endpoint: &EndpointEntry) -> Result<Forward, DropReason> {
     let headers = &cx.headers;
     if !headers.src.matches(&headers.dst, &endpoint.subnet_mask) {
         admit(Origin::of(&headers.src), endpoint.network, endpoint.flags)?;

@@ -1,7 +1,7 @@
 //! Stage: where is the destination?
 
 use margay_common::{
-    endpoint::{BORROWED, Endpoint, INTERNAL, ROUTABLE, Side, Workload},
+    endpoint::{BORROWED, EndpointEntry, INTERNAL, ROUTABLE, Side, Workload},
     net::{Addr, Family},
     route::{NODE, Prefix, Route, RouteKey, SUBNET, THIS_NODE},
     verdict::DropReason,
@@ -13,7 +13,7 @@ use crate::{context::Sender, maps};
 /// Where a packet of a container goes.
 pub enum Way {
     /// To a container here.
-    Here(&'static Endpoint),
+    Here(&'static EndpointEntry),
     /// To the node at the end of a route.
     There(&'static Route),
     /// To another node itself.
@@ -118,7 +118,7 @@ pub fn check_destination(headers: &Headers) -> Result<(), DropReason> {
 /// Where a destination lies for what comes from the wire or from the host.
 pub enum Place {
     /// A container here.
-    Here(&'static Endpoint),
+    Here(&'static EndpointEntry),
     /// A subnet of ours, but no container here.
     Subnet(&'static Prefix),
     /// Not ours.

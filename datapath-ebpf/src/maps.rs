@@ -154,7 +154,7 @@ pub fn workload(ifindex: u32) -> Option<&'static Workload> {
 
 /// The local endpoint that has an address.
 #[inline(always)]
-pub fn endpoint(addr: &Addr) -> Option<&'static Endpoint> {
+pub fn endpoint(addr: &Addr) -> Option<&'static EndpointEntry> {
     tally();
     // SAFETY: as in `workload`.
     unsafe { ENDPOINTS.get(addr) }

@@ -1,7 +1,7 @@
 //! Stage: size and TTL of what goes on to a next hop or to a container here.
 
 use margay_common::{
-    endpoint::Endpoint,
+    endpoint::EndpointEntry,
     route::{Prefix, Route},
     verdict::DropReason,
 };
@@ -65,7 +65,7 @@ fn pay(cx: &mut Context<'_>, hop: Hop, mtu: u32) -> Result<(), DropReason> {
 /// Whether a container here takes a packet of this size. Its network's gateway is looked up
 /// only if not.
 #[inline(always)]
-pub fn fits(cx: &mut Context<'_>, endpoint: &Endpoint) -> Result<(), DropReason> {
+pub fn fits(cx: &mut Context<'_>, endpoint: &EndpointEntry) -> Result<(), DropReason> {
     if cx.packet.l3_len() <= endpoint.mtu {
         return Ok(());
     }

@@ -6,7 +6,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use margay_common::{
-    endpoint::{Endpoint, ROUTABLE},
+    endpoint::{EndpointEntry, ROUTABLE},
     icmp::error_for,
     net::Family,
     route::{Neighbour, Prefix},
@@ -124,7 +124,7 @@ pub fn family(frame: &XdpFrame<'_>) -> Option<Family> {
 
 /// A frame for a container here. Those of its own subnet pay for no look at prefixes.
 #[inline(always)]
-fn to_endpoint(headers: &Headers, endpoint: &Endpoint) -> Result<Onward, DropReason> {
+fn to_endpoint(headers: &Headers, endpoint: &EndpointEntry) -> Result<Onward, DropReason> {
     if !headers.src.matches(&headers.dst, &endpoint.subnet_mask) {
         enters(headers, endpoint.network, endpoint.flags)?;
     }

@@ -44,13 +44,13 @@ const EDGES: [(&str, &[&str]); 30] = [
     ("metrics", &["control", "kernel", "version"]),
     ("next_hops", &["control", "desired", "kernel"]),
     ("node", &["control", "model", "problem", "store"]),
-    ("membership", &["again", "control", "ipam", "journal", "model", "problem", "store", "workload"]),
+    ("membership", &["again", "control", "ipam", "journal", "model", "problem", "store", "endpoints"]),
     (
         "control",
         &["again", "desired", "kernel", "model", "problem", "reconcile", "shared", "store", "tables"],
     ),
     (
-        "workload",
+        "endpoints",
         &[
             "control", "desired", "ipam", "journal", "kernel", "model", "network", "problem", "tables",
             "words",
@@ -62,8 +62,16 @@ const EDGES: [(&str, &[&str]); 30] = [
     (
         "docker",
         &[
-            "control", "journal", "metrics", "model", "network", "problem", "report", "store", "words",
-            "workload",
+            "control",
+            "journal",
+            "metrics",
+            "model",
+            "network",
+            "problem",
+            "report",
+            "store",
+            "words",
+            "endpoints",
         ],
     ),
     (
@@ -84,7 +92,7 @@ const EDGES: [(&str, &[&str]); 30] = [
             "tables",
             "version",
             "words",
-            "workload",
+            "endpoints",
         ],
     ),
     ("config", &["api", "kernel", "model", "store"]),
@@ -113,7 +121,7 @@ const EDGES: [(&str, &[&str]); 30] = [
             "store",
             "tables",
             "version",
-            "workload",
+            "endpoints",
         ],
     ),
     ("bin", &["cleanup", "cli", "commands", "complete", "endpoint", "log", "output", "store"]),
@@ -155,7 +163,7 @@ const IMPURE: [&str; 9] = [
 ];
 
 /// What is the same for every container runtime, so that another one finds its place.
-const FOR_ANY_RUNTIME: [&str; 3] = ["journal", "model", "workload"];
+const FOR_ANY_RUNTIME: [&str; 3] = ["journal", "model", "endpoints"];
 /// The name of a runtime that those do not know.
 const RUNTIME: &str = "docker";
 /// Where it stands all the same: names in the store and on users' lips, and the format of
@@ -451,8 +459,8 @@ mod tests {
     #[test]
     fn what_is_for_any_runtime_names_none() {
         let named = |path: &str, text: &str| named_runtimes(Path::new(path), text).len();
-        assert_eq!(named("agent/src/workload/life.rs", "fn f() {}\n// Docker's\nlet docker = 1;"), 2);
-        assert_eq!(named("agent/src/workload.rs", "/// of Docker"), 1);
+        assert_eq!(named("agent/src/endpoints/life.rs", "fn f() {}\n// Docker's\nlet docker = 1;"), 2);
+        assert_eq!(named("agent/src/endpoints.rs", "/// of Docker"), 1);
         assert_eq!(named("agent/src/docker/plan.rs", "/// of Docker"), 0);
         assert_eq!(named("agent/src/model/network.rs", "#[serde(rename = \"docker\")]"), 0);
         assert_eq!(named("agent/src/model/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests { /* docker */ }"), 0);

@@ -15,9 +15,9 @@ use crate::{
     api::server::{self, Agent},
     config::{Config, DockerAt, SOCKET},
     docker::{self, Docker},
+    endpoints::Endpoints,
     report::Report,
     sockets::Sockets,
-    workload::Workloads,
 };
 
 /// Ends a task with itself.
@@ -95,12 +95,12 @@ impl Doors {
     /// Serves Docker and keeps in step with it.
     pub fn open_to_docker(
         &mut self,
-        workloads: &Arc<Workloads>,
+        endpoints: &Arc<Endpoints>,
         report: &Arc<Report>,
         rounds: &watch::Receiver<u64>,
     ) -> Option<Arc<Docker>> {
         let (at, listener) = self.plugin.take()?;
-        let docker = Arc::new(Docker::new(Arc::clone(workloads), Arc::clone(report), at.patience));
+        let docker = Arc::new(Docker::new(Arc::clone(endpoints), Arc::clone(report), at.patience));
         tokio::spawn(docker::serve(listener, Arc::clone(&docker)));
         tokio::spawn(docker::keep_in_step(Arc::clone(&docker), at.api, rounds.clone()));
         Some(docker)

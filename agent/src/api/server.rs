@@ -35,6 +35,7 @@ use self::refused::{Body, Refused, no_such_request};
 use super::wire;
 use crate::{
     control, drops,
+    endpoints::{Attach, Endpoints, Which},
     kernel::{attach::TcMode, counters, maps, pins::Pins, table::PerCpu},
     membership::Membership,
     metrics,
@@ -44,13 +45,12 @@ use crate::{
     report::Report,
     store::{Store, transfer},
     tables::Tables,
-    workload::{Attach, Which, Workloads},
 };
 
 /// What the handlers stand on.
 pub struct Agent {
     /// Attaching and detaching, networks, and the control loop.
-    pub workloads: Arc<Workloads>,
+    pub endpoints: Arc<Endpoints>,
     /// What front ends have to tell.
     pub report: Arc<Report>,
     /// How long the calls of Docker's plugin take.
@@ -176,7 +176,7 @@ fn listings(agent: &Arc<Agent>) -> Router<Arc<Agent>> {
 /// than it says, and never older.
 async fn dated(State(agent): Shared, request: Request, next: Next) -> Result<Response, Refused> {
     let away = |state: &control::State| state.store.away.as_ref().map(|(_, since)| *since);
-    let away = agent.workloads.control.look(away).await?;
+    let away = agent.endpoints.control.look(away).await?;
     let mut response = next.run(request).await;
     if let Some(since) = away {
         response.headers_mut().insert(wire::AS_OF, since.into());
@@ -198,11 +198,11 @@ async fn in_time(State(deadline): State<Duration>, request: Request, next: Next)
 }
 
 async fn status(State(agent): Shared) -> Answer<wire::Status> {
-    let device = agent.workloads.device;
+    let device = agent.endpoints.device;
     let (mode, pins, at) = (agent.mode, agent.pins.clone(), agent.store_at.clone());
-    let status = agent.workloads.control.look(move |state| views::status(state, (mode, device), &pins, &at));
+    let status = agent.endpoints.control.look(move |state| views::status(state, (mode, device), &pins, &at));
     let mut status = status.await??;
-    status.problems.extend(agent.workloads.journal.problems());
+    status.problems.extend(agent.endpoints.journal.problems());
     status.problems.extend(agent.report.troubles());
     status.notices.extend(agent.report.notices());
     Ok(Json(status))
@@ -215,14 +215,14 @@ async fn read_counters(State(agent): Shared) -> Answer<Vec<wire::Counter>> {
 async fn read_metrics(State(agent): Shared) -> Result<Response, Refused> {
     let pins = agent.pins.clone();
     let (more, calls) =
-        (agent.report.troubles().len() + agent.workloads.journal.problems().len(), agent.calls.clone());
+        (agent.report.troubles().len() + agent.endpoints.journal.problems().len(), agent.calls.clone());
     let look = move |state: &control::State| {
         let none = Tables::default();
         let usage = maps::usage(&pins, state.actual.as_ref().unwrap_or(&none))?;
         let problems = problems::problems(state).len() + more;
         anyhow::Ok((metrics::Reading::of(state, problems, calls), usage))
     };
-    let (reading, usage) = agent.workloads.control.look(look).await??;
+    let (reading, usage) = agent.endpoints.control.look(look).await??;
     let counters = counters::read(&agent.counters)?;
     let text = metrics::text(&reading, &counters, &usage);
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
@@ -239,32 +239,32 @@ async fn told<T: Serialize>(
     view: impl FnOnce(&control::State) -> T + Send + 'static,
 ) -> Result<Response, Refused> {
     let write = |state: &control::State| serde_json::to_vec(&view(state));
-    let json = agent.workloads.control.look(write).await??;
+    let json = agent.endpoints.control.look(write).await??;
     Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 async fn find_way(State(agent): Shared, Body(request): Body<wire::WayRequest>) -> Answer<wire::Way> {
     let from = match &request.from {
-        Some(id) => Some(way::sender(agent.workloads.find(&Which::Id(id.clone())).await?, id)?),
+        Some(id) => Some(way::sender(agent.endpoints.find(&Which::Id(id.clone())).await?, id)?),
         None => None,
     };
     let look = move |state: &control::State| way::way(state, request.to, from.as_ref());
-    Ok(Json(agent.workloads.control.look(look).await??))
+    Ok(Json(agent.endpoints.control.look(look).await??))
 }
 
 /// No agent watches who has which address, so the store is asked.
 async fn holders(State(agent): Shared) -> Answer<Vec<wire::Holder>> {
     let listing = agent.store.list(&[format!("{ROOT}ipam/")]).await?;
-    Ok(Json(agent.workloads.control.look(move |state| views::holders(state, &listing)).await?))
+    Ok(Json(agent.endpoints.control.look(move |state| views::holders(state, &listing)).await?))
 }
 
 async fn store_state(State(agent): Shared) -> Answer<wire::Store> {
     let at = agent.store_at.clone();
-    Ok(Json(agent.workloads.control.look(move |state| views::store(state, &at)).await?))
+    Ok(Json(agent.endpoints.control.look(move |state| views::store(state, &at)).await?))
 }
 
 async fn nodes(State(agent): Shared) -> Answer<Vec<wire::Node>> {
-    Ok(Json(agent.workloads.control.look(views::nodes).await?))
+    Ok(Json(agent.endpoints.control.look(views::nodes).await?))
 }
 
 async fn networks(State(agent): Shared) -> Result<Response, Refused> {
@@ -272,50 +272,50 @@ async fn networks(State(agent): Shared) -> Result<Response, Refused> {
 }
 
 async fn remove_node(State(agent): Shared, Body(request): Body<wire::NodeRemoval>) -> Answer<wire::Freed> {
-    agent.workloads.believed().await?;
-    let own = agent.workloads.control.look(|state| state.facts.node.clone()).await?;
+    agent.endpoints.believed().await?;
+    let own = agent.endpoints.control.look(|state| state.facts.node.clone()).await?;
     if own == request.name {
         let what = format!("node {own} is this one");
         return Err(Rejection::conflict(what, "margay cleanup takes it down, another node removes it").into());
     }
     let blocks = node::remove(&agent.store, &request.name, request.yes).await?;
-    agent.workloads.networks.unreserve(&request.name, None, u64::MAX).await?;
+    agent.endpoints.networks.unreserve(&request.name, None, u64::MAX).await?;
     Ok(Json(wire::Freed { blocks }))
 }
 
 async fn pools(State(agent): Shared) -> Answer<Vec<wire::Pool>> {
-    Ok(Json(agent.workloads.control.look(views::pools).await?))
+    Ok(Json(agent.endpoints.control.look(views::pools).await?))
 }
 
 async fn add_pool(State(agent): Shared, Body(request): Body<wire::PoolRequest>) -> Answer<()> {
-    agent.workloads.agreed().await?;
-    let revision = agent.workloads.networks.add_pool(request.cidr, request.network_prefix).await?;
-    agent.workloads.control.revision(revision).await?;
+    agent.endpoints.agreed().await?;
+    let revision = agent.endpoints.networks.add_pool(request.cidr, request.network_prefix).await?;
+    agent.endpoints.control.revision(revision).await?;
     Ok(Json(()))
 }
 
 async fn remove_pool(State(agent): Shared, Body(request): Body<wire::PoolRequest>) -> Answer<()> {
-    agent.workloads.agreed().await?;
-    let revision = agent.workloads.networks.remove_pool(request.cidr).await?;
-    agent.workloads.control.revision(revision).await?;
+    agent.endpoints.agreed().await?;
+    let revision = agent.endpoints.networks.remove_pool(request.cidr).await?;
+    agent.endpoints.control.revision(revision).await?;
     Ok(Json(()))
 }
 
 async fn denied(State(agent): Shared) -> Answer<Vec<wire::Denied>> {
-    Ok(Json(agent.workloads.control.look(views::denied).await?))
+    Ok(Json(agent.endpoints.control.look(views::denied).await?))
 }
 
 async fn deny(State(agent): Shared, Body(request): Body<wire::DenyRequest>) -> Answer<()> {
-    agent.workloads.agreed().await?;
-    let revision = agent.workloads.networks.deny(request.cidr, request.comment, control::now()).await?;
-    agent.workloads.control.revision(revision).await?;
+    agent.endpoints.agreed().await?;
+    let revision = agent.endpoints.networks.deny(request.cidr, request.comment, control::now()).await?;
+    agent.endpoints.control.revision(revision).await?;
     Ok(Json(()))
 }
 
 async fn allow(State(agent): Shared, Body(request): Body<wire::DenyRequest>) -> Answer<()> {
-    agent.workloads.believed().await?;
-    let revision = agent.workloads.networks.allow(request.cidr).await?;
-    agent.workloads.control.revision(revision).await?;
+    agent.endpoints.believed().await?;
+    let revision = agent.endpoints.networks.allow(request.cidr).await?;
+    agent.endpoints.control.revision(revision).await?;
     Ok(Json(()))
 }
 
@@ -342,12 +342,12 @@ async fn create_network(
     State(agent): Shared,
     Body(request): Body<wire::NetworkRequest>,
 ) -> Answer<wire::Network> {
-    agent.workloads.agreed().await?;
-    let (network, revision) = agent.workloads.networks.create(request).await?;
-    agent.workloads.control.revision(revision).await?;
+    agent.endpoints.agreed().await?;
+    let (network, revision) = agent.endpoints.networks.create(request).await?;
+    agent.endpoints.control.revision(revision).await?;
     let find =
         move |state: &control::State| views::networks(state).into_iter().find(|found| found.id == network.id);
-    let found = agent.workloads.control.look(find).await?;
+    let found = agent.endpoints.control.look(find).await?;
     let removed = || Rejection::missing("the network was removed again just now", "create it again");
     Ok(Json(found.ok_or_else(removed)?))
 }
@@ -364,26 +364,26 @@ fn ended<T>(task: Result<Result<T>, JoinError>) -> Result<T> {
 }
 
 async fn remove_network(State(agent): Shared, Path(name): Path<String>) -> Answer<()> {
-    agent.workloads.believed().await?;
-    let networks = &agent.workloads.networks;
+    agent.endpoints.believed().await?;
+    let networks = &agent.endpoints.networks;
     let revision = match networks.remove(&name).await {
         Err(refusal) if matches!(refusal.downcast_ref(), Some(Rejection::Conflict(_))) => {
             // What stopped containers of this host keep does not hold a network.
             let found = name.clone();
             let id = move |state: &control::State| state.snapshot.network(&found).map(|network| network.id);
-            let Some(id) = agent.workloads.control.look(id).await? else { return Err(refusal.into()) };
-            agent.workloads.unkeep_all(id).await?;
+            let Some(id) = agent.endpoints.control.look(id).await? else { return Err(refusal.into()) };
+            agent.endpoints.unkeep_all(id).await?;
             networks.remove(&name).await?
         }
         result => result?,
     };
-    agent.workloads.control.revision(revision).await?;
+    agent.endpoints.control.revision(revision).await?;
     Ok(Json(()))
 }
 
 async fn endpoints(State(agent): Shared) -> Answer<Vec<wire::EndpointView>> {
-    let endpoints = agent.workloads.journal.endpoints();
-    Ok(Json(agent.workloads.control.look(move |state| views::endpoints(state, endpoints)).await?))
+    let endpoints = agent.endpoints.journal.endpoints();
+    Ok(Json(agent.endpoints.control.look(move |state| views::endpoints(state, endpoints)).await?))
 }
 
 async fn attach(
@@ -409,7 +409,7 @@ async fn attach(
         mac,
     };
     // In a task of its own: a client that goes away must not leave half.
-    let attached = tokio::spawn(async move { agent.workloads.attach(request).await });
+    let attached = tokio::spawn(async move { agent.endpoints.attach(request).await });
     Ok(Json(views::endpoint(ended(attached.await)?)))
 }
 
@@ -426,16 +426,16 @@ async fn detach(
         }
     };
     // Of a network that Docker has no more, only an operator can remove it.
-    let book = agent.workloads.journal.runtime_networks();
-    if let Some(endpoint) = agent.workloads.find(&which).await?
-        && endpoint.handle().is_some_and(|handle| book.contains_key(&handle.network))
+    let register = agent.endpoints.journal.runtime_networks();
+    if let Some(endpoint) = agent.endpoints.find(&which).await?
+        && endpoint.handle().is_some_and(|handle| register.contains_key(&handle.network))
     {
         let container = endpoint.name.as_ref().unwrap_or(&endpoint.id);
         let network = &endpoint.network_name;
         let mend = format!("docker network disconnect {network} {container}");
         return Err(Rejection::conflict(format!("endpoint {container} is Docker's"), mend).into());
     }
-    let detached = tokio::spawn(async move { agent.workloads.detach(&which).await });
+    let detached = tokio::spawn(async move { agent.endpoints.detach(&which).await });
     Ok(Json(ended(detached.await)?.map(views::endpoint)))
 }
 

@@ -40,8 +40,8 @@ pub enum Request {
     StoreAt(BTreeSet<IpAddr>, oneshot::Sender<()>),
     /// Where this host's Docker takes the subnets of its own networks from.
     RuntimePools(Vec<IpNet>, oneshot::Sender<()>),
-    /// Told when the snapshot has reached a revision of a network, node, pool or what is
-    /// blocked.
+    /// Answered when the snapshot has reached a revision of a network, node, pool or denied
+    /// prefix.
     Revision(i64, oneshot::Sender<Result<()>>),
 }
 

@@ -54,7 +54,7 @@ pub struct State {
     pub doubted: Option<Snapshot>,
     /// The newest revision that anything of it was told at.
     pub revision: i64,
-    /// Up to which revision everything of networks, nodes, pools and what is blocked was told.
+    /// Up to which revision everything of networks, nodes, pools and denied prefixes was told.
     pub told: i64,
     /// The highest revision seen of the store that is believed.
     pub seen: i64,

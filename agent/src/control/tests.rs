@@ -4,7 +4,7 @@ use std::{
 };
 
 use margay_common::{
-    endpoint::{Endpoint, Workload},
+    endpoint::{EndpointEntry, Workload},
     net::Addr,
     route::RouteKey,
     verdict::Program,
@@ -412,7 +412,7 @@ async fn interface_of_an_attach_in_progress_is_kept() {
 #[test]
 fn a_container_is_numbered_also_while_the_store_is_lossy() {
     let workload = Workload { network: 1, ..Workload::default() };
-    let endpoint = Endpoint { ifindex: 9, network: 1, ..Endpoint::default() };
+    let endpoint = EndpointEntry { ifindex: 9, network: 1, ..EndpointEntry::default() };
     let addr = Addr::default();
     let mut actual = Tables::default();
     actual.put(Entry::Workload(9, workload));
@@ -420,9 +420,9 @@ fn a_container_is_numbered_also_while_the_store_is_lossy() {
     let state = State { trust: Trust::Lossy(Loss::Emptied), ..State::default() };
     let permits = |entry| state.permits(&Change::Put(entry), &actual, &BTreeSet::new());
     assert!(permits(Entry::Workload(9, Workload { sandbox: 4, ..workload })));
-    assert!(permits(Entry::Endpoint(addr, Endpoint { sandbox: 4, ..endpoint })));
+    assert!(permits(Entry::Endpoint(addr, EndpointEntry { sandbox: 4, ..endpoint })));
     assert!(!permits(Entry::Workload(9, Workload { sandbox: 4, network: 2, ..workload })));
-    assert!(!permits(Entry::Endpoint(addr, Endpoint { sandbox: 4, network: 2, ..endpoint })));
+    assert!(!permits(Entry::Endpoint(addr, EndpointEntry { sandbox: 4, network: 2, ..endpoint })));
 }
 
 /// The listing of the store may be taken in before anything of it is in the kernel, and

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_common::{
-    endpoint::{Endpoint as Local, NETKIT, Side, Workload},
+    endpoint::{EndpointEntry, NETKIT, Side, Workload},
     net::Addr,
     verdict::Program,
 };
@@ -52,7 +52,7 @@ pub(super) fn entries(
         v4: side(true),
         v6: side(false),
     };
-    let local = |subnet: &Subnet| Local {
+    let entry = |subnet: &Subnet| EndpointEntry {
         ifindex,
         network: network.id,
         sandbox: endpoint.sandbox,
@@ -68,7 +68,7 @@ pub(super) fn entries(
         Entry::Workload(ifindex, workload),
         Entry::Attachment(endpoint.host_interface.clone(), attachment),
     ];
-    let addresses = addressed().map(|(addr, subnet)| Entry::Endpoint(Addr::from(addr), local(subnet)));
+    let addresses = addressed().map(|(addr, subnet)| Entry::Endpoint(Addr::from(addr), entry(subnet)));
     own.into_iter().chain(addresses).collect()
 }
 

@@ -43,11 +43,12 @@ pub(super) fn entries(snapshot: &Snapshot, facts: &LocalFacts) -> Vec<Entry> {
         Entry::Attachment(facts.uplink.name.clone(), attached(Program::FromNetwork)),
     ];
     entries.extend(xdp);
-    // What would cut this node off from the word that it is to be mended is not blocked.
+    // A prefix that would cut this node off from the store is not denied: the node could not
+    // learn of its removal.
     let vital = facts.vital();
     let harmless = |cidr: &IpNet| !holds_mapped(*cidr) && !vital.keys().any(|addr| cidr.contains(addr));
-    let blocked = snapshot.denied.keys().filter(|cidr| harmless(cidr));
-    entries.extend(blocked.map(|cidr| Entry::Denied(prefixes::key(*cidr), ())));
+    let denied = snapshot.denied.keys().filter(|cidr| harmless(cidr));
+    entries.extend(denied.map(|cidr| Entry::Denied(prefixes::key(*cidr), ())));
     entries.extend(facts.own.iter().map(|addr| Entry::OwnAddress(Addr::from(*addr), ())));
     entries
 }

@@ -16,12 +16,12 @@ use super::{
 };
 use crate::{
     control::now,
+    endpoints::{Create, staged::inside_name},
     journal::RuntimeNetwork,
     model::{
         endpoint::{Endpoint, Handle, mac_text},
         network::{IFACE_PREFIX, Network, NetworkRequest, max_len},
     },
-    workload::{Create, staged::inside_name},
 };
 
 /// What interfaces in containers are called, unless the network says otherwise.
@@ -52,8 +52,8 @@ pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> R
     // Another's create may come in between; ours says what it is by its subnets.
     let subnets = wanted.subnets.iter().copied().collect();
     let ordered = ordered.filter(|ordered| ordered.subnets == subnets).map(|ordered| ordered.network);
-    let (network, revision) = docker.workloads.networks.establish(&node, &wanted, ordered).await?;
-    docker.workloads.control.revision(revision).await?;
+    let (network, revision) = docker.endpoints.networks.establish(&node, &wanted, ordered).await?;
+    docker.endpoints.control.revision(revision).await?;
     // A name that came with the subnet counts as asked for.
     let wanted_name = asked.or_else(|| (network.pooled && !network.unnamed).then(|| network.name.clone()));
     let made = RuntimeNetwork {
@@ -64,7 +64,7 @@ pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> R
         chosen: wanted.subnets.iter().any(|cidr| docker.making.is_kept(*cidr)),
         removed: false,
     };
-    docker.networks.put(made)?;
+    docker.register.put(made)?;
     wanted.subnets.iter().for_each(|cidr| docker.making.end(*cidr));
     docker.asked();
     Ok(json!({}))
@@ -91,7 +91,7 @@ fn add_subnet(docker: &Docker, data: &IpamData, wanted: &mut NetworkRequest) -> 
 /// Notes that a network is to go. Docker forgets it whatever is answered; the
 /// others follow unless somebody is still on it.
 pub(super) async fn delete_network(docker: &Docker, request: &OfNetwork) -> Result<Value> {
-    docker.networks.removed(&request.network_id, &mut docker.ordered())?;
+    docker.register.removed(&request.network_id, &mut docker.ordered())?;
     docker.asked();
     Ok(json!({}))
 }
@@ -114,7 +114,7 @@ pub(super) async fn create_endpoint(docker: &Docker, request: CreateEndpoint) ->
     let runtime = RUNTIME.into();
     let handle = Handle { runtime, id, network, since: now(), container: None, asked: false };
     let create = Create { handle, addresses: addresses.into_iter().flatten().collect(), mac };
-    let made = docker.workloads.create(create).await?;
+    let made = docker.endpoints.create(create).await?;
     // What was given must not be given back.
     let interface = match mac {
         Some(_) => json!({}),
@@ -125,7 +125,7 @@ pub(super) async fn create_endpoint(docker: &Docker, request: CreateEndpoint) ->
 
 /// Removes an endpoint; its addresses are given up by calls of their own.
 pub(super) async fn delete_endpoint(docker: &Docker, request: &OfEndpoint) -> Result<Value> {
-    docker.workloads.delete(&request.endpoint_id).await?;
+    docker.endpoints.delete(&request.endpoint_id).await?;
     docker.asked();
     Ok(json!({}))
 }
@@ -134,7 +134,7 @@ pub(super) async fn delete_endpoint(docker: &Docker, request: &OfEndpoint) -> Re
 /// do with it.
 pub(super) async fn join(docker: &Arc<Docker>, request: &OfEndpoint) -> Result<Value> {
     let netns = PathBuf::from(&request.sandbox_key);
-    let (endpoint, network) = docker.workloads.plug(&request.endpoint_id, netns).await?;
+    let (endpoint, network) = docker.endpoints.plug(&request.endpoint_id, netns).await?;
     docker.find_container(request.network_id.clone(), request.endpoint_id.clone());
     docker.asked();
     Ok(serde_json::to_value(joined(&endpoint, &network))?)

@@ -31,7 +31,7 @@ pub(super) async fn request_pool(docker: &Docker, request: &RequestPool) -> Resu
         }
         docker.agreed().await?;
         let node = docker.node().await?;
-        docker.workloads.networks.reserve(&node, !request.v6, named.as_deref(), now()).await?
+        docker.endpoints.networks.reserve(&node, !request.v6, named.as_deref(), now()).await?
     } else {
         cidr(&request.pool)?
     };
@@ -62,7 +62,7 @@ pub(super) async fn release_pool(docker: &Docker, request: &OfPool) -> Result<Va
     // it is not ended.
     if docker.making.is_last_kept(pool.cidr) {
         let node = docker.node().await?;
-        docker.workloads.networks.unreserve(&node, Some(pool.cidr), u64::MAX).await?;
+        docker.endpoints.networks.unreserve(&node, Some(pool.cidr), u64::MAX).await?;
     }
     docker.making.end(pool.cidr);
     Ok(json!({}))
@@ -100,13 +100,13 @@ async fn lease(
     subnet: &Subnet,
     wanted: Option<IpAddr>,
 ) -> Result<IpAddr> {
-    let workloads = &docker.workloads;
+    let endpoints = &docker.endpoints;
     docker.has_name(network).await?;
     if wanted.is_some() {
-        return workloads.reserve(network, subnet, wanted, true).await;
+        return endpoints.reserve(network, subnet, wanted, true).await;
     }
     if let Some(kept) = docker.returning(network, subnet).await
-        && let Ok(addr) = workloads.reserve(network, subnet, Some(kept), false).await
+        && let Ok(addr) = endpoints.reserve(network, subnet, Some(kept), false).await
     {
         docker.wishes().remove(&subnet.cidr);
         return Ok(addr);
@@ -115,18 +115,18 @@ async fn lease(
     let wish = docker.wishes().get(&subnet.cidr).map(|wish| (wish.container.clone(), wish.addr));
     if let Some((container, wish)) = wish
         && docker.is_starting(&container).await
-        && let Ok(addr) = workloads.reserve(network, subnet, Some(wish), false).await
+        && let Ok(addr) = endpoints.reserve(network, subnet, Some(wish), false).await
     {
         docker.wishes().remove(&subnet.cidr);
         return Ok(addr);
     }
-    workloads.reserve(network, subnet, None, false).await
+    endpoints.reserve(network, subnet, None, false).await
 }
 
 /// Takes an address back. Gateways and what nobody had are fine.
 pub(super) async fn release_address(docker: &Docker, request: &OfPool) -> Result<Value> {
     let addr = address(&request.address)?.context("an address is needed")?;
-    docker.workloads.give_up(addr).await?;
+    docker.endpoints.give_up(addr).await?;
     docker.asked();
     Ok(json!({}))
 }
@@ -144,5 +144,5 @@ async fn network_of(docker: &Docker, cidr: IpNet) -> Result<Option<(Network, Sub
             Some((network.clone(), subnet.clone()))
         })
     };
-    docker.workloads.control.look(find).await
+    docker.endpoints.control.look(find).await
 }

@@ -1,17 +1,17 @@
 //! Docker Engine's way to the networks of the cluster: the plugin that dockerd
 //! calls, and the keeping in step of what Docker and the cluster know.
 //!
-//! Docker knows networks of one host only. Which network of the cluster one of
-//! them is stands in the [`Book`]; the agents make and remove Docker's networks
-//! through each host's Docker API, apart from any call of the plugin.
+//! Docker knows networks of one host only. The [`Register`] says which network of the
+//! cluster each of them is. The agents create and remove Docker's networks through each
+//! host's Docker API, outside of the plugin's calls.
 
-mod book;
 mod driver;
 mod engine;
 mod ipam;
 mod options;
 mod plan;
 mod pool;
+mod register;
 mod restarts;
 mod server;
 mod settle;
@@ -33,18 +33,18 @@ use tokio::sync::Notify;
 pub use server::{listen, serve};
 pub use sync::keep_in_step;
 
-use crate::{control::now, metrics::Calls, report::Report, workload::Workloads};
-use book::{Book, Making, Ordered};
+use crate::{control::now, endpoints::Endpoints, metrics::Calls, report::Report};
 use engine::Engine;
+use register::{Making, Ordered, Register};
 
 /// What endpoints say of whose they are.
 const RUNTIME: &str = "docker";
 
 /// What the plugin stands on.
 pub struct Docker {
-    workloads: Arc<Workloads>,
-    /// Which of Docker's networks are ours.
-    networks: Book,
+    endpoints: Arc<Endpoints>,
+    /// The cluster's network of each of Docker's networks.
+    register: Register,
     /// Subnets that Docker has asked for and not made networks of.
     making: Making,
     /// How long the calls take.
@@ -79,14 +79,14 @@ struct Wish {
 
 impl Docker {
     /// Reads what the journal knows of Docker's networks.
-    pub fn new(workloads: Arc<Workloads>, report: Arc<Report>, patience: Duration) -> Self {
-        let networks = Book::open(workloads.journal.clone());
+    pub fn new(endpoints: Arc<Endpoints>, report: Arc<Report>, patience: Duration) -> Self {
+        let register = Register::open(endpoints.journal.clone());
         let (making, calls, wake) = (Making::default(), Calls::default(), Notify::new());
         let (ordered, wishes, engine, started) =
             (Mutex::default(), Mutex::default(), Mutex::default(), now());
         Self {
-            workloads,
-            networks,
+            endpoints,
+            register,
             making,
             calls,
             report,
@@ -123,10 +123,10 @@ impl Docker {
     }
 
     async fn node(&self) -> Result<String> {
-        self.workloads.control.look(|state| state.facts.node.clone()).await
+        self.endpoints.control.look(|state| state.facts.node.clone()).await
     }
 
     async fn agreed(&self) -> Result<()> {
-        self.workloads.agreed().await
+        self.endpoints.agreed().await
     }
 }

@@ -48,11 +48,11 @@ pub struct View<'a> {
     pub docker: &'a [Seen],
     /// Names and Docker's ids of those that containers are on, stopped ones too.
     pub used: &'a BTreeSet<String>,
-    /// What we know of those that are ours, by Docker's id.
-    pub book: &'a BTreeMap<String, RuntimeNetwork>,
+    /// The register of Docker's networks, by Docker's id.
+    pub register: &'a BTreeMap<String, RuntimeNetwork>,
     /// The networks of the cluster.
     pub cluster: &'a BTreeMap<u32, Network>,
-    /// Since when Docker does not list those of the book, in seconds since 1970, as
+    /// Since when Docker does not list networks of the register, in seconds since 1970, as
     /// [`note_unlisted`] keeps it.
     pub unlisted: &'a BTreeMap<String, u64>,
     /// Subnets that Docker has asked for and not made networks of.
@@ -87,7 +87,7 @@ pub enum Step {
 /// Everything that is to be done now, and whether to look again soon.
 pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
     // First what is to go: its name and subnet may be wanted again.
-    let removed = view.book.values().filter(|entry| entry.removed);
+    let removed = view.register.values().filter(|entry| entry.removed);
     let remove = |entry: &RuntimeNetwork| Step::Remove { docker: entry.id.clone(), network: entry.network };
     let mut steps: Vec<Step> = removed.map(remove).collect();
     let ours = || view.docker.iter().filter(|seen| seen.driver == DRIVER);
@@ -97,7 +97,7 @@ pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
     steps.extend(doubles(view));
     let mut coming = !view.making.is_empty();
     let mut hidden = false;
-    for entry in view.book.values() {
+    for entry in view.register.values() {
         let (docker, network) = (entry.id.clone(), entry.network);
         if !entry.removed && !ours().any(|seen| seen.id == entry.id) {
             let is_gone = view.unlisted.get(&docker).is_some_and(|since| since + REMOVING < view.now);
@@ -108,7 +108,7 @@ pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
             }
         }
     }
-    let has = |id: u32| view.book.values().any(|entry| entry.network == id);
+    let has = |id: u32| view.register.values().any(|entry| entry.network == id);
     for network in view.cluster.values().filter(|n| !n.unnamed && !has(n.id)) {
         match view.docker.iter().find(|seen| seen.name == network.name) {
             // It is about to find out that the name is taken.
@@ -121,20 +121,20 @@ pub fn plan(view: &View<'_>) -> (Vec<Step>, bool) {
             None => steps.push(Step::Make { network: network.id }),
         }
     }
-    let waiting = view.book.values().any(|entry| waits(view, entry));
+    let waiting = view.register.values().any(|entry| waits(view, entry));
     (steps, coming || hidden || waiting)
 }
 
-/// Notes since when Docker does not list networks of the book, and forgets those that it lists.
+/// Notes since when Docker does not list networks of the register, and forgets those that it lists.
 pub fn note_unlisted(
     unlisted: &mut BTreeMap<String, u64>,
     docker: &[Seen],
-    book: &BTreeMap<String, RuntimeNetwork>,
+    register: &BTreeMap<String, RuntimeNetwork>,
     now: u64,
 ) {
-    let lacks = |id: &String| book.contains_key(id) && !docker.iter().any(|seen| seen.id == *id);
+    let lacks = |id: &String| register.contains_key(id) && !docker.iter().any(|seen| seen.id == *id);
     unlisted.retain(|id, _| lacks(id));
-    for id in book.keys().filter(|id| lacks(id)) {
+    for id in register.keys().filter(|id| lacks(id)) {
         unlisted.entry(id.clone()).or_insert(now);
     }
 }
@@ -142,7 +142,7 @@ pub fn note_unlisted(
 /// What is to be done about a network of ours that Docker has.
 fn known(view: &View<'_>, seen: &Seen) -> Option<Step> {
     let docker = seen.id.clone();
-    let Some(entry) = view.book.get(&seen.id) else { return Some(Step::Adopt { docker }) };
+    let Some(entry) = view.register.get(&seen.id) else { return Some(Step::Adopt { docker }) };
     if entry.removed {
         return None;
     }
@@ -178,7 +178,7 @@ fn waits(view: &View<'_>, entry: &RuntimeNetwork) -> bool {
 fn doubles(view: &View<'_>) -> Vec<Step> {
     let mut by_name: BTreeMap<(&str, u32), Vec<&RuntimeNetwork>> = BTreeMap::new();
     for seen in view.docker.iter().filter(|seen| seen.driver == DRIVER) {
-        if let Some(entry) = view.book.get(&seen.id) {
+        if let Some(entry) = view.register.get(&seen.id) {
             by_name.entry((&seen.name, entry.network)).or_default().push(entry);
         }
     }

@@ -22,12 +22,12 @@ use super::{
 };
 use crate::{
     control::State,
+    endpoints::ADDRESS,
     journal::RuntimeNetwork,
     model::{
         endpoint::Kept,
         network::{Network, Subnet},
     },
-    workload::ADDRESS,
 };
 
 /// How often Docker is asked for the container of an endpoint, and how long between.
@@ -48,7 +48,7 @@ impl Docker {
     /// The address of a subnet that the container keeps which Docker is starting now, if
     /// one does.
     pub(super) async fn returning(&self, network: &Network, subnet: &Subnet) -> Option<IpAddr> {
-        let mut kept = self.workloads.kept_of(network, subnet);
+        let mut kept = self.endpoints.kept_of(network, subnet);
         kept.drain(..kept.len().saturating_sub(CANDIDATES));
         let wish = self.wishes().get(&subnet.cidr).map(|wish| wish.container.clone());
         // A container that is connected anew comes first.
@@ -78,7 +78,7 @@ impl Docker {
         let begun = Instant::now();
         while self.engine().is_some() && begun.elapsed() < NAMING {
             let of = move |state: &State| state.snapshot.networks.get(&id).map(|network| network.unnamed);
-            match self.workloads.control.look(of).await? {
+            match self.endpoints.control.look(of).await? {
                 Some(true) if !self.replaced().contains(&id) => sleep(PAUSE).await,
                 Some(false) => return Ok(()),
                 _ => bail!(
@@ -107,7 +107,7 @@ impl Docker {
                 let Some(engine) = docker.engine() else { return };
                 match timeout(PATIENCE, engine.container_of(&network, &endpoint)).await {
                     Ok(Ok(Some((container, name)))) => {
-                        match docker.workloads.identify(&endpoint, &container, &name).await {
+                        match docker.endpoints.identify(&endpoint, &container, &name).await {
                             Ok(true) => {}
                             Ok(false) => docker.asked(),
                             Err(error) => warn!("endpoint {endpoint}: {error:#}"),
@@ -134,10 +134,10 @@ impl Docker {
 
     /// Forgets what containers keep that Docker has no more, or not on the network.
     pub(super) async fn release_removed(&self, found: &Found, cut: &[Cut]) -> Result<()> {
-        let book = self.networks.entries();
+        let register = self.register.entries();
         for kept in &found.kept {
-            if is_over(kept, &found.containers, &book, cut) {
-                self.workloads.unkeep(kept).await?;
+            if is_over(kept, &found.containers, &register, cut) {
+                self.endpoints.unkeep(kept).await?;
             }
         }
         Ok(())
@@ -148,18 +148,18 @@ impl Docker {
 pub(super) fn is_over(
     kept: &Kept,
     view: &Containers,
-    book: &BTreeMap<String, RuntimeNetwork>,
+    register: &BTreeMap<String, RuntimeNetwork>,
     cut: &[Cut],
 ) -> bool {
     if !view.ids.contains(&kept.container) {
         return true;
     }
     // While a network is made anew Docker does not list who is on it.
-    let known = book.values().any(|entry| entry.network == kept.network && !entry.removed);
+    let known = register.values().any(|entry| entry.network == kept.network && !entry.removed);
     // Until it starts, a container that was connected while it was stopped has its network's
     // name alone.
     let on_it = |place: &Place| {
-        place.network.is_empty() || book.get(&place.network).is_some_and(|e| e.network == kept.network)
+        place.network.is_empty() || register.get(&place.network).is_some_and(|e| e.network == kept.network)
     };
     let mut own = view.places.iter().filter(|place| place.container == kept.container);
     known && !own.any(on_it) && !cut.iter().any(|cut| cut.place.container == kept.container)
@@ -200,10 +200,10 @@ mod tests {
             chosen: false,
             removed: false,
         };
-        let book = BTreeMap::from([("b".into(), entry("b", 7)), ("r".into(), entry("r", 8))]);
+        let register = BTreeMap::from([("b".into(), entry("b", 7)), ("r".into(), entry("r", 8))]);
         let ids = |container: &str| BTreeSet::from([container.to_owned()]);
         let over = |places: &[Place], cut: &[Cut]| {
-            is_over(&kept, &Containers { ids: ids("web"), places: places.to_vec() }, &book, cut)
+            is_over(&kept, &Containers { ids: ids("web"), places: places.to_vec() }, &register, cut)
         };
         assert!(!over(&[place("web", "b")], &[]));
         assert!(!over(&[place("web", "")], &[]), "connected and not started");
@@ -212,7 +212,7 @@ mod tests {
         let cut = Cut { place: place("web", "b"), addresses: vec![], settings: Default::default() };
         assert!(!over(&[], &[cut]), "about to be connected again");
         let gone = Containers { ids: ids("other"), places: vec![place("web", "b")] };
-        assert!(is_over(&kept, &gone, &book, &[]));
+        assert!(is_over(&kept, &gone, &register, &[]));
         // Its network is being made anew.
         let view = Containers { ids: ids("web"), places: vec![] };
         assert!(!is_over(&kept, &view, &BTreeMap::from([("r".into(), entry("r", 8))]), &[]));

@@ -17,7 +17,7 @@ use tokio::{net::UnixListener, time::timeout};
 use tracing::{debug, warn};
 
 use super::{Docker, driver, ipam, wire};
-use crate::{store::OPERATION, words, workload::PATIENCE};
+use crate::{endpoints::PATIENCE, store::OPERATION, words};
 
 /// How long a call may take. dockerd itself waits for ever, and holds a lock
 /// of the network meanwhile.

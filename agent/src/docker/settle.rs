@@ -34,11 +34,11 @@ pub struct Settling {
     stale: BTreeMap<String, Instant>,
     /// Endpoints that we do not know.
     missing: BTreeMap<String, Instant>,
-    /// Networks of the book that Docker does not list, and since when.
+    /// Networks of the register that Docker does not list, and since when.
     pub(super) unlisted: BTreeMap<String, u64>,
     /// Whether what an earlier agent kept for Docker was given up.
     pub(super) swept: bool,
-    /// The losses of the store that the book knows of.
+    /// The number of losses of the store that the register was compared after.
     pub(super) losses: u64,
     /// Containers that are off their network and to be put there again.
     pub(super) cut: Vec<Cut>,
@@ -57,11 +57,11 @@ impl Docker {
     /// Looks at the containers. What we know is read before Docker is asked: what comes
     /// later is not missed. Those are looked at in any case that would lose what they keep.
     pub(super) async fn look(&self, engine: &Engine, watched: &mut Watched, cut: &[Cut]) -> Result<Found> {
-        let endpoints = self.endpoints();
-        let kept: Vec<Kept> = self.workloads.journal.kept().into_values().collect();
-        let book = self.networks.entries();
+        let endpoints = self.of_docker();
+        let kept: Vec<Kept> = self.endpoints.journal.kept().into_values().collect();
+        let register = self.register.entries();
         let view = watched.look(engine, self.housekeeping()).await?;
-        let over = kept.iter().filter(|kept| is_over(kept, view, &book, cut));
+        let over = kept.iter().filter(|kept| is_over(kept, view, &register, cut));
         let over = over.map(|kept| kept.container.clone()).collect();
         let containers = watched.look_at(engine, &over).await?.clone();
         Ok(Found { endpoints, kept, containers })
@@ -98,9 +98,9 @@ impl Docker {
         for (id, endpoint) in endpoints {
             let Some(place) = places.iter().find(|place| place.endpoint == *id) else { continue };
             if endpoint.name.as_ref() != Some(&place.name) {
-                self.workloads.rename(id, &place.name).await?;
+                self.endpoints.rename(id, &place.name).await?;
             }
-            if place.running && !self.workloads.identify(id, &place.container, &place.name).await? {
+            if place.running && !self.endpoints.identify(id, &place.container, &place.name).await? {
                 misplaced.push((place, endpoint));
             }
         }
@@ -118,9 +118,9 @@ impl Docker {
         settling: &mut Settling,
     ) -> bool {
         let mut waiting = false;
-        let endpoints = self.endpoints();
+        let endpoints = self.of_docker();
         for (place, endpoint) in misplaced {
-            let kept = self.workloads.kept_by(&place.container, endpoint.network);
+            let kept = self.endpoints.kept_by(&place.container, endpoint.network);
             let addresses = kept.map(|kept| kept.addresses).unwrap_or_default();
             let in_the_way = endpoints.values().any(|other| {
                 let moves = misplaced.iter().any(|(_, moving)| moving.id == other.id);
@@ -181,9 +181,9 @@ impl Docker {
         may_connect: bool,
         settling: &mut Settling,
     ) -> Result<()> {
-        let (book, after) = (self.networks.entries(), self.endpoints());
+        let (register, after) = (self.register.entries(), self.of_docker());
         let lacking = |place: &&Place| {
-            let ours = !place.endpoint.is_empty() && book.contains_key(&place.network);
+            let ours = !place.endpoint.is_empty() && register.contains_key(&place.network);
             ours && place.running && !after.contains_key(&place.endpoint)
         };
         // With a store that has no addresses to give, nobody is better off.
@@ -193,7 +193,7 @@ impl Docker {
         for id in due(&mut settling.missing, ids, GOING) {
             let place = missing[&*id];
             // The listing is older than this, and a container that is taken off notices it.
-            if self.workloads.of_runtime(&id).is_some() || !engine.has(&place.network, &id).await? {
+            if self.endpoints.of_runtime(&id).is_some() || !engine.has(&place.network, &id).await? {
                 continue;
             }
             info!(
@@ -236,7 +236,7 @@ impl Docker {
                 let networks = state.snapshot.networks.values();
                 networks.flat_map(|network| &network.subnets).map(|s| s.cidr).find(|c| c.contains(&addr))
             };
-            if let Some(cidr) = self.workloads.control.look(of).await? {
+            if let Some(cidr) = self.endpoints.control.look(of).await? {
                 self.wishes().insert(cidr, Wish { container: cut.place.container.clone(), addr });
             }
         }
@@ -248,22 +248,22 @@ impl Docker {
     /// Removes an endpoint that Docker has forgotten, with its addresses. Since Docker was looked
     /// at it may have ended by itself, and another may have its addresses.
     async fn bury(&self, id: &str) -> Result<()> {
-        let Some(endpoint) = self.workloads.of_runtime(id) else { return Ok(()) };
+        let Some(endpoint) = self.endpoints.of_runtime(id) else { return Ok(()) };
         info!(
             endpoint = endpoint.id,
             name = endpoint.name,
             "removed an endpoint that Docker no longer knows"
         );
-        self.workloads.delete(id).await?;
+        self.endpoints.delete(id).await?;
         for addr in &endpoint.addresses {
-            self.workloads.give_up_of(&endpoint.id, *addr).await?;
+            self.endpoints.give_up_of(&endpoint.id, *addr).await?;
         }
         Ok(())
     }
 
     /// Docker's endpoints by Docker's id.
-    fn endpoints(&self) -> BTreeMap<String, Endpoint> {
-        let endpoints = self.workloads.journal.endpoints().into_values();
+    fn of_docker(&self) -> BTreeMap<String, Endpoint> {
+        let endpoints = self.endpoints.journal.endpoints().into_values();
         let of_docker = |endpoint: Endpoint| {
             let handle = endpoint.handle().filter(|handle| handle.runtime == RUNTIME)?;
             Some((handle.id.clone(), endpoint))

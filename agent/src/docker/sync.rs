@@ -16,9 +16,9 @@ use tracing::{debug, info, warn};
 
 use super::{
     Docker,
-    book::Ordered,
     engine::{self, Engine},
     plan::{SETTLING, Seen, Step, View, note_unlisted, plan},
+    register::Ordered,
     settle::Settling,
     watched::Watched,
 };
@@ -75,7 +75,7 @@ pub async fn keep_in_step(docker: Arc<Docker>, socket: PathBuf, mut rounds: watc
                 docker.report.stands(BY, docker.absent(&socket));
             }
         }
-        docker.workloads.end_stale_reservations(docker.patience).await;
+        docker.endpoints.end_stale_reservations(docker.patience).await;
         sleep(ASK_AGAIN).await;
     }
 }
@@ -84,14 +84,14 @@ impl Docker {
     /// Has no network's subnet be taken where Docker takes its own.
     async fn learn_pools(&self, engine: &Engine) {
         match engine.own_pools().await {
-            Ok(pools) => self.workloads.control.runtime_pools(pools).await,
+            Ok(pools) => self.endpoints.control.runtime_pools(pools).await,
             Err(error) => debug!("{error:#}"),
         }
     }
 
     /// Without Docker's API nothing is wrong, unless Docker uses the plugin.
     fn absent(&self, socket: &std::path::Path) -> Vec<Trouble> {
-        if self.networks.entries().is_empty() {
+        if self.register.entries().is_empty() {
             return Vec::new();
         }
         let what = format!(
@@ -153,36 +153,36 @@ impl Docker {
         let of = |state: &crate::control::State| {
             (state.snapshot.network_revisions.clone().into(), state.refusal().is_some())
         };
-        self.workloads.control.look(of).await.ok()
+        self.endpoints.control.look(of).await.ok()
     }
 
     /// One look at Docker and what follows from it. Whether to look again soon.
     async fn step(&self, engine: &Engine, watched: &mut Watched, settling: &mut Settling) -> Result<bool> {
-        // In this order: what Docker has is in the book, and what is in the book
+        // In this order: what Docker has is in the register, and what is in the register
         // is in the cluster, or was removed.
         let mut look = self.look(engine, watched, &settling.cut).await?;
         // First of all: somebody may be waiting to remove the network.
         self.release_removed(&look, &settling.cut).await?;
         let docker = engine.networks().await?;
         let making = self.making.within(MAKING);
-        let book = self.networks.entries();
-        note_unlisted(&mut settling.unlisted, &docker, &book, now());
+        let register = self.register.entries();
+        note_unlisted(&mut settling.unlisted, &docker, &register, now());
         let of = |state: &crate::control::State| Cluster {
             networks: state.snapshot.networks.clone().into(),
             refusal: state.refusal(),
         };
-        let cluster = self.workloads.control.look(of).await?;
+        let cluster = self.endpoints.control.look(of).await?;
         let mut soon = false;
         let agreed = cluster.refusal.is_none();
-        if agreed && self.workloads.losses() != settling.losses {
-            settling.losses = self.workloads.losses();
-            self.forget_lost(&book, &cluster.networks)?;
+        if agreed && self.endpoints.losses() != settling.losses {
+            settling.losses = self.endpoints.losses();
+            self.forget_lost(&register, &cluster.networks)?;
             soon = true;
         } else if agreed {
             let view = View {
                 docker: &docker,
                 used: &look.containers.networks(),
-                book: &book,
+                register: &register,
                 unlisted: &settling.unlisted,
                 cluster: &cluster.networks,
                 making: &making,
@@ -207,11 +207,12 @@ impl Docker {
     /// Docker knows of it, on whatever host is the first.
     fn forget_lost(
         &self,
-        book: &BTreeMap<String, RuntimeNetwork>,
+        register: &BTreeMap<String, RuntimeNetwork>,
         cluster: &BTreeMap<u32, Network>,
     ) -> Result<()> {
-        for entry in book.values().filter(|entry| !entry.removed && !cluster.contains_key(&entry.network)) {
-            self.networks.forget(&entry.id)?;
+        for entry in register.values().filter(|entry| !entry.removed && !cluster.contains_key(&entry.network))
+        {
+            self.register.forget(&entry.id)?;
         }
         Ok(())
     }
@@ -244,22 +245,23 @@ impl Docker {
             Step::Adopt { docker } => self.adopt(seen(docker)?).await,
             Step::Drop { docker, name, why } => {
                 if why.is_some() {
-                    self.networks.leaves(docker);
+                    self.register.leaves(docker);
                 }
                 self.take_off(engine, docker).await?;
                 if let Some(why) = why {
-                    let network = view.book.get(docker).and_then(|entry| view.cluster.get(&entry.network));
+                    let network =
+                        view.register.get(docker).and_then(|entry| view.cluster.get(&entry.network));
                     self.lost(name, network.map_or(name, |network| &network.name), why);
                 }
                 Ok(())
             }
             Step::Forget { docker, network } => {
                 if view.cluster.get(network).is_some_and(|network| network.unnamed) {
-                    self.workloads.networks.remove_id(*network).await?;
+                    self.endpoints.networks.remove_id(*network).await?;
                 }
-                self.networks.forget_lost(docker)
+                self.register.forget_lost(docker)
             }
-            Step::Remove { docker, network } => self.remove(view.book, docker, *network).await,
+            Step::Remove { docker, network } => self.remove(view.register, docker, *network).await,
             Step::Make { network } => {
                 let network = view.cluster.get(network).context("it is gone")?;
                 self.make(engine, network).await?;
@@ -287,18 +289,18 @@ impl Docker {
         *self.ordered() = Some(Ordered::new(network.id, subnets));
         let created = engine.create(network).await;
         let ordered = self.ordered().take();
-        self.networks.made(ordered, created.is_ok())?;
+        self.register.made(ordered, created.is_ok())?;
         created
     }
 
     /// Names a network as Docker's user did. If another has the name already,
     /// ours is taken off, and that one comes in its place.
     async fn name(&self, engine: &Engine, seen: &Seen, network: u32, name: &str) -> Result<()> {
-        let networks = &self.workloads.networks;
+        let networks = &self.endpoints.networks;
         let other = match networks.name(network, name, &seen.labels).await? {
             Naming::Done(revision) => {
                 info!(network = name, "learnt the network's name from Docker");
-                return self.workloads.control.revision(revision).await;
+                return self.endpoints.control.revision(revision).await;
             }
             // The next look sees it.
             Naming::Named(_) | Naming::Gone => return Ok(()),
@@ -307,7 +309,7 @@ impl Docker {
         // Containers that are being started on it are refused, or it could not be removed.
         self.replaced().insert(network);
         let ours = move |state: &crate::control::State| state.snapshot.networks.get(&network).cloned();
-        let Some(ours) = self.workloads.control.look(ours).await? else { return Ok(()) };
+        let Some(ours) = self.endpoints.control.look(ours).await? else { return Ok(()) };
         let entry = self.take_off(engine, &seen.id).await.with_context(|| {
             format!(
                 "network {name} of this host differs from the cluster's, and cannot be removed from Docker"
@@ -315,7 +317,7 @@ impl Docker {
         })?;
         if let Err(error) = networks.remove_id(network).await {
             // As if its user had removed it: that is tried again.
-            entry.map_or(Ok(()), |entry| self.networks.put(RuntimeNetwork { removed: true, ..entry }))?;
+            entry.map_or(Ok(()), |entry| self.register.put(RuntimeNetwork { removed: true, ..entry }))?;
             return Err(error);
         }
         if ours.gives_way_to(&other) {
@@ -335,19 +337,19 @@ impl Docker {
             .happened(other, Trouble::new(what, "create it with the same options, or under another name"));
     }
 
-    /// Removes one of Docker's networks. The book forgets it first, so that
+    /// Removes one of Docker's networks. The register forgets it first, so that
     /// Docker's call is not taken for a user's wish.
     async fn take_off(&self, engine: &Engine, id: &str) -> Result<Option<RuntimeNetwork>> {
-        let entry = self.networks.forget(id)?;
+        let entry = self.register.forget(id)?;
         let removed = engine.remove(id).await;
         if let (Err(_), Some(entry)) = (&removed, &entry) {
-            self.networks.put(entry.clone())?;
+            self.register.put(entry.clone())?;
         }
         removed.map(|()| entry)
     }
 
-    /// Finds out which network of the cluster Docker's is, after the book was
-    /// lost, or makes it anew.
+    /// Enters one of Docker's networks that the register lacks: finds its network of the
+    /// cluster, or creates it again.
     async fn adopt(&self, seen: &Seen) -> Result<()> {
         let wanted = (!seen.request.unnamed).then(|| seen.request.name.clone());
         let mut request = seen.request.clone();
@@ -359,17 +361,17 @@ impl Docker {
             bail!("{fault}");
         }
         let node = self.node().await?;
-        let (network, revision) = self.workloads.networks.establish(&node, &request, None).await?;
-        self.workloads.control.revision(revision).await?;
+        let (network, revision) = self.endpoints.networks.establish(&node, &request, None).await?;
+        self.endpoints.control.revision(revision).await?;
         let (id, network, since) = (seen.id.clone(), network.id, now());
-        self.networks.put(RuntimeNetwork { id, network, wanted, since, chosen: false, removed: false })
+        self.register.put(RuntimeNetwork { id, network, wanted, since, chosen: false, removed: false })
     }
 
     /// Carries out what a user has removed, as far as that is possible now.
     pub(super) async fn finish_removals(&self) {
-        let book = self.networks.entries();
-        for entry in book.values().filter(|entry| entry.removed) {
-            if let Err(error) = self.remove(&book, &entry.id, entry.network).await {
+        let register = self.register.entries();
+        for entry in register.values().filter(|entry| entry.removed) {
+            if let Err(error) = self.remove(&register, &entry.id, entry.network).await {
                 debug!("network {}: {error:#}", entry.network);
             }
         }
@@ -378,16 +380,16 @@ impl Docker {
     /// Removes everywhere what a user removed here, unless it is used.
     async fn remove(
         &self,
-        book: &BTreeMap<String, RuntimeNetwork>,
+        register: &BTreeMap<String, RuntimeNetwork>,
         docker: &str,
         network: u32,
     ) -> Result<()> {
-        let others = book.values().any(|e| e.network == network && e.id != docker && !e.removed);
+        let others = register.values().any(|e| e.network == network && e.id != docker && !e.removed);
         if !others {
             // Containers that Docker has not started cannot use it any more.
-            self.workloads.unkeep_all(network).await?;
+            self.endpoints.unkeep_all(network).await?;
         }
-        if !others && let Err(refusal) = self.workloads.networks.remove_id(network).await {
+        if !others && let Err(refusal) = self.endpoints.networks.remove_id(network).await {
             if !stays(&refusal) {
                 return Err(refusal);
             }
@@ -397,11 +399,11 @@ impl Docker {
             let named = move |state: &crate::control::State| {
                 state.snapshot.networks.get(&network).map(|n| n.name.clone())
             };
-            let about = self.workloads.control.look(named).await?.unwrap_or_default();
+            let about = self.endpoints.control.look(named).await?.unwrap_or_default();
             self.report.happened(about, Trouble::new(what, mend));
             self.refused().insert(network, Instant::now());
         }
-        self.networks.forget(docker).map(drop)
+        self.register.forget(docker).map(drop)
     }
 
     /// Networks that were used are not made again, also once nobody is on them: compose 2
@@ -410,8 +412,9 @@ impl Docker {
     /// address, is no use.
     fn leave_used(&self, view: &View<'_>) -> Result<()> {
         let used = |id: &str| view.used.contains(id);
-        for entry in view.book.values().filter(|entry| entry.chosen && !entry.removed && used(&entry.id)) {
-            self.networks.put(RuntimeNetwork { chosen: false, ..entry.clone() })?;
+        for entry in view.register.values().filter(|entry| entry.chosen && !entry.removed && used(&entry.id))
+        {
+            self.register.put(RuntimeNetwork { chosen: false, ..entry.clone() })?;
         }
         Ok(())
     }
@@ -425,7 +428,7 @@ impl Docker {
             let used = view.cluster.get(id).is_none_or(|network| view.used.contains(&*network.name));
             let gone = used
                 || since.elapsed() > LEAVING
-                || self.workloads.networks.remove_id(*id).await.is_ok_and(|removed| removed.is_some());
+                || self.endpoints.networks.remove_id(*id).await.is_ok_and(|removed| removed.is_some());
             if gone {
                 self.refused().remove(id);
             }
@@ -436,12 +439,12 @@ impl Docker {
     /// Takes back what Docker asked for and did not use, and, the first time,
     /// what it asked an earlier agent for.
     async fn sweep(&self, settling: &mut Settling) {
-        self.workloads.end_stale_reservations(self.patience).await;
+        self.endpoints.end_stale_reservations(self.patience).await;
         if self.making.is_stale(self.patience) || !settling.swept {
             // What an earlier agent kept is older than this one.
             let stale = now().saturating_sub(self.patience.as_secs());
             let before = if settling.swept { stale } else { stale.max(self.started.saturating_sub(1)) };
-            let swept = async { self.workloads.networks.unreserve(&self.node().await?, None, before).await };
+            let swept = async { self.endpoints.networks.unreserve(&self.node().await?, None, before).await };
             match swept.await {
                 Ok(()) => {
                     self.making.forget(self.patience);
@@ -491,7 +494,7 @@ fn trouble(step: &Step, cluster: &BTreeMap<u32, Network>, error: &anyhow::Error)
     Trouble::new(format!("{what}: {error:#}"), mend)
 }
 
-// The book's own time and Docker's must not be taken for one another.
+// The register's own time and Docker's must not be taken for one another.
 const _: () = assert!(SETTLING > MAKING.as_secs());
 
 #[cfg(test)]

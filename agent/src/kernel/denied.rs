@@ -26,14 +26,14 @@ impl DenyList {
         Ok(self.prefixes.read()?.into_keys().map(|key| (key, ())).collect())
     }
 
-    /// Blocks a prefix.
+    /// Denies a prefix.
     pub fn put(&mut self, len: u32, addr: Addr) -> Result<()> {
         // In this order: a prefix that is there is looked for.
         self.any.put(1)?;
         self.prefixes.put(PrefixKey { len, addr }, 1)
     }
 
-    /// Blocks it no longer.
+    /// Allows a prefix again.
     pub fn remove(&mut self, len: u32, addr: Addr) -> Result<()> {
         self.prefixes.remove(PrefixKey { len, addr })?;
         self.any.put(u32::from(!self.prefixes.read()?.is_empty()))

@@ -1,4 +1,4 @@
-//! The table of workloads: slots of an array, and a hash for whom finds his taken.
+//! The table of senders: slots of an array, and a hash for those whose slot is taken.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow, bail};
 
 use super::{Look, Membership, Trouble};
 use crate::{
+    endpoints::new_id,
     model::{
         self,
         key::{Key, ROOT},
@@ -15,7 +16,6 @@ use crate::{
     },
     problem::Problem,
     store::{Away, Commit, Condition, Listing, Op, Txn},
-    workload::new_id,
 };
 
 /// Attempts before a race is given up as lost.
@@ -211,10 +211,10 @@ fn check_subnets(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
 /// Nobody would hear a node that every other one blocks. Blocking rests on no node
 /// having come meanwhile, so none comes between.
 fn check_denied(own: &Node, snapshot: &Snapshot) -> anyhow::Result<()> {
-    for blocked in snapshot.denied.keys() {
-        if let Some(addr) = own.addresses.iter().find(|addr| blocked.contains(*addr)) {
-            let what = format!("its address {addr} is in {blocked}, which is on the deny list");
-            bail!(Problem::new(what, format!("on another node: margay guard rm {blocked}")));
+    for denied in snapshot.denied.keys() {
+        if let Some(addr) = own.addresses.iter().find(|addr| denied.contains(*addr)) {
+            let what = format!("its address {addr} is in {denied}, which is on the deny list");
+            bail!(Problem::new(what, format!("on another node: margay guard rm {denied}")));
         }
     }
     Ok(())

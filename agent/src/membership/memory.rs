@@ -85,12 +85,12 @@ fn nodes(state: &State) -> BTreeSet<String> {
 
 /// The deny list, with what a store lost of it.
 fn denied(state: &State) -> BTreeMap<IpNet, Denied> {
-    let mut blocked = BTreeMap::from(state.snapshot.denied.clone());
+    let mut denied = BTreeMap::from(state.snapshot.denied.clone());
     if state.trust != Trust::Whole {
         let before = state.known.iter().flat_map(|known| &known.denied);
-        blocked.extend(before.map(|(cidr, blocked)| (*cidr, blocked.clone())));
+        denied.extend(before.map(|(cidr, denied)| (*cidr, denied.clone())));
     }
-    blocked
+    denied
 }
 
 #[cfg(test)]

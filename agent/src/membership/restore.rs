@@ -25,7 +25,7 @@ impl Membership {
     /// who finds the loss does: what a node that was off remembers is older.
     pub(super) async fn restore_denied(&self, look: &Look) -> Result<(), Trouble> {
         let Some(known) = &look.known else { return Ok(()) };
-        match self.workloads.networks.restore_denied(&known.denied).await.map_err(trouble) {
+        match self.endpoints.networks.restore_denied(&known.denied).await.map_err(trouble) {
             // The nodes are put back all the same.
             Err(Trouble::Refused(error)) => warn!("cannot restore the deny list: {error:#}"),
             result => result?,
@@ -37,11 +37,11 @@ impl Membership {
     /// their networks may have been lost, too. Whether it does now: what cannot
     /// be read is in the way.
     pub(super) async fn restore(&self, lossy: bool) -> Result<bool, Trouble> {
-        self.workloads.clean();
-        self.workloads.ipam.forget().await;
+        self.endpoints.clean();
+        self.endpoints.ipam.forget().await;
         let mut by_network: BTreeMap<u32, Vec<Endpoint>> = BTreeMap::new();
         let mut kept: BTreeMap<u32, Vec<Kept>> = BTreeMap::new();
-        for one in self.workloads.kept_aside() {
+        for one in self.endpoints.kept_aside() {
             by_network.entry(one.network).or_default();
             kept.entry(one.network).or_default().push(one);
         }
@@ -50,9 +50,9 @@ impl Membership {
         }
         let members = self.journal.networks();
         if lossy {
-            self.workloads.lost();
+            self.endpoints.lost();
             for member in by_network.keys().filter_map(|id| members.get(id)) {
-                self.workloads.networks.put_back(&member.network).await.map_err(trouble)?;
+                self.endpoints.networks.put_back(&member.network).await.map_err(trouble)?;
             }
         }
         let listing = self.store.list(&[format!("{ROOT}networks/")]).await?;
@@ -78,7 +78,7 @@ impl Membership {
             own.map(|(id, _)| id).collect::<BTreeSet<u32>>()
         });
         for id in own.await?.into_iter().chain(used).collect::<BTreeSet<u32>>() {
-            self.workloads.ipam.sweep(id).await?;
+            self.endpoints.ipam.sweep(id).await?;
         }
         Ok(whole)
     }
@@ -91,7 +91,7 @@ impl Membership {
     ) -> Result<(), Trouble> {
         let held: Vec<Held> = endpoints.iter().map(held).chain(kept.iter().map(held_aside)).collect();
         let lost = match network {
-            Some(network) => self.workloads.ipam.restore(network, &held).await?,
+            Some(network) => self.endpoints.ipam.restore(network, &held).await?,
             None => {
                 let gone = |e: &Endpoint| (e.id.clone(), format!("network {} is gone", e.network_name));
                 endpoints.iter().map(gone).collect()
@@ -119,11 +119,11 @@ impl Membership {
                     container = kept.name,
                     "another endpoint took the addresses that this stopped container kept"
                 );
-                self.workloads.unkeep(&kept).await.context("journal")?;
+                self.endpoints.unkeep(&kept).await.context("journal")?;
             }
         }
         if let Some(network) = network {
-            let stash = self.workloads.ipam.stash(network.id).await;
+            let stash = self.endpoints.ipam.stash(network.id).await;
             let member = Member { network: network.clone(), stash };
             self.journal.commit(Step::default().network(&member)).await?;
         }

@@ -24,7 +24,7 @@ const AT_ONCE: usize = 100;
 const COMMENT_MAX: usize = 256;
 
 impl Networks {
-    /// Blocks a prefix since `now`, seconds since 1970; the same again is fine.
+    /// Denies a prefix since `now`, seconds since 1970; the same again is fine.
     /// Gives the revision of it.
     pub async fn deny(&self, cidr: IpNet, comment: Option<String>, now: u64) -> Result<i64> {
         if let Some(comment) = &comment {
@@ -36,13 +36,13 @@ impl Networks {
                 return Ok(Vec::new());
             }
             check(cidr, snapshot, &store)?;
-            let blocked = Denied { comment: comment.clone(), since: now, unknown: Unknown::new() };
-            Ok(vec![Op::Put(Key::Denied(cidr), model::encode(&blocked))])
+            let denied = Denied { comment: comment.clone(), since: now, unknown: Unknown::new() };
+            Ok(vec![Op::Put(Key::Denied(cidr), model::encode(&denied))])
         })
         .await
     }
 
-    /// Blocks a prefix no longer.
+    /// Removes a prefix from the deny list.
     pub async fn allow(&self, cidr: IpNet) -> Result<i64> {
         self.lessen(|snapshot| {
             if !snapshot.denied.contains_key(&cidr) {
@@ -54,7 +54,7 @@ impl Networks {
         .await
     }
 
-    /// Blocks again what a store lost, unless it became a part of the cluster.
+    /// Denies again the prefixes that a store lost, except those that now overlap the cluster.
     pub async fn restore_denied(&self, known: &BTreeMap<IpNet, Denied>) -> Result<()> {
         if known.is_empty() {
             return Ok(());
@@ -63,14 +63,15 @@ impl Networks {
         let put_back = |snapshot: &Snapshot| {
             let lost = known.iter().filter(|(cidr, _)| !snapshot.denied.contains_key(*cidr));
             let lost = lost.filter(|(cidr, _)| check(**cidr, snapshot, &store).is_ok()).take(AT_ONCE);
-            Ok(lost.map(|(cidr, blocked)| Op::Put(Key::Denied(*cidr), model::encode(blocked))).collect())
+            Ok(lost.map(|(cidr, denied)| Op::Put(Key::Denied(*cidr), model::encode(denied))).collect())
         };
         while self.amend(put_back).await? != 0 {}
         Ok(())
     }
 }
 
-/// Nobody blocks a part of the cluster itself, and with it the way to mend that.
+/// Refuses prefixes that overlap the cluster itself: denying them would cut the nodes off from
+/// the command that undoes it.
 fn check(cidr: IpNet, snapshot: &Snapshot, store: &[IpAddr]) -> Result<(), Rejection> {
     const SMALLER: &str = "deny a smaller prefix";
     if cidr.trunc() != cidr {

@@ -17,6 +17,7 @@ use anyhow::Result;
 use margay::{
     control::{Control, Loop, Sources, State},
     desired::{LocalFacts, Uplink},
+    endpoints::{Endpoints, new_id},
     ipam::{self, Ipam},
     journal::{Journal, Member, Step},
     kernel::{self, Kernel, Netlink, Part, sysctl::Originals},
@@ -32,7 +33,6 @@ use margay::{
     reconcile::Change,
     store::{Store, etcd},
     tables::Tables,
-    workload::{Workloads, new_id},
 };
 use margay_common::net::Mac;
 use margay_tests::lab::{ETCD, Lab, Plan};
@@ -86,7 +86,7 @@ struct Agent {
     name: String,
     kernel: Recorder,
     journal: Journal,
-    workloads: Arc<Workloads>,
+    endpoints: Arc<Endpoints>,
     _tasks: JoinSet<()>,
 }
 
@@ -127,9 +127,9 @@ impl Agent {
         let originals = Originals::of(&dir);
         let control_loop = Loop::new(kernel.clone(), shared.netlink.clone(), originals, state, sources);
         let networks = Networks::new(Arc::clone(&store));
-        let workloads = Workloads::new(ipam, networks, control, shared.netlink.clone(), journal.clone());
-        let workloads = Arc::new(workloads);
-        let membership = Membership::new(store, Arc::clone(&workloads), journal.clone(), instance, 600);
+        let endpoints = Endpoints::new(ipam, networks, control, shared.netlink.clone(), journal.clone());
+        let endpoints = Arc::new(endpoints);
+        let membership = Membership::new(store, Arc::clone(&endpoints), journal.clone(), instance, 600);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             // What would tell of the host stays open and silent.
@@ -137,12 +137,12 @@ impl Agent {
             drop(control_loop.run().await);
         });
         tasks.spawn(Arc::new(membership).run(on_rounds));
-        Ok(Self { name, kernel, journal, workloads, _tasks: tasks })
+        Ok(Self { name, kernel, journal, endpoints, _tasks: tasks })
     }
 
     async fn is_settled(&self) -> bool {
         let settled = |state: &State| state.in_sync() && state.snapshot.alive.contains_key(&state.facts.node);
-        self.workloads.control.look(settled).await.unwrap_or(false)
+        self.endpoints.control.look(settled).await.unwrap_or(false)
     }
 
     /// Takes an address and notes an endpoint, as attaching does. How long the
@@ -154,7 +154,7 @@ impl Agent {
         let request = ipam::Request { holder, wanted: Vec::new() };
         let mut refusals = 0;
         let addresses = loop {
-            match self.workloads.ipam.allocate(network, &request).await {
+            match self.endpoints.ipam.allocate(network, &request).await {
                 Ok(addresses) => break addresses,
                 // As a runtime does that starts it again.
                 Err(_) if refusals < REFUSALS => {
@@ -236,7 +236,7 @@ async fn run(lab: &Lab, dir: PathBuf, count: usize) -> Result<()> {
     report(lab);
     let start = Instant::now();
     let request = NetworkRequest { name: "blue".into(), subnets: vec!["10.0.0.0/12".parse()?], ..request() };
-    let (network, _) = agents[0].workloads.networks.create(request).await?;
+    let (network, _) = agents[0].endpoints.networks.create(request).await?;
     wait(&agents, |agent| agent.kernel.prefixes.load(Ordering::Relaxed) == count + 1).await;
     println!("  a network is created; all have it: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     containers(&agents, &network).await?;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use margay_common::endpoint::{Endpoint, Side, Workload};
+use margay_common::endpoint::{EndpointEntry, Side, Workload};
 use margay_tests::{
     bpf::{both, mac, node},
     frame::Frame,
@@ -61,7 +61,7 @@ fn unknown_sandbox_sends_from_its_own_address_only() {
     let (workload, other) = (node.maps().workloads.read().expect("the map")[&own], both(1, 2)[0].into());
     let endpoint = node.maps().endpoints.get(other).expect("the map").expect("c1's");
     node.maps().workloads.put(own, Workload { sandbox: 0, ..workload }).expect("the map");
-    node.maps().endpoints.put(other, Endpoint { sandbox: 0, ..endpoint }).expect("the map");
+    node.maps().endpoints.put(other, EndpointEntry { sandbox: 0, ..endpoint }).expect("the map");
     let frame = Frame::udp(mac("c2"), both(1, 3)[0], both(1, 70)[0]);
     let itself = node.from_workload("c2", &frame.bytes());
     let as_another = node.from_workload("c2", &frame.from(both(1, 2)[0]).bytes());

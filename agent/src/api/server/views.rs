@@ -181,13 +181,13 @@ fn world(actual: &crate::tables::Tables) -> wire::World {
 }
 
 pub(crate) fn denied(state: &State) -> Vec<wire::Denied> {
-    let blocked = state.snapshot.denied.iter();
+    let denied = state.snapshot.denied.iter();
     let view = |(cidr, found): (&IpNet, &Denied)| wire::Denied {
         cidr: *cidr,
         comment: found.comment.clone(),
         since: found.since,
     };
-    blocked.map(view).collect()
+    denied.map(view).collect()
 }
 
 pub(crate) fn pools(state: &State) -> Vec<wire::Pool> {

@@ -157,8 +157,8 @@ async fn guard(socket: &Path, command: GuardCommand) -> Result<()> {
         GuardCommand::Add { cidr, comment } => send(Method::POST, cidr, comment).await,
         GuardCommand::Rm { cidr } => send(Method::DELETE, cidr, None).await,
         GuardCommand::Ls(format) => {
-            let (blocked, extra) = listing(socket, "/v1/guard").await?;
-            output::denied(&blocked, format, &extra)
+            let (denied, extra) = listing(socket, "/v1/guard").await?;
+            output::denied(&denied, format, &extra)
         }
     }
 }

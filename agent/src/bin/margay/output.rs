@@ -89,10 +89,10 @@ pub fn pools(pools: &[wire::Pool], format: Format, extra: Extra<'_>) -> Result<(
 }
 
 /// Prints the deny list.
-pub fn denied(blocked: &[wire::Denied], format: Format, extra: Extra<'_>) -> Result<()> {
+pub fn denied(denied: &[wire::Denied], format: Format, extra: Extra<'_>) -> Result<()> {
     let row =
         |b: &wire::Denied| [b.cidr.to_string(), ago(b.since), dash(b.comment.clone().unwrap_or_default())];
-    table(blocked, format, ["PREFIX", "SINCE", "COMMENT"], row, extra)
+    table(denied, format, ["PREFIX", "SINCE", "COMMENT"], row, extra)
 }
 
 /// Prints endpoints.

@@ -171,8 +171,8 @@ proptest! {
             let kept = after.entries().any(|found| found == entry);
             prop_assert!(kept, "{entry:?} is lost by {strange:?}");
         }
-        let blocked = after.denied.keys().filter(|key| key.addr == Addr::from(ip("fe80::")));
-        prop_assert_eq!(blocked.count(), 0, "neighbours are blocked");
+        let denied = after.denied.keys().filter(|key| key.addr == Addr::from(ip("fe80::")));
+        prop_assert_eq!(denied.count(), 0, "neighbours are denied");
         // Whatever was taken is usable, and told of in finite time.
         for network in snapshot.networks.values() {
             prop_assert!(network.check().is_ok());

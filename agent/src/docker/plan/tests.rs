@@ -21,25 +21,25 @@ fn network(id: u32, name: &str, unnamed: bool) -> (u32, Network) {
 }
 
 /// The plan of a host at second 1000, as text.
-fn steps(docker: &[Seen], book: &[(String, RuntimeNetwork)], cluster: &[(u32, Network)]) -> Vec<String> {
-    used_steps(&[], docker, book, cluster)
+fn steps(docker: &[Seen], register: &[(String, RuntimeNetwork)], cluster: &[(u32, Network)]) -> Vec<String> {
+    used_steps(&[], docker, register, cluster)
 }
 
 /// The same where containers are on networks of these names.
 fn used_steps(
     used: &[&str],
     docker: &[Seen],
-    book: &[(String, RuntimeNetwork)],
+    register: &[(String, RuntimeNetwork)],
     cluster: &[(u32, Network)],
 ) -> Vec<String> {
-    let (book, cluster) = (book.iter().cloned().collect(), cluster.iter().cloned().collect());
+    let (register, cluster) = (register.iter().cloned().collect(), cluster.iter().cloned().collect());
     let mut unlisted = BTreeMap::new();
-    note_unlisted(&mut unlisted, docker, &book, 0);
+    note_unlisted(&mut unlisted, docker, &register, 0);
     let used = used.iter().map(|name| (*name).to_owned()).collect();
     let view = View {
         docker,
         used: &used,
-        book: &book,
+        register: &register,
         // Since the beginning of time.
         unlisted: &unlisted,
         cluster: &cluster,
@@ -88,13 +88,13 @@ fn a_network_without_a_named_subnet_is_made_again_once_nobody_is_on_it() {
 fn network_is_made_again_only_while_docker_is_quiet_or_never_is() {
     let (docker, cluster) = ([seen("a", "blue", DRIVER)], BTreeMap::from([network(1, "blue", false)]));
     let (id, plain) = entry("a", 1);
-    let book = BTreeMap::from([(id, RuntimeNetwork { chosen: true, ..plain })]);
+    let register = BTreeMap::from([(id, RuntimeNetwork { chosen: true, ..plain })]);
     let asked = BTreeSet::from(["10.9.0.0/16".parse().expect("a literal")]);
     let remade = |now, quiet, making: &BTreeSet<_>| {
         let view = View {
             docker: &docker,
             used: &BTreeSet::new(),
-            book: &book,
+            register: &register,
             unlisted: &BTreeMap::new(),
             cluster: &cluster,
             making,
@@ -146,7 +146,7 @@ fn nothing_is_made_while_a_user_may_be_making_it() {
     let view = View {
         docker: &[],
         used: &BTreeSet::new(),
-        book: &BTreeMap::new(),
+        register: &BTreeMap::new(),
         unlisted: &BTreeMap::new(),
         cluster: &cluster,
         making: &making,
@@ -155,7 +155,7 @@ fn nothing_is_made_while_a_user_may_be_making_it() {
     };
     assert_eq!(plan(&view), (vec![], true));
     let fresh = BTreeMap::from([entry("a", 2)]);
-    let view = View { book: &fresh, making: &BTreeSet::new(), now: 105, ..view };
+    let view = View { register: &fresh, making: &BTreeSet::new(), now: 105, ..view };
     assert_eq!(plan(&view), (vec![], true));
 }
 
@@ -170,14 +170,14 @@ fn what_a_user_removed_goes_everywhere() {
 /// Docker lists a network no longer before it tells us that its user removes it.
 #[test]
 fn network_that_docker_stops_listing_is_lost_only_after_a_while() {
-    let (book, cluster) = (BTreeMap::from([entry("a", 1)]), BTreeMap::from([network(1, "blue", false)]));
+    let (register, cluster) = (BTreeMap::from([entry("a", 1)]), BTreeMap::from([network(1, "blue", false)]));
     let mut unlisted = BTreeMap::new();
     let mut look = |docker: &[Seen], now| {
-        note_unlisted(&mut unlisted, docker, &book, now);
+        note_unlisted(&mut unlisted, docker, &register, now);
         let view = View {
             docker,
             used: &BTreeSet::new(),
-            book: &book,
+            register: &register,
             unlisted: &unlisted,
             cluster: &cluster,
             making: &BTreeSet::new(),

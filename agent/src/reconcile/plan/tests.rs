@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use margay_common::{
-    endpoint::{Endpoint, Workload},
+    endpoint::{EndpointEntry, Workload},
     net::Addr,
     route::{Node, Prefix, Route, RouteKey, SUBNET},
     verdict::Program,
@@ -116,7 +116,7 @@ fn state(bits: u16) -> Tables {
             ));
             // With `moved` both claim one address, and the later has it.
             let addr = Addr([0, if moved { 1 } else { index.into() }]);
-            t.put(Entry::Endpoint(addr, Endpoint { ifindex: index, ..Endpoint::default() }));
+            t.put(Entry::Endpoint(addr, EndpointEntry { ifindex: index, ..EndpointEntry::default() }));
         }
     }
     t

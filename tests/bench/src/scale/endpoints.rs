@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use margay_common::{
-    endpoint::Endpoint,
+    endpoint::EndpointEntry,
     net::{Addr, Mac},
 };
 use margay_tests::bpf::{Node, both, mac};
@@ -48,14 +48,14 @@ fn address(i: u32, v4: bool) -> IpAddr {
 fn put(node: &mut Node, addr: IpAddr) {
     let addr = Addr::from(addr);
     let len = addr.mapped_len(if addr.is_v4() { 16 } else { 64 });
-    let endpoint = Endpoint {
+    let endpoint = EndpointEntry {
         ifindex: 1,
         network: 1,
         sandbox: 1,
         mac: Mac(mac("c2")).word(),
         mtu: 1500,
         subnet_mask: Addr::mask(len),
-        ..Endpoint::default()
+        ..EndpointEntry::default()
     };
     node.maps().endpoints.put(addr, endpoint).expect("the map takes it");
 }

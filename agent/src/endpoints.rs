@@ -71,7 +71,7 @@ enum Work {
 }
 
 /// The containers of this node.
-pub struct Workloads {
+pub struct Endpoints {
     /// The addresses of this node.
     pub ipam: Ipam,
     /// The networks of the cluster.
@@ -100,7 +100,7 @@ pub struct Workloads {
     busy: Mutex<BTreeMap<Work, Turn>>,
 }
 
-impl Workloads {
+impl Endpoints {
     /// Nothing is attached or detached by this.
     pub fn new(ipam: Ipam, networks: Networks, control: Control, netlink: Netlink, journal: Journal) -> Self {
         let sandboxes = Sandboxes::after(&journal.endpoints());

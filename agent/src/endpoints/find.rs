@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
-use super::Workloads;
+use super::Endpoints;
 use crate::{
     control::State,
     desired::host::container_mtu,
@@ -26,7 +26,7 @@ pub enum Which {
     Interface(PathBuf, String),
 }
 
-impl Workloads {
+impl Endpoints {
     /// The endpoint that is meant.
     pub async fn find(&self, which: &Which) -> Result<Option<Endpoint>> {
         let endpoints = self.journal.endpoints();

@@ -16,7 +16,7 @@ use margay_common::net::Mac;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{STORE, Workloads, identity::mac_for};
+use super::{Endpoints, STORE, identity::mac_for};
 use crate::{
     ipam,
     journal::{Member, Step},
@@ -55,7 +55,7 @@ pub(super) struct Place {
     pub ifname: String,
 }
 
-impl Workloads {
+impl Endpoints {
     /// Reserves addresses from the store, or from the stash while it cannot be asked,
     /// and which of both.
     pub(super) async fn allocate(

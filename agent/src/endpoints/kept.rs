@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use tracing::{debug, info, warn};
 
-use super::{Work, Workloads, identity::list};
+use super::{Endpoints, Work, identity::list};
 use crate::{
     ipam::Refusal,
     journal::Step,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-impl Workloads {
+impl Endpoints {
     /// Says which container of the runtime's an endpoint belongs to. From here on the
     /// container keeps the endpoint's addresses, unless it or another container keeps
     /// others or these. Whether the endpoint has the addresses that it should.

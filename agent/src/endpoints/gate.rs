@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use anyhow::{Result, bail};
 use tokio::time::timeout;
 
-use super::{PATIENCE, Workloads};
+use super::{Endpoints, PATIENCE};
 use crate::{
     control::State,
     problem::{Problem, Rejection},
 };
 
-impl Workloads {
+impl Endpoints {
     /// Lets attaching begin: this node is a member of the cluster, and what a
     /// crash left behind is swept, or has to wait for the store.
     pub fn open(&self) {

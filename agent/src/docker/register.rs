@@ -1,4 +1,4 @@
-//! What has to be remembered of Docker's networks between its calls.
+//! The register of Docker's networks, and the subnets of networks that Docker is creating.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,16 +12,16 @@ use ipnet::IpNet;
 use super::pool::PoolId;
 use crate::journal::{Journal, RuntimeNetwork, Step};
 
-/// Which network of the cluster each of Docker's is; in the journal, too.
-pub struct Book {
+/// The cluster's network of each of Docker's networks. The journal holds the same entries.
+pub struct Register {
     journal: Journal,
     entries: Mutex<BTreeMap<String, RuntimeNetwork>>,
-    /// Those that we take off Docker although the cluster's network stays.
+    /// Networks that the agent removes from Docker although the cluster keeps them.
     leaving: Mutex<BTreeSet<String>>,
 }
 
-impl Book {
-    /// Reads it from the journal.
+impl Register {
+    /// Reads the register from the journal.
     pub fn open(journal: Journal) -> Self {
         let entries = Mutex::new(journal.runtime_networks());
         Self { journal, entries, leaving: Mutex::default() }
@@ -31,7 +31,7 @@ impl Book {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All of it, by Docker's id.
+    /// All entries, by Docker's id.
     pub fn entries(&self) -> BTreeMap<String, RuntimeNetwork> {
         self.lock().clone()
     }
@@ -44,15 +44,15 @@ impl Book {
         Ok(())
     }
 
-    /// Notes that a network is taken off Docker by us, however long that takes,
-    /// and whoever does it in the end.
+    /// Notes that the agent is about to remove a network from Docker. Docker may report the
+    /// removal much later, also if a user was faster.
     pub fn leaves(&self, id: &str) {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
     }
 
-    /// Notes that Docker has removed a network. One that nobody knows is fine: we removed it
-    /// ourselves. Of the one that is just `ordered` only the end of that tells whether its
-    /// user removed it.
+    /// Notes that Docker has removed a network. A network without an entry is one that the agent
+    /// removed. Docker also calls this to roll back a network that it fails to create, so for the
+    /// `ordered` network only [`Register::made`] decides whether a user removed it.
     pub fn removed(&self, id: &str, ordered: &mut Option<Ordered>) -> Result<()> {
         if self.leaving.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
             return self.forget(id).map(drop);
@@ -67,8 +67,8 @@ impl Book {
         }
     }
 
-    /// Docker has made the network that was ordered, or has not. What it could not make it took
-    /// back by itself; one that it made and removed since was removed by its user.
+    /// Docker has created the network that was ordered, or has failed. If it failed, a removal
+    /// since then was Docker's roll-back; if it succeeded, a user removed the network.
     pub fn made(&self, ordered: Option<Ordered>, is_made: bool) -> Result<()> {
         match ordered.and_then(|ordered| ordered.taken_back) {
             Some(entry) if is_made => self.put(RuntimeNetwork { removed: true, ..entry }),
@@ -76,13 +76,13 @@ impl Book {
         }
     }
 
-    /// Forgets an entry, and gives it.
+    /// Removes an entry and returns it.
     pub fn forget(&self, id: &str) -> Result<Option<RuntimeNetwork>> {
         self.forget_of(&mut self.lock(), id)
     }
 
-    /// Forgets an entry whose network Docker has lost, unless we were told meanwhile that its
-    /// user removed it.
+    /// Removes an entry whose network Docker has lost, unless Docker reported meanwhile that a
+    /// user removed the network.
     pub fn forget_lost(&self, id: &str) -> Result<()> {
         let mut entries = self.lock();
         match entries.get(id) {
@@ -110,7 +110,7 @@ pub struct Ordered {
     pub network: u32,
     /// Its subnets, by which Docker's call is recognised.
     pub subnets: BTreeSet<IpNet>,
-    /// The book's entry of it, if Docker has removed it again.
+    /// Its entry in the register, if Docker has removed the network since.
     taken_back: Option<RuntimeNetwork>,
 }
 
@@ -223,37 +223,37 @@ impl Making {
 mod tests {
     use super::*;
 
-    /// A book of one network of Docker's, number 1 of the cluster.
-    fn book() -> (tempfile::TempDir, Book) {
+    /// A register with one of Docker's networks, which is the cluster's network 1.
+    fn register() -> (tempfile::TempDir, Register) {
         let dir = tempfile::tempdir().expect("a folder");
-        let book = Book::open(Journal::open(dir.path()).expect("a journal"));
+        let register = Register::open(Journal::open(dir.path()).expect("a journal"));
         let (id, network) = ("a".repeat(64), 1);
         let entry = RuntimeNetwork { id, network, wanted: None, since: 100, chosen: false, removed: false };
-        book.put(entry).expect("a disk");
-        (dir, book)
+        register.put(entry).expect("a disk");
+        (dir, register)
     }
 
-    fn is_removed(book: &Book) -> Option<bool> {
-        book.entries().into_values().map(|entry| entry.removed).next()
+    fn is_removed(register: &Register) -> Option<bool> {
+        register.entries().into_values().map(|entry| entry.removed).next()
     }
 
     #[test]
     fn network_that_is_removed_before_its_order_ends_was_removed_by_its_user() {
         for (network, is_made, found) in [(1, true, Some(true)), (1, false, None), (2, true, Some(true))] {
-            let (_dir, book) = book();
+            let (_dir, register) = register();
             let mut ordered = Some(Ordered::new(network, BTreeSet::new()));
-            book.removed(&"a".repeat(64), &mut ordered).expect("a disk");
-            book.made(ordered, is_made).expect("a disk");
-            assert_eq!(is_removed(&book), found, "{network} {is_made}");
+            register.removed(&"a".repeat(64), &mut ordered).expect("a disk");
+            register.made(ordered, is_made).expect("a disk");
+            assert_eq!(is_removed(&register), found, "{network} {is_made}");
         }
     }
 
     #[test]
     fn network_that_its_user_removes_meanwhile_is_not_forgotten_as_lost() {
-        let (_dir, book) = book();
-        book.removed(&"a".repeat(64), &mut None).expect("a disk");
-        book.forget_lost(&"a".repeat(64)).expect("a disk");
-        assert_eq!(is_removed(&book), Some(true));
+        let (_dir, register) = register();
+        register.removed(&"a".repeat(64), &mut None).expect("a disk");
+        register.forget_lost(&"a".repeat(64)).expect("a disk");
+        assert_eq!(is_removed(&register), Some(true));
     }
 
     fn pool(text: &str) -> PoolId {

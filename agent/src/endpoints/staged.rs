@@ -14,7 +14,7 @@ use margay_common::net::Mac;
 use tracing::{debug, info, warn};
 
 use super::{
-    NAME_MAX, Work, Workloads,
+    Endpoints, NAME_MAX, Work,
     identity::{list, new_id},
     life::{Draft, Place},
     reserve::Reservation,
@@ -51,7 +51,7 @@ pub fn inside_name(endpoint: &Endpoint) -> String {
     format!("{INSIDE_PREFIX}{}", &endpoint.id[..12])
 }
 
-impl Workloads {
+impl Endpoints {
     /// Makes an endpoint of addresses that were given before, and begins to make
     /// its interface: most of that is waiting for the kernel, and the runtime
     /// has other things to do until it asks for it. The same again finds the
@@ -87,11 +87,11 @@ impl Workloads {
         self.create_entry(&endpoint, &network).await?;
         let used = endpoint.addresses.iter().filter_map(|addr| self.reservations.lock().remove(addr));
         self.tell_store(used.collect::<Vec<_>>().iter().any(|reservation| reservation.stashed));
-        let (workloads, begun) = (Arc::clone(self), endpoint.clone());
+        let (endpoints, begun) = (Arc::clone(self), endpoint.clone());
         tokio::spawn(async move {
             // Whoever plugs it in has to wait for its turn, and tries again.
             let _turn = turn;
-            if let Err(error) = workloads.make_interface_or_none(&begun).await {
+            if let Err(error) = endpoints.make_interface_or_none(&begun).await {
                 warn!("endpoint {}: {error:#}", begun.id);
             }
         });

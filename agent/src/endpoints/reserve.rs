@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use tracing::{debug, info, warn};
 
-use super::{Workloads, identity::new_id};
+use super::{Endpoints, identity::new_id};
 use crate::{
     ipam,
     model::{
@@ -94,7 +94,7 @@ impl Ended {
     }
 }
 
-impl Workloads {
+impl Endpoints {
     /// Gives a runtime an address of a subnet, for an endpoint to come: the one that is
     /// `wanted`, which a user named if `asked`, or any that nobody has or keeps.
     pub async fn reserve(

@@ -8,7 +8,7 @@ use tokio::{sync::OwnedMutexGuard, time::sleep};
 use tracing::{info, warn};
 
 use super::{
-    LOOK, LOOKS, NAME_MAX, Work, Workloads,
+    Endpoints, LOOK, LOOKS, NAME_MAX, Work,
     find::Which,
     identity::{list, new_id},
     inside,
@@ -44,7 +44,7 @@ pub struct Attach {
     pub mac: Option<Mac>,
 }
 
-impl Workloads {
+impl Endpoints {
     /// Attaches a container to a network, or finds it attached.
     pub async fn attach(&self, request: Attach) -> Result<Endpoint> {
         check_ifname(&request.ifname)?;
