@@ -49,7 +49,7 @@ impl Again {
         self.waits.next().unwrap_or(self.between.1)
     }
 
-    /// Notes a success: the waits begin anew.
+    /// Notes a success: the next failure waits the shortest time again.
     pub fn succeeded(&mut self) {
         self.waits = waits(self.between.0, self.between.1);
     }

@@ -264,7 +264,7 @@ fn follow_store(endpoints: &Endpoints, store: &Arc<dyn Store>) {
     });
 }
 
-/// Vouches for the next hops that XDP sends to.
+/// Keeps the next hops fresh that XDP sends to.
 fn keep_neighbours_fresh(endpoints: &Endpoints, table: HashTable<Addr, Neighbour>) {
     let (control, netlink) = (endpoints.control.clone(), endpoints.netlink.clone());
     tokio::spawn(next_hops::keep_fresh(control, netlink, table));

@@ -1,7 +1,6 @@
-//! The one event loop: what the store and the host say becomes what the kernel
-//! holds. It waits for nobody: what takes its time is made and read beside it
-//! (`aside`), and whoever wants to know something looks at the view that it
-//! publishes after every round.
+//! The one event loop: what the store and the host say becomes what the kernel holds. It waits
+//! for nobody: slow changes and reads are done beside it (`aside`), and readers look at the view
+//! that it publishes after every round.
 
 mod apply;
 mod aside;
@@ -50,7 +49,7 @@ const READ_EVERY: Duration = Duration::from_secs(60);
 /// How soon what could not be read is read again, and how late.
 const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// What mends a refusal of the kernel's that says nothing of a mend.
+/// What to do about a refusal of the kernel's that does not say it.
 const AGAIN: &str = "wait, the agent tries it again, at most 30 s apart; if it stays, see its log";
 
 /// What the loop reacts to.
@@ -87,7 +86,7 @@ pub struct Sources {
     pub requests: Requests,
     /// Where endpoints go whose interface has vanished.
     pub vanished: mpsc::Sender<String>,
-    /// Counts the rounds, for whoever acts on what the state has become.
+    /// Counts the rounds, for tasks that act on a changed state.
     pub rounds: watch::Sender<u64>,
 }
 
@@ -222,7 +221,8 @@ impl<K: Kernel> Loop<K> {
             self.plan();
             self.apply().await;
         } else if !self.open.is_done() {
-            // Nothing may be changed: once something may, all of it is compared anew.
+            // No change is allowed now. When changes are allowed again, every table is compared
+            // again.
             self.open.clear();
             self.dirty = Dirty::Everything;
         }

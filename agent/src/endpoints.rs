@@ -55,7 +55,7 @@ const NAME_MAX: usize = 128;
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS: usize = 200;
 
-/// Held by whoever works on something.
+/// Held by the task that works on something.
 type Turn = Arc<Mutex<()>>;
 
 /// What one works on at a time.
@@ -65,7 +65,7 @@ enum Work {
     Interface(u32, String),
     /// A runtime's endpoint, by the runtime's id.
     OfRuntime(String),
-    /// A name of a network. Whoever works on an interface may wait for it, and not the other
+    /// A name of a network. A task that holds an interface may wait for a name, and not the other
     /// way round.
     Name(u32, String),
 }

@@ -64,7 +64,7 @@ pub struct Journal {
     held: Arc<Mutex<Records>>,
     /// Steps that are about to be written.
     waiting: Arc<Mutex<Vec<Waiting>>>,
-    /// Held by whoever writes; `None` where the agent of this journal does not run.
+    /// Held by the task that writes; `None` if the agent of this journal does not run.
     database: Arc<Mutex<Option<Database>>>,
     aside: Aside,
 }
@@ -101,7 +101,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// The agent runs all the same, or its folder cannot be read.
+    /// The agent runs after all, or its folder cannot be read.
     pub fn peek(dir: &Path) -> Result<Self> {
         let (journal, path) = (Self::of(dir, None, Aside::of(dir)?), dir.join(FILE));
         match database::peek(&path)? {
@@ -197,8 +197,8 @@ impl Journal {
         self.aside.problems()
     }
 
-    /// Carries out a step: when this returns all of it is on disk, or nothing. Steps that
-    /// wait for the disk at a time are written together.
+    /// Carries out a step: when this returns, the whole step is on disk, or nothing. Steps that
+    /// wait for the disk at the same time are written together.
     ///
     /// # Errors
     ///

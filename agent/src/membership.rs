@@ -36,7 +36,7 @@ use crate::{
     store::{Announcement, Away, Store},
 };
 
-/// What mends a refusal that says nothing of a mend.
+/// What to do about a refusal that does not say it.
 const JOINING: &str = "wait, the agent tries again; until it joins, it attaches nothing";
 
 /// The least time between two looks at the state.

@@ -229,8 +229,8 @@ impl Networks {
         Ok(snapshot.network(name).and_then(|network| snapshot.network_revisions.get(&network.id).copied()))
     }
 
-    /// Networks, nodes, pools and the sequence at one revision, all of them readable: whoever
-    /// adds something has to know what is there.
+    /// Networks, nodes, pools and the sequence at one revision, all of them readable: an addition
+    /// has to be checked against everything that exists.
     async fn read(&self) -> Result<Reading> {
         let reading = self.read_what_can_be().await?;
         match reading.snapshot.unreadable.first_key_value() {

@@ -38,8 +38,8 @@ struct Wanted {
     next_hops: BTreeSet<IpAddr>,
 }
 
-/// Vouches for next hops for as long as the agent runs, where the uplink has an
-/// XDP program and a network is routable.
+/// Keeps next hops fresh for as long as the agent runs, where the uplink has an XDP program and a
+/// network is routable.
 pub async fn keep_fresh(control: Control, netlink: Netlink, mut table: HashTable<Addr, Neighbour>) {
     let mut told = String::new();
     loop {

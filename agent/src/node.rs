@@ -108,7 +108,7 @@ async fn free(store: &Arc<dyn Store>, name: &str, part: &[(u32, IpNet)], routes:
         rest.addresses.retain(|_, holder| *holder.node.as_ref().unwrap_or(&owner) != name);
         if owner == name {
             rest.reserved.clear();
-            // Whoever borrows from it has the block from now on.
+            // A node that borrows from the block owns it from now on.
             match rest.addresses.values().find_map(|holder| holder.node.clone()) {
                 Some(heir) => {
                     rest.node.clone_from(&heir);

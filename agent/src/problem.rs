@@ -8,9 +8,8 @@ use crate::words::plain;
 
 /// Something that is wrong.
 ///
-/// It is an error, so that it passes through `anyhow` on its way to whoever tells
-/// of it, who has the two fields back by [`Problem::of`]. Where both have to
-/// stand in one line, a semicolon is between.
+/// It is an error, so that it passes through `anyhow`; [`Problem::of`] gets the two fields back
+/// for the reader. In one line a semicolon separates them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[error("{problem}; {mend}")]
 pub struct Problem {
@@ -26,8 +25,8 @@ impl Problem {
         Self { problem: plain(&problem.into()).into_owned(), mend: mend.into() }
     }
 
-    /// What an error tells, with the mend of the problem that caused it; `mend`
-    /// where no problem did.
+    /// The text of an error, and what to do by the problem that caused it; `mend` if no problem
+    /// did.
     pub fn of(error: &anyhow::Error, mend: &str) -> Self {
         let mut told: Vec<String> = Vec::new();
         for cause in error.chain() {
@@ -60,7 +59,7 @@ pub enum Rejection {
     /// What exists is in its way: it exists already, is in use, overlaps, or is full.
     #[error(transparent)]
     Conflict(Problem),
-    /// It cannot be done now, and waiting does not help: somebody has to mend something.
+    /// It cannot be done now, and waiting does not help: somebody has to correct something.
     #[error(transparent)]
     Unavailable(Problem),
     /// It cannot be done now: send it again in a while.

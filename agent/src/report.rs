@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn problems_are_replaced_and_notices_stay() {
         let report = Report::default();
-        let (a, b) = (Trouble::new("a", "mend a"), Trouble::new("b", "mend b"));
+        let (a, b) = (Trouble::new("a", "do a"), Trouble::new("b", "do b"));
         report.stands("one", vec![a.clone()]);
         report.happened("x", b.clone());
         report.happened("x", b.clone());

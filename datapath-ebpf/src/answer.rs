@@ -1,6 +1,6 @@
 //! What the programs answer themselves: neighbours, echo, and ICMP errors. Each is a global
-//! function: the verifier goes through it once, by itself, and not once for each path that
-//! leads to it. It gets the context and numbers alone, and reads the packet anew.
+//! function: the verifier goes through it once, by itself, and not once for each path that leads
+//! to it. It gets the context and numbers alone, and reads the packet again.
 
 use core::hint::black_box;
 

@@ -59,8 +59,8 @@ fn family(cx: &Context<'_>) -> Result<Option<Family>, DropReason> {
     Ok(cx.packet.family())
 }
 
-/// A container's packet to this node goes in by `margay0`, where its reverse route leads, so
-/// that reverse-path filtering agrees. Everybody else's is the host's own business.
+/// A container's packet to this node goes in by `margay0`, where its reverse route leads, so that
+/// reverse-path filtering agrees. The host itself handles packets of other senders.
 #[inline(always)]
 fn to_this_node(src: &Addr, host_ifindex: u32) -> Forward {
     match maps::prefix(src) {

@@ -1,10 +1,9 @@
 //! Every map, private behind the look-ups that the programs make.
 //!
-//! Values are read in place. The agent replaces a value as a whole; the kernel
-//! may use the memory of a replaced one again at once, for another entry of the
-//! same map. A run would have to hold a value across two writes of the agent to
-//! read another's, and the agent writes at attaching and detaching only; what
-//! such a run reads is a valid value all the same.
+//! Values are read in place. The agent replaces a value as a whole; the kernel may use the memory
+//! of a replaced one again at once, for another entry of the same map. A run would have to hold a
+//! value across two writes of the agent to read another's, and the agent writes at attaching and
+//! detaching only; even then the run reads a valid value.
 //!
 //! Slots of an array are written in place. While a container lives, its
 //! [`Workload`] changes in its flags and its sandbox alone, words of their own, so a
@@ -214,8 +213,8 @@ pub fn known_flow(src: &Addr, dst: &Addr) -> Option<&'static Neighbour> {
     (flow.src == *src && flow.dst == *dst && flow.way.until > coarse_now()).then_some(&flow.way)
 }
 
-/// Remembers for a moment how a frame between these addresses is sent on. Whoever
-/// had the slot is decided about anew.
+/// Remembers for a moment how a frame between these addresses is sent on. The next frame of the
+/// pair that had the slot is decided again.
 #[inline(always)]
 pub fn remember_flow(src: &Addr, dst: &Addr, way: &Neighbour) {
     if HOLD.load() == 0 {
@@ -230,8 +229,8 @@ pub fn remember_flow(src: &Addr, dst: &Addr, way: &Neighbour) {
     }
 }
 
-/// The slot of a pair of addresses. Whoever sends from many addresses can push others out
-/// of theirs, who then cost what they cost without it.
+/// The slot of a pair of addresses. A host that sends from many addresses can push others out of
+/// their slots; each of their frames is then decided again.
 #[inline(always)]
 fn flow_slot(src: &Addr, dst: &Addr) -> u32 {
     let fold = |addr: &Addr| {
@@ -316,8 +315,8 @@ pub fn sender(src: &Addr) -> Addr {
     if prefix(src).is_some() || is_own_address(src) { *src } else { Addr::UNSPECIFIED }
 }
 
-/// The same in the budgets of the log, where a whole network has one: whoever is on the link
-/// can use all addresses of a subnet, and must not fill the log by that.
+/// The same in the budgets of the log, where a whole network has one: a host on the link can use
+/// all addresses of a subnet, and must not fill the log by that.
 #[inline(always)]
 pub fn logged_for(src: &Addr) -> Addr {
     match prefix(src) {

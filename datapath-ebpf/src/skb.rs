@@ -64,8 +64,8 @@ impl Frame for Skb<'_> {
     #[inline(always)]
     fn pull(&self, len: usize) {
         if self.ctx.data() + len > self.ctx.data_end() {
-            // SAFETY: the helper takes any length and fails if the packet has
-            // less; the views are made anew after it, as `view` does each time.
+            // SAFETY: the helper takes any length and fails if the packet has less; the views are
+            // made again after it, as `view` does each time.
             unsafe { bpf_skb_pull_data(self.raw(), len as u32) };
         }
     }

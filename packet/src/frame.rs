@@ -97,7 +97,7 @@ pub trait Frame {
     }
 }
 
-/// A packet of the kernel's, which can also be read at any offset and made anew.
+/// A packet of the kernel's, which can also be read at any offset and rebuilt.
 pub trait Packet: Frame {
     /// Memory for a loop over options.
     type Cursor: Cursor;

@@ -35,7 +35,7 @@ const BEHIND: [&str; 4] = ["mtu::", "containers_reach_the_world", "sandbox::", "
 /// On a newer engine: networks on every host, containers, addresses, restarts.
 const SHORT: [&str; 4] = ["networks_come_and_go", "containers::", "dockerd_may", "live_restore"];
 
-/// Runs all of it, and tells how long each part took.
+/// Runs every stage, and prints how long each took.
 pub fn run(options: &Options) -> Result<()> {
     let mut stages = Stages::begin();
     let mut built = BTreeMap::new();

@@ -76,10 +76,10 @@ pub fn find() -> Result<Toolchain, Missing> {
 
 /// The command that builds or checks the programs for BPF.
 pub fn command(tools: &Toolchain, verb: &str, workspace: &Path, target_dir: &Path) -> Command {
-    // Full debug information has to reach `core` as well, or the verifier
-    // counts fewer functions than it is told of. The order of expanded copies
-    // does not matter here, and LLVM 22 crashes on keeping it. Every machine that Margay runs
-    // on takes loads at any address, and so does its verifier, but for the stack.
+    // Full debug information has to reach `core` as well, or the verifier counts fewer functions
+    // than the object declares. The order of expanded copies does not matter here, and LLVM 22
+    // crashes on keeping it. Every machine that Margay runs on takes loads at any address, and so
+    // does its verifier, but for the stack.
     let flags = [
         "--cfg=bpf_target_arch=\"x86_64\"",
         "-Cdebuginfo=2",

@@ -49,7 +49,7 @@ pub fn root(debian: Debian) -> Result<PathBuf> {
     }
     complete(&root)?;
     let version = run::output(Command::new("chroot").arg(&root).args(["dockerd", "--version"]))
-        .with_context(|| format!("it is made anew once you have removed {}", root.display()))?;
+        .with_context(|| format!("remove {} to have it created again", root.display()))?;
     println!("engine: {} ({})", version.trim(), root.display());
     Ok(root)
 }

@@ -129,8 +129,8 @@ fn update() -> Result<()> {
     result
 }
 
-/// Keeps packages from starting services while it lives: an etcd of the
-/// system's own would be none of our business.
+/// Keeps packages from starting services while it lives: the system's own etcd must not run
+/// because of the set-up.
 struct NoServices {
     made: bool,
 }

@@ -74,7 +74,7 @@ impl Stages {
         done.is_ok()
     }
 
-    /// Tells of all of it.
+    /// Prints the result of every stage.
     ///
     /// # Errors
     ///

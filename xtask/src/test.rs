@@ -218,7 +218,7 @@ impl Options {
         }
         let told = runner::of_console(console);
         if told.passed == 0 {
-            bail!("all of it was skipped: {}", told.skipped.join("; "));
+            bail!("every test was skipped: {}", told.skipped.join("; "));
         }
         let wanted = |line: &&str| line.contains(" verified") || line.starts_with("test ");
         console.lines().filter(wanted).for_each(|line| println!("    {}", line.trim_end()));

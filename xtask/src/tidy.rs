@@ -3,6 +3,7 @@
 //! no place in the repository.
 
 mod documents;
+mod retired;
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use proc_macro2::{Span, TokenStream};
 use syn::{
     ImplItemFn, ItemFn, TraitItemFn, UseTree,
@@ -166,8 +167,7 @@ const IMPURE: [&str; 9] = [
 const FOR_ANY_RUNTIME: [&str; 3] = ["journal", "model", "endpoints"];
 /// The name of a runtime that those do not know.
 const RUNTIME: &str = "docker";
-/// Where it stands all the same: names in the store and on users' lips, and the format of
-/// older agents.
+/// Where it is allowed: names in the store, words of users, and the format of older agents.
 const RUNTIME_ALLOWED: [(&str, &str); 4] = [
     ("agent/src/model/network.rs", "com.docker.network.container_iface_prefix"),
     ("agent/src/model/network.rs", "rename = \"docker\""),
@@ -224,6 +224,8 @@ fn check_file(path: &Path, faults: &mut Vec<String>, tests: &mut BTreeSet<String
         }
     }
     faults.extend(named_runtimes(path, &text));
+    let tokens: TokenStream = text.parse().map_err(|error| anyhow!("{name}: {error}"))?;
+    faults.extend(retired::check_source(path, &text, tokens));
     let file = syn::parse_file(&text).with_context(|| name.to_string())?;
     let mut visitor = Visitor { path, module, is_test, faults, tests };
     visitor.visit_file(&file);

@@ -25,8 +25,8 @@ use crate::{
 /// How often to look at the host although nothing has told of a change.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Looks at the host until it has what the agent needs: an uplink that is up and has an
-/// address. Meanwhile whoever asks the agent for something is told what it waits for.
+/// Looks at the host until it has what the agent needs: an uplink that is up and has an address.
+/// Meanwhile the agent answers every request with what it waits for.
 ///
 /// # Errors
 ///

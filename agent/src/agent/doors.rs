@@ -108,7 +108,7 @@ impl Doors {
 
     /// Serves commands and metrics until the process ends.
     pub async fn serve(&mut self, agent: Arc<Agent>) -> Result<()> {
-        // Whoever started us may go on with what needs us.
+        // The service manager may now start the services that need the agent.
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             warn!("cannot tell the service manager that the agent is ready: {error}");
         }

@@ -54,7 +54,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Writes them beside the socket, for whoever asks when the agent is gone.
+    /// Writes them beside the socket, for commands that run while the agent does not.
     pub fn write(&self, run_dir: &Path) -> Result<()> {
         files::replace(&run_dir.join(PLACES), &serde_json::to_vec(self)?)
     }

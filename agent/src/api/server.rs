@@ -352,7 +352,7 @@ async fn create_network(
     Ok(Json(found.ok_or_else(removed)?))
 }
 
-/// What a task came to. One that failed by a fault of our own is told so.
+/// The result of a task. A panic becomes an error that says so.
 fn ended<T>(task: Result<Result<T>, JoinError>) -> Result<T> {
     let fault = || {
         Problem::new(

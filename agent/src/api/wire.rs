@@ -28,7 +28,7 @@ pub struct Subnet {
     pub block_prefix: u8,
     /// Addresses in one block.
     pub block_size: u128,
-    /// Where addresses come from that nobody asked for; null for all of it.
+    /// The range for automatic allocation; null for the whole subnet.
     pub range: Option<IpNet>,
     /// Addresses that endpoints never get, by what has them.
     pub aux: std::collections::BTreeMap<String, IpAddr>,
@@ -60,7 +60,7 @@ pub struct Network {
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
-    /// All of it.
+    /// The pool's CIDR.
     pub cidr: IpNet,
     /// Length of the prefix of the subnets that are taken from it.
     pub network_prefix: u8,
@@ -73,7 +73,7 @@ pub struct Pool {
 /// A request to add a pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PoolRequest {
-    /// All of it.
+    /// The pool's CIDR.
     pub cidr: IpNet,
     /// Length of the prefix of the subnets that are taken from it.
     #[serde(alias = "network_size")]
@@ -384,12 +384,12 @@ pub struct World {
 /// Why a request was refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// The problem and its mend in one line.
+    /// The fields `problem` and `mend` in one line.
     pub error: String,
     /// What is wrong.
     #[serde(default)]
     pub problem: String,
-    /// What mends it.
+    /// What to do about it.
     #[serde(default)]
     pub mend: String,
 }

@@ -13,11 +13,11 @@ use crate::{
 /// What one change concerns.
 #[derive(Debug)]
 pub(super) struct Concern {
-    /// What has to be folded anew.
+    /// What has to be folded again.
     pub(super) dirty: Dirty,
-    /// Whether the networks have to be judged anew.
+    /// Whether the networks have to be judged again.
     pub(super) networks: bool,
-    /// Whether the host's own routes have to be compared anew.
+    /// Whether the host's own routes have to be compared again.
     pub(super) routes: bool,
     /// A node that may have been lost or found.
     pub(super) node: Option<String>,

@@ -42,8 +42,8 @@ impl Fold {
         Self { tables: desired(snapshot, facts), own: sources.map(own).collect() }
     }
 
-    /// Folds some sources anew, and gives the keys that may differ. What one of
-    /// them has lost another may have gained, so all is taken away first.
+    /// Folds some sources again and returns the keys that may differ. One source may have lost
+    /// what another has gained, so the entries of all these sources are taken away first.
     pub fn update(
         &mut self,
         sources: &BTreeSet<Source>,

@@ -21,7 +21,7 @@ use crate::{
     problem::Problem,
 };
 
-/// What mends an uplink whose fault says nothing of a mend.
+/// What to do about a fault of the uplink that does not say it.
 const SEE: &str = "see what became of the interface: ip addr";
 
 impl State {

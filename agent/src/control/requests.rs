@@ -19,8 +19,8 @@ use crate::{
 /// How long anybody waits for an answer of the loop.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What others of this process want of the loop. Whoever is answered finds what he said in
-/// the next view.
+/// What others of this process want of the loop. When a request is answered, the next view shows
+/// its effect.
 pub enum Request {
     /// An attach is about to make this interface.
     Expect(String, oneshot::Sender<()>),

@@ -145,7 +145,7 @@ impl State {
             let on_link = match way {
                 Way::By { interface, gateway } => interface == uplink.ifindex && gateway.is_none(),
                 Way::Nowhere => false,
-                // Whoever takes all routes away for a moment does not move the other hosts.
+                // Without any route, perhaps for a moment only, the uplink's prefixes decide.
                 Way::Unsaid => uplink.prefixes.iter().any(|prefix| prefix.contains(&addr)),
             };
             if self.routes.nodes.get(&addr) == Some(&on_link) {

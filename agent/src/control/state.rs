@@ -1,4 +1,4 @@
-//! What the loop knows. Plain data: whoever looks sees one moment of it.
+//! What the loop knows. Plain data: a reader sees the state of one moment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -211,7 +211,7 @@ impl State {
         dirty
     }
 
-    /// Remembers anew what the cluster is, and judges the store by that.
+    /// Replaces what the node remembers of the cluster, and judges the store by that.
     pub fn remember(&mut self, known: Arc<Known>) -> Dirty {
         self.seen = known.revision;
         self.known = Some(known);

@@ -425,8 +425,8 @@ fn a_container_is_numbered_also_while_the_store_is_lossy() {
     assert!(!permits(Entry::Endpoint(addr, EndpointEntry { sandbox: 4, network: 2, ..endpoint })));
 }
 
-/// The listing of the store may be taken in before anything of it is in the kernel, and
-/// whoever asks then must not take away what another object's programs still read.
+/// The loop may have the store's listing before the kernel has any of it. A request at that time
+/// must not remove maps that an earlier object's programs still read.
 #[test]
 fn hooks_are_settled_when_no_program_of_another_object_is_left() {
     let settled = |tc: bool, xdp: bool| {

@@ -1,6 +1,6 @@
-//! What the store tells, on its way to the loop. A listing is decoded beside the loop, and
-//! the host's routes are asked there about what is new: all of it counts at once. What follows
-//! waits in the feed meanwhile.
+//! What the store tells, on its way to the loop. A listing is decoded beside the loop, and the
+//! host's routes are asked there about what is new: the whole listing takes effect at once. Later
+//! events wait in the feed meanwhile.
 
 use anyhow::Result;
 use tracing::error;

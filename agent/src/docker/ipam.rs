@@ -92,8 +92,8 @@ pub(super) async fn request_address(docker: &Docker, request: &OfPool) -> Result
     Ok(json!({"Address": format!("{addr}/{}", max_len(addr)), "Data": {}}))
 }
 
-/// The address that is asked for, the one that the container had before it was stopped
-/// or connected anew, or any.
+/// The address that the request names, else the one that the container had before it was stopped
+/// or reconnected, else any.
 async fn lease(
     docker: &Docker,
     network: &Network,

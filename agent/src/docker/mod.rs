@@ -53,8 +53,7 @@ pub struct Docker {
     report: Arc<Report>,
     /// The network that Docker makes now because we asked it to.
     ordered: Mutex<Option<Ordered>>,
-    /// Addresses that are to be given again, by subnet: to containers that are
-    /// connected anew.
+    /// Addresses that containers get again when the agent reconnects them, by subnet.
     wishes: Mutex<BTreeMap<IpNet, Wish>>,
     /// Networks that a user removed while others were on them, and when.
     refused: Mutex<BTreeMap<u32, Instant>>,

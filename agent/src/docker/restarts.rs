@@ -1,7 +1,7 @@
-//! Whose address Docker asks for. Docker names no container when it asks, so the agent
-//! finds out who is being started: dockerd holds a container's lock all the while, and
-//! an inspection of that container waits for the lock. The answer may be wrong where
-//! several start at once; [`super::settle`] then connects them anew.
+//! Whose address Docker asks for. Docker names no container when it asks, so the agent finds out
+//! who is being started: dockerd holds a container's lock all the while, and an inspection of
+//! that container waits for the lock. The answer may be wrong where several start at once;
+//! [`super::settle`] then reconnects them.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,7 @@ impl Docker {
         let mut kept = self.endpoints.kept_of(network, subnet);
         kept.drain(..kept.len().saturating_sub(CANDIDATES));
         let wish = self.wishes().get(&subnet.cidr).map(|wish| wish.container.clone());
-        // A container that is connected anew comes first.
+        // A container that is being reconnected comes first.
         kept.sort_by_key(|kept| wish.as_ref() != Some(&kept.container));
         let busy = match self.engine() {
             Some(engine) => {
@@ -154,7 +154,7 @@ pub(super) fn is_over(
     if !view.ids.contains(&kept.container) {
         return true;
     }
-    // While a network is made anew Docker does not list who is on it.
+    // While Docker makes a network again, it does not list the network's containers.
     let known = register.values().any(|entry| entry.network == kept.network && !entry.removed);
     // Until it starts, a container that was connected while it was stopped has its network's
     // name alone.
@@ -213,7 +213,7 @@ mod tests {
         assert!(!over(&[], &[cut]), "about to be connected again");
         let gone = Containers { ids: ids("other"), places: vec![place("web", "b")] };
         assert!(is_over(&kept, &gone, &register, &[]));
-        // Its network is being made anew.
+        // Docker is making its network again.
         let view = Containers { ids: ids("web"), places: vec![] };
         assert!(!is_over(&kept, &view, &BTreeMap::from([("r".into(), entry("r", 8))]), &[]));
     }

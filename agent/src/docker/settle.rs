@@ -67,9 +67,9 @@ impl Docker {
         Ok(Found { endpoints, kept, containers })
     }
 
-    /// Learns the containers' names, removes endpoints that Docker does not
-    /// know, has Docker make those anew that we do not know, and moves containers that have
-    /// another address than they keep. Whether to look again soon.
+    /// Learns the containers' names, removes endpoints that Docker does not know, has Docker make
+    /// those again that the agent does not know, and moves containers that have another address
+    /// than they keep. Returns whether to look again soon.
     pub(super) async fn settle(
         &self,
         engine: &Engine,

@@ -203,8 +203,8 @@ impl Docker {
         Ok(soon)
     }
 
-    /// What a store lost is not what somebody removed: it is found anew by what
-    /// Docker knows of it, on whatever host is the first.
+    /// Forgets networks that the store lost. Nobody removed them: the first host whose Docker
+    /// still has one creates it again in the cluster.
     fn forget_lost(
         &self,
         register: &BTreeMap<String, RuntimeNetwork>,

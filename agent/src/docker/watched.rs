@@ -88,7 +88,7 @@ impl Watched {
         Ok(&self.view)
     }
 
-    /// Looks at some containers anew.
+    /// Looks at some containers again.
     ///
     /// # Errors
     ///

@@ -114,7 +114,7 @@ pub struct RequestPool {
     /// The subnet; empty for one of our choice.
     #[serde(deserialize_with = "nullable")]
     pub pool: String,
-    /// The part of it that addresses come from that nobody asks for.
+    /// The part of the subnet for automatic allocation.
     #[serde(deserialize_with = "nullable")]
     pub sub_pool: String,
     /// `--ipam-opt`.

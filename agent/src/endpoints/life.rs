@@ -1,13 +1,13 @@
-//! The life of an endpoint, whoever asks for it:
+//! The life of an endpoint, the same for every front end:
 //!
 //! ```text
 //! reserve -> create -> join -> end
 //! ```
 //!
 //! Its addresses are reserved in the store under its id to be. It is created with its entry in
-//! the journal and its interface, and joins when its container has that. It ends with all of
-//! it. Every step that the journal knows is one transaction, and a step that is repeated
-//! changes nothing.
+//! the journal and its interface, and joins when its container has that. When it ends, address,
+//! entry and interface go. Every step that the journal knows is one transaction, and a step that
+//! is repeated changes nothing.
 
 use std::{net::IpAddr, path::PathBuf, sync::atomic::Ordering};
 
@@ -68,7 +68,7 @@ impl Endpoints {
             None => loop {
                 let allocated = timeout(STORE, self.ipam.allocate(network, request));
                 let Ok(allocated) = allocated.await else {
-                    // The store may have done it all the same.
+                    // The store may have carried it out nevertheless.
                     self.dirty.store(true, Ordering::Relaxed);
                     break format!("the store did not answer within {} s", STORE.as_secs());
                 };

@@ -228,8 +228,8 @@ impl Endpoints {
         Some(addr)
     }
 
-    /// Who has the addresses in the store. What a restart of the agent has
-    /// forgotten is taken anew.
+    /// The holders of the addresses in the store. Reservations that the agent forgot at a restart
+    /// are made again.
     pub(super) async fn holders(&self, network: &Network, addresses: &[IpAddr]) -> Result<Vec<String>> {
         let mut holders = Vec::new();
         for addr in addresses {
@@ -275,7 +275,7 @@ mod tests {
         let take = |addr, now| ended.take(addr, now);
         assert_eq!(take(v4, now).as_deref(), Some("a"));
         assert_eq!(take(v4, now).as_deref(), Some("b"));
-        assert_eq!(take(v4, now), None, "whoever has it now has it by itself");
+        assert_eq!(take(v4, now), None, "the address is not one of an ended endpoint any more");
         assert_eq!(take(v6, now + LATE).as_deref(), Some("b"), "the first is not given up any more");
         assert!(ended.take(v6, now + LATE).is_none() && ended.lock().values().all(VecDeque::is_empty));
     }

@@ -89,7 +89,7 @@ impl Endpoints {
         self.tell_store(used.collect::<Vec<_>>().iter().any(|reservation| reservation.stashed));
         let (endpoints, begun) = (Arc::clone(self), endpoint.clone());
         tokio::spawn(async move {
-            // Whoever plugs it in has to wait for its turn, and tries again.
+            // A join waits for this turn, and makes the interface if this attempt failed.
             let _turn = turn;
             if let Err(error) = endpoints.make_interface_or_none(&begun).await {
                 warn!("endpoint {}: {error:#}", begun.id);

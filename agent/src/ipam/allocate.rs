@@ -173,7 +173,7 @@ impl Ipam {
             let committed = match self.store.commit(txn).await {
                 Ok(committed) => committed,
                 Err(away) => {
-                    // It may have happened all the same; a sweep takes it back.
+                    // The transaction may have happened; a sweep takes the addresses back.
                     state.views.remove(&network.id);
                     return Err(away.into());
                 }

@@ -17,7 +17,7 @@ const RESERVE_MAX: u128 = 16;
 pub enum Rank {
     /// Nobody had it for a while.
     Rested,
-    /// Kept back for when the store is away.
+    /// In the stash for store outages.
     Reserved,
     /// Freed just now.
     Cooling,

@@ -144,7 +144,7 @@ impl Chooser<'_> {
                 continue;
             }
             let mut allocations = self.view.allocations(*block);
-            // What the store does not know yet is taken all the same.
+            // Addresses of own endpoints are taken also if the store does not know them yet.
             for addr in self.state.mine.values().flatten().filter(|addr| block.contains(*addr)) {
                 allocations.addresses.entry(*addr).or_insert_with(nobody);
             }
@@ -160,8 +160,8 @@ impl Chooser<'_> {
         best
     }
 
-    /// An address of a block that nobody has. Whoever lost a race looks
-    /// elsewhere than the others.
+    /// An address of a block that nobody has. After a lost race each node begins at another
+    /// block.
     fn free_block(&self, subnet: &Subnet) -> Option<Found> {
         let (first, count) = subnet.offered_blocks();
         let mut hasher = DefaultHasher::new();

@@ -153,7 +153,7 @@ impl Ipam {
         Err(Away::contended("others change this node's blocks at every attempt"))
     }
 
-    /// The same for the first blocks that differ; whoever calls looks again.
+    /// The same for the first blocks that differ; the caller repeats it until none differs.
     async fn restore_in_parts(
         &self,
         network: &Network,
@@ -227,7 +227,7 @@ impl Ipam {
         Ok(())
     }
 
-    /// Keeps back again what was used of the reserve.
+    /// Fills the stash again.
     fn refill(&self, network: &Network, draft: &mut Draft<'_>) {
         for block in draft.blocks_of(&self.node) {
             let Some(subnet) = network.subnet_of(block.addr()) else { continue };

@@ -57,7 +57,7 @@ impl Aside {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is told of what is still there.
+    /// The problems of entries whose files still exist.
     pub fn problems(&self) -> Vec<Problem> {
         let told = self.lock();
         told.iter().filter(|(path, _)| path.exists()).map(|(_, problem)| problem.clone()).collect()

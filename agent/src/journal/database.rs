@@ -59,8 +59,8 @@ enum Refusal {
 }
 
 impl Database {
-    /// Opens the database at a path, or makes it there. A broken one is set aside as a
-    /// whole. From a disk that takes no writes the database is read all the same.
+    /// Opens the database at a path, or makes it there. A broken one is set aside as a whole. On
+    /// a disk that takes no writes, the database is still read.
     ///
     /// # Errors
     ///
@@ -124,7 +124,7 @@ pub(super) fn peek(path: &Path) -> Result<Option<Result<Rows, String>>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file.with_context(|| format!("{}", path.display()))?,
     };
-    // Whoever has it open writes into it.
+    // Another process that has the database open may write into it.
     if matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)) {
         let what = format!("an agent has {} open and does not answer", path.display());
         return Err(Problem::new(what, "it starts or ends just now: ask again").into());
@@ -164,7 +164,7 @@ fn open_or_create(path: &Path) -> Result<(redb::Database, Rows), Refusal> {
     checked(path, || Ok(Builder::new().set_cache_size(CACHE).open(path)?))
 }
 
-/// Opens a database, checks all of it, and reads it.
+/// Opens a database, checks and reads it.
 fn checked(
     path: &Path,
     open: impl FnOnce() -> Result<redb::Database, redb::Error>,

@@ -155,7 +155,7 @@ impl Host {
         let host_routes = link::host_routes(&self.netlink).await?.into_iter().collect();
         let mut tables = Tables { host_routes, ..Tables::default() };
         self.read_interfaces(&mut tables).await?;
-        // Opened anew: whoever writes meanwhile does not wait for a million entries.
+        // Separate handles: a writer does not wait while a million entries are read.
         Maps::open(&self.pins)?.read(&mut tables)?;
         let current = self.ids.get(&Program::Xdp).copied();
         // What is at no interface any more is unpinned: not while it is just being attached.

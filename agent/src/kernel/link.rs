@@ -30,7 +30,7 @@ use crate::{
 
 /// The number that marks the kernel's routes as ours (`ip route show proto`).
 pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);
-/// How often an interrupted listing is begun anew.
+/// How often an interrupted listing is repeated.
 const LISTINGS: usize = 100;
 /// The other end of `margay0`; nothing ever arrives there.
 pub const HOST_PEER: &str = "margay0-peer";
@@ -428,8 +428,8 @@ fn with_gateway(
     Ok(builder.gateway(gateway)?)
 }
 
-/// Tells of every change of an interface or address of this host. One message
-/// waiting is enough, it makes the receiver look anew.
+/// Reports every change of an interface or address of this host. One waiting message is enough:
+/// the receiver then looks at everything again.
 pub fn watch() -> Result<mpsc::Receiver<()>> {
     let (send, receive) = mpsc::channel(1);
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];

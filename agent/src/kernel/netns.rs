@@ -127,8 +127,8 @@ impl Netns {
     }
 }
 
-/// Opens what is a network namespace and nothing else, without a wait for whoever
-/// is behind a FIFO or a device. Gives its inode number, too.
+/// Opens a network namespace and nothing else; a FIFO or a device cannot block this. Also returns
+/// its inode number.
 fn open(path: &Path) -> Result<(File, u32)> {
     let look = |flags: i32, path: &Path| File::options().read(true).custom_flags(flags).open(path);
     let found = look(libc::O_PATH, path).map_err(|error| {

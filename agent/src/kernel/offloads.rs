@@ -28,8 +28,8 @@ pub async fn merges(interface: &str) -> Result<bool> {
     Ok(active.flatten().any(|bit| bit.value && bit.name == "rx-gro"))
 }
 
-/// Has the kernel look anew at which of the wanted features a card can have: not
-/// every driver asks for that when its XDP program goes.
+/// Has the kernel check again which of the wanted features a card can have: not every driver asks
+/// for that when its XDP program goes.
 pub fn take_up_again(interface: &str) -> Result<()> {
     const GET_FLAGS: u32 = 0x25;
     const SET_FLAGS: u32 = 0x26;

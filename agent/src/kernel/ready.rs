@@ -56,10 +56,10 @@ impl Events {
 
 /// Waits until the queue of an interface takes packets; its other end is up.
 ///
-/// The queue of an interface that comes up without its other end drops everything until
-/// the kernel's link watch has seen that end (`linkwatch_do_dev`), which is put off for a second
-/// if some two hundred interfaces change at once. The link watch sets the operational state after
-/// that; since Linux 6.8 it also does so for whoever asks for the interface.
+/// The queue of an interface that comes up without its other end drops everything until the
+/// kernel's link watch has seen that end (`linkwatch_do_dev`), which is put off for a second if
+/// some two hundred interfaces change at once. The link watch sets the operational state after
+/// that; since Linux 6.8 it also does so when a process asks for the interface.
 pub async fn queue(netlink: &Handle, interface: &str) -> Result<()> {
     let open = async || {
         let found = link::find(netlink, interface).await?;

@@ -24,8 +24,7 @@ const WANTED: u32 = 196_608;
 /// What every interface takes (`GSO_LEGACY_MAX_SIZE`).
 pub const USUAL: u32 = 65_536;
 
-/// What an uplink took before it was raised: a file, so that whoever cleans up
-/// knows.
+/// What an uplink took before it was raised: a file, so that `margay cleanup` can restore it.
 #[derive(Clone, Debug)]
 pub struct SuperPackets {
     file: PathBuf,

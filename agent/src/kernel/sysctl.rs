@@ -26,8 +26,8 @@ pub fn get(path: &str) -> Option<String> {
     fs::read_to_string(Path::new("/proc/sys").join(path)).ok().map(|text| text.trim().to_owned())
 }
 
-/// Switches of the host that we have set, with what they were before: a file,
-/// so that whoever cleans up knows.
+/// Switches of the host that we have set, with what they were before: a file, so that `margay
+/// cleanup` can restore them.
 #[derive(Clone, Debug)]
 pub struct Originals {
     file: PathBuf,

@@ -245,8 +245,9 @@ fn holders(listing: &Listing, addresses: &[Key], own: &str) -> Vec<String> {
     nodes.filter(|node| node != own).flat_map(keys).collect()
 }
 
-/// The other node that has an address, if it lives no longer. An address belongs to whoever
-/// has it now: a host that came back with another, or one that is gone, does not keep it.
+/// The other node that has an address, if it lives no longer. An address belongs to the host that
+/// has it now: a host that came back with another address, or one that was removed, does not keep
+/// it.
 ///
 /// # Errors
 ///
@@ -258,7 +259,7 @@ fn holder_of(
     snapshot: &Snapshot,
 ) -> anyhow::Result<Option<String>> {
     let Some(value) = listing.value_of(address) else { return Ok(None) };
-    // One that cannot be read names nobody, and is written anew.
+    // A value that cannot be read names no holder, and is overwritten.
     let Ok(holder) = model::decode::<AddressHolder>(address, value) else { return Ok(None) };
     let Some(node) = snapshot.nodes.get(&holder.node) else { return Ok(None) };
     let Key::Address(addr) = address else { return Ok(None) };

@@ -31,9 +31,9 @@ pub(super) struct Due {
     pub(super) later: bool,
 }
 
-/// What of the state is to be written now: all of it if `must`, else what has
-/// changed, where the last write is long enough ago. `node` is this one as it is
-/// written in the store, `revision` the highest that it knows of.
+/// What of the state is to be written now: everything if `must`, else what has changed, where the
+/// last write is long enough ago. `node` is this one as it is written in the store, `revision`
+/// the highest that it knows of.
 pub(super) fn due(state: &State, node: &Node, revision: i64, must: bool, since: Option<Duration>) -> Due {
     let Some(cluster) = &state.snapshot.cluster else { return Due::default() };
     let waited = |least| since.is_none_or(|since| since >= least);
@@ -110,7 +110,7 @@ mod tests {
         state.snapshot.nodes[name].clone()
     }
 
-    /// A whole store with this node, all of it remembered.
+    /// A whole store with this node; the node remembers everything in it.
     fn settled() -> (State, Node) {
         let mut state = State { trust: Trust::Whole, revision: 7, ..State::default() };
         put(&mut state, "cluster", r#"{"v":1,"id":"c","epoch":0}"#);

@@ -26,7 +26,7 @@ impl Membership {
     pub(super) async fn restore_denied(&self, look: &Look) -> Result<(), Trouble> {
         let Some(known) = &look.known else { return Ok(()) };
         match self.endpoints.networks.restore_denied(&known.denied).await.map_err(trouble) {
-            // The nodes are put back all the same.
+            // A deny list that cannot be restored does not keep the nodes from being restored.
             Err(Trouble::Refused(error)) => warn!("cannot restore the deny list: {error:#}"),
             result => result?,
         }

@@ -1,6 +1,6 @@
-//! What a value of the store must be beyond its shape. Whoever writes into the store may
-//! err, or be another program, so every value is judged when it is read, by what an agent
-//! itself would write.
+//! What a value of the store must be beyond its shape. A writer of the store may err, or be
+//! another program, so every value is checked when it is read, against what an agent itself would
+//! write.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -10,8 +10,8 @@ use super::check::{is_block_or_single, is_name, is_underlay};
 /// What every key begins with.
 pub const ROOT: &str = "/margay/v1/";
 
-/// A part of the store that can be listed and watched by itself: all keys that begin with
-/// one text. Whoever needs a part names it; nobody hears of the others.
+/// A part of the store that can be listed and watched by itself: all keys that begin with one
+/// text. Each reader names the parts that it needs and gets no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Prefix {
     /// Who has which underlay address.

@@ -43,7 +43,7 @@ pub struct Subnet {
     pub gateway: IpAddr,
     /// Length of the prefix of one block, in the subnet's own family.
     pub block_len: u8,
-    /// Where addresses come from that nobody asked for; without it, the subnet.
+    /// The range for automatic allocation; without it, the subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<IpNet>,
     /// Addresses that are never given to an endpoint, by what has them.
@@ -130,7 +130,7 @@ pub struct NetworkRequest {
     /// Without subnets: also one of an IPv6 pool.
     #[serde(default)]
     pub ipv6: bool,
-    /// Where addresses come from that nobody asked for, within a subnet each.
+    /// The ranges for automatic allocation, each within a subnet.
     #[serde(default)]
     pub ranges: Vec<IpNet>,
     /// Addresses that are never given to an endpoint, by what has them.

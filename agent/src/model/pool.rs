@@ -16,7 +16,7 @@ const NETWORK_LEN: [u8; 2] = [20, 64];
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
-    /// All of it.
+    /// The pool's CIDR.
     pub cidr: IpNet,
     /// Length of the prefix of each subnet that is taken from it.
     pub network_len: u8,

@@ -357,7 +357,7 @@ impl Snapshot {
                 Some(addr) => copy(&mut self.borrowed, &old.borrowed, (id, addr)),
                 None => copy(&mut self.claims, &old.claims, (id, cidr)),
             },
-            // Whoever lives or was removed says so anew.
+            // These are not copied: nodes that live or were removed write them again.
             Key::Alive(_) | Key::Removed(_) => {}
             Key::Sequence | Key::Reservation(_) | Key::Address(_) | Key::Ipam(..) => {}
         }

@@ -105,7 +105,7 @@ pub(super) fn take_one(reading: &Reading, v4: bool) -> Result<IpNet> {
     bail!(Rejection::conflict(what, "add a pool (margay pool add CIDR), or name a subnet with --subnet"));
 }
 
-/// The widest route of a host that overlaps a pool, for whoever wonders where it went.
+/// The widest route of a host that overlaps a pool: it explains why the pool is full.
 fn widest(reading: &Reading, v4: bool) -> String {
     let snapshot = &reading.snapshot;
     let pools = || snapshot.pools.keys().filter(|pool| pool.addr().is_ipv4() == v4);

@@ -220,7 +220,7 @@ pub(super) fn reservations(entries: &[Event]) -> Result<BTreeMap<IpNet, Reservat
     for entry in entries {
         let Event::Put { key, value, .. } = entry else { continue };
         if let Some(Key::Reservation(cidr)) = Key::parse(key) {
-            // One that cannot be read keeps its subnet all the same.
+            // A reservation that cannot be read still holds its subnet.
             let by = model::decode(&Key::Reservation(cidr), value).unwrap_or_else(|_| Reservation {
                 node: "?".into(),
                 since: u64::MAX,

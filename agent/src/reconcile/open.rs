@@ -10,7 +10,7 @@ use crate::tables::{Key, Tables};
 pub enum Lane {
     /// Calls of the kernel's that answer at once.
     Quick,
-    /// A card's driver may set its link up anew for an XDP program: seconds.
+    /// A card's driver may restart its link for an XDP program, which takes seconds.
     Xdp,
     /// Programs of the host's own are run for it, or files are written: as long as
     /// those take.
@@ -76,7 +76,7 @@ impl Open {
         self.0.values().all(BTreeSet::is_empty)
     }
 
-    /// Forgets all of it.
+    /// Forgets every open change.
     pub fn clear(&mut self) {
         self.0.clear();
     }

@@ -62,8 +62,8 @@ struct State {
     database: Option<Database>,
     /// Whether what an earlier agent left was cleared away.
     prepared: bool,
-    /// Those who watch. Commits are told in their order, since whoever commits
-    /// holds the state until all have heard.
+    /// The watchers. They get commits in order, since a commit holds the state until every
+    /// watcher has it.
     watchers: Vec<Watcher>,
 }
 
@@ -298,7 +298,7 @@ impl Inner {
     }
 }
 
-/// Makes the tables. Whoever was alive when the store was open last is not.
+/// Makes the tables. Nodes that were alive when the store was last open are not alive now.
 fn prepare(database: &Database) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     {

@@ -162,7 +162,8 @@ impl Etcd {
             _ => None,
         });
         let Some(revision) = same.max() else {
-            // What only removes is done when all of it is gone, whoever did it.
+            // A transaction that only removes is done when no key is left, no matter who removed
+            // them.
             let gone = written.iter().all(|(_, value)| value.is_none()) && found.iter().all(Option::is_none);
             let now = answer.header().map_or(0, |header| header.revision());
             return Ok((gone && !written.is_empty()).then_some(now));

@@ -65,7 +65,7 @@ impl Away {
         Self { kind: Kind::Away, problem: problem.into(), mend: mend.into() }
     }
 
-    /// The same for whoever tells what is wrong.
+    /// The same as a [`Problem`].
     pub fn to_problem(&self) -> Problem {
         Problem::new(format!("{}: {}", self.kind, self.problem), &*self.mend)
     }

@@ -5,35 +5,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
+use super::retired::{Paragraphs, paragraphs, retired};
 use crate::run::root;
-
-/// A retired word or phrase in lower case, and what to write instead.
-const RETIRED: [(&str, &str); 21] = [
-    ("guard", "deny list (of prefixes), sequence key (of the store)"),
-    ("blocked prefix", "denied prefix"),
-    ("blocked prefixes", "denied prefixes"),
-    ("workload", "container, endpoint, or sender"),
-    ("workloads", "containers, endpoints, or senders"),
-    ("tombstone", "the node's key in removed/"),
-    ("kept back", "in the stash"),
-    ("keeps back", "reserves, has in the stash"),
-    ("vouched for", "fresh"),
-    ("vouches for", "keeps fresh"),
-    ("mend", "what to do, correction"),
-    ("anew", "again"),
-    ("all of it", "name the thing"),
-    ("that nobody asked for", "automatic, unsolicited"),
-    ("nobody asks for", "name what does not ask"),
-    ("has no word in", "does not decide"),
-    ("is told of", "is reported"),
-    ("is told so", "hears why"),
-    ("that there are not", "that do not exist"),
-    ("all the same", "still"),
-    ("as ever", "as before"),
-];
-
-/// Files whose doc comments are `--help` texts.
-const HELP: [&str; 2] = ["agent/src/config.rs", "agent/src/bin/margay/cli.rs"];
 
 /// Sections that explain words, retired ones too.
 const GLOSSARY: &str = "## Glossary";
@@ -41,7 +14,7 @@ const GLOSSARY: &str = "## Glossary";
 /// The overview is read at once, so it is short.
 const OVERVIEW: (&str, usize) = ("ARCHITECTURE.md", 250);
 
-/// Checks documents and `--help`.
+/// Checks the documents.
 pub fn check(faults: &mut Vec<String>) -> Result<()> {
     for path in super::files(&["*.md"])? {
         let text = read(&path)?;
@@ -52,18 +25,12 @@ pub fn check(faults: &mut Vec<String>) -> Result<()> {
             faults.push(format!("{name}: {} lines, at most {}", text.lines().count(), OVERVIEW.1));
         }
     }
-    for name in HELP {
-        faults.extend(retired(name, &help(&read(Path::new(name))?)));
-    }
     Ok(())
 }
 
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(root().join(path)).with_context(|| path.display().to_string())
 }
-
-/// Paragraphs with the number of their first line, since a phrase may go over the end of a line.
-type Paragraphs = Vec<(usize, String)>;
 
 /// What a document says in words: neither indented code nor a glossary.
 fn prose(text: &str) -> Paragraphs {
@@ -72,55 +39,6 @@ fn prose(text: &str) -> Paragraphs {
         glossary = if line.starts_with("## ") { line == GLOSSARY } else { glossary };
         if glossary || line.starts_with("    ") { "" } else { line }
     }))
-}
-
-/// The doc comments of a file.
-fn help(text: &str) -> Paragraphs {
-    paragraphs(text.lines().map(|line| line.trim().strip_prefix("///").unwrap_or_default()))
-}
-
-fn paragraphs<'a>(lines: impl Iterator<Item = &'a str>) -> Paragraphs {
-    let mut found = Paragraphs::new();
-    let mut open = false;
-    for (number, line) in lines.enumerate() {
-        match found.last_mut().filter(|_| open) {
-            Some((_, paragraph)) if !line.is_empty() => *paragraph += &format!(" {}", line.trim()),
-            _ if !line.is_empty() => found.push((number + 1, line.trim().to_owned())),
-            _ => {}
-        }
-        open = !line.is_empty();
-    }
-    found
-}
-
-fn retired(name: &str, paragraphs: &Paragraphs) -> Vec<String> {
-    let mut faults = Vec::new();
-    for (number, paragraph) in paragraphs {
-        let words = spoken(paragraph);
-        for (phrase, instead) in RETIRED.iter().filter(|(phrase, _)| words.contains(&format!(" {phrase} "))) {
-            faults.push(format!("{name}:{number}: \"{phrase}\" is retired: {instead}"));
-        }
-    }
-    faults
-}
-
-/// The words of a paragraph in lower case, one blank before and behind each, without what stands
-/// in backticks or is the target of a link.
-fn spoken(paragraph: &str) -> String {
-    let outside: String = paragraph.split('`').step_by(2).collect::<Vec<_>>().join(" . ");
-    let texts = outside.split("](").enumerate();
-    let outside: String = texts
-        .map(
-            |(number, part)| {
-                if number == 0 { part } else { part.split_once(')').map_or(part, |(_, rest)| rest) }
-            },
-        )
-        .collect::<Vec<_>>()
-        .join(" ");
-    let words = outside
-        .split(|letter: char| !letter.is_alphanumeric() && letter != '_')
-        .filter(|word| !word.is_empty());
-    format!(" {} ", words.collect::<Vec<_>>().join(" ").to_lowercase())
 }
 
 /// Links within the repository that lead nowhere.
@@ -163,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retired_words_are_found_in_prose_and_help_alone() {
+    fn retired_words_are_found_in_prose_alone() {
         for text in ["The guard, too.", "| a | Guard |", "one\nis kept\nback here", "[guard](x.md)"] {
             assert_eq!(retired("x.md", &prose(text)).len(), 1, "{text}");
         }
@@ -177,7 +95,6 @@ mod tests {
         ] {
             assert!(retired("x.md", &prose(text)).is_empty(), "{text}");
         }
-        assert_eq!(retired("x.rs", &help("fn guard() {}\n    /// The guard\n")).len(), 1);
     }
 
     #[test]

@@ -108,7 +108,8 @@ fn happen(state: &mut State, happening: &Happening) -> Dirty {
         }
         Happening::Broken { node } => store(state, put(format!("nodes/h{node}"), Some("{".into()))),
         Happening::Endpoint { id, addr: Some(addr) } => {
-            // An id never has another address; what comes anew went before.
+            // The addresses of an id never change: an endpoint that comes again was released
+            // before.
             state.release(&format!("e{id}"));
             let endpoint = endpoint(*id, 5 * id + addr);
             state.facts.endpoints.insert(endpoint.id.clone(), endpoint);

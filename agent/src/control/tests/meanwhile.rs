@@ -27,7 +27,7 @@ fn denied() -> snapshot::Event {
     }
 }
 
-/// Hands the loop reports until it is told of a look at the host; gives that.
+/// Hands reports to the loop until one is a look at the host, and returns that one.
 async fn look_of_host(control_loop: &mut Loop<Recorder>) -> (HostLook, Result<crate::kernel::facts::Look>) {
     loop {
         match control_loop.aside.report().await {

@@ -191,7 +191,7 @@ fn network_that_docker_stops_listing_is_lost_only_after_a_while() {
     assert_eq!(look(&[], 1001), (vec![], true), "its user may be removing it: it is not made again");
     assert_eq!(look(&[], 1011), (vec![], true));
     assert_eq!(look(&there, 1012), (vec![], false));
-    assert_eq!(look(&[], 1013), (vec![], true), "the time begins anew");
+    assert_eq!(look(&[], 1013), (vec![], true), "the time starts from zero");
     let lost = Step::Forget { docker: "a".into(), network: 1 };
     assert_eq!(look(&[], 1024), (vec![lost], false));
 }

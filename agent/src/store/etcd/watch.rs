@@ -163,7 +163,7 @@ async fn go_on(store: &Etcd, resume: &mut Resume, send: &mpsc::Sender<Feed>) -> 
 }
 
 async fn list(store: &Etcd, prefixes: &[Prefix], send: &mpsc::Sender<Feed>) -> Result<Resume, End> {
-    // Which store it is, whoever watches has to know.
+    // Every watcher has to know which store it is.
     let all = prefixes.iter().chain(Some(&Prefix::Cluster).filter(|cluster| !prefixes.contains(cluster)));
     let all: Vec<String> = all.map(Prefix::to_string).collect();
     let mut listing: Listing = store.list(&all).await.map_err(End::Broken)?;
