@@ -137,7 +137,7 @@ impl Journal {
             && !bad.is_empty()
             && let Err(problem) = database.write(&bad, || self.held().clone())
         {
-            warn!("what is set aside stands in the journal, too: {problem}");
+            warn!("entries that were set aside could not be removed from the journal: {problem}");
         }
         Ok(())
     }
@@ -245,7 +245,10 @@ impl Journal {
             changes.retain(|place, change| held.get(place) != change.as_ref());
         }
         let Some(database) = database else {
-            return Err(Problem::new("this journal is another agent's", "start that agent"));
+            return Err(Problem::new(
+                "this journal is open for reading only, because its agent does not run",
+                "start that agent",
+            ));
         };
         if changes.is_empty() && database.is_open() {
             return Ok(());

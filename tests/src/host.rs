@@ -21,7 +21,7 @@ use crate::{
 /// The uplink of every host.
 pub const UPLINK: &str = "up0";
 /// What an agent says that has not come to a request within its patience.
-const BUSY: &str = "the kernel or the store did not get there within";
+const BUSY: &str = "the kernel or the store did not finish this within";
 
 /// A host.
 pub struct Host {

@@ -128,7 +128,7 @@ impl Left {
         maps.read(&mut tables)?;
         state.actual = Some(tables);
         let has_xdp = pins.xdp_interfaces()?.contains(&state.facts.uplink.name);
-        let xdp = if has_xdp { "attached; no agent tells how" } else { "off" };
+        let xdp = if has_xdp { "attached; the mode is unknown while no agent runs" } else { "off" };
         state.facts.xdp = Xdp::Off(xdp.into());
         let how = (mode, places.container_device);
         Ok(Self { state, journal, pins, maps, store: places.store, how })

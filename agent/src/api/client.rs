@@ -120,8 +120,9 @@ async fn exchange(stream: UnixStream, method: Method, path: &str, body: Bytes) -
         .header("host", "margay")
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(body))?;
-    let answer = sender.send_request(request).await.context("the agent broke off")?;
+    let answer =
+        sender.send_request(request).await.context("the agent closed the connection before it answered")?;
     let (head, body) = answer.into_parts();
-    let body = body.collect().await.context("the agent broke off")?.to_bytes();
+    let body = body.collect().await.context("the agent closed the connection before it answered")?.to_bytes();
     Ok(Response::from_parts(head, body))
 }

@@ -275,8 +275,10 @@ async fn remove_node(State(agent): Shared, Body(request): Body<wire::NodeRemoval
     agent.endpoints.believed().await?;
     let own = agent.endpoints.control.look(|state| state.facts.node.clone()).await?;
     if own == request.name {
-        let what = format!("node {own} is this one");
-        return Err(Rejection::conflict(what, "margay cleanup takes it down, another node removes it").into());
+        let what = format!("node {own} is this node");
+        return Err(
+            Rejection::conflict(what, "stop it with margay cleanup, then remove it on another node").into()
+        );
     }
     let blocks = node::remove(&agent.store, &request.name, request.yes).await?;
     agent.endpoints.networks.unreserve(&request.name, None, u64::MAX).await?;
@@ -354,12 +356,7 @@ async fn create_network(
 
 /// The result of a task. A panic becomes an error that says so.
 fn ended<T>(task: Result<Result<T>, JoinError>) -> Result<T> {
-    let fault = || {
-        Problem::new(
-            "the agent failed at this because of a fault of its own",
-            "report it with the agent's log",
-        )
-    };
+    let fault = || Problem::new("internal error in the agent", "report it with the agent's log");
     task.map_err(|_| anyhow::Error::from(fault())).flatten()
 }
 

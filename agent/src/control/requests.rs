@@ -153,8 +153,8 @@ impl Control {
         match timeout(PATIENCE, receive).await {
             Ok(answer) => answer.map_err(|_| ended()),
             Err(_) => bail!(Rejection::Later(Problem::new(
-                format!("the kernel or the store did not get there within {} s", PATIENCE.as_secs()),
-                "see `margay status`"
+                format!("the kernel or the store did not finish this within {} s", PATIENCE.as_secs()),
+                "it may still happen: see `margay status`"
             ))),
         }
     }

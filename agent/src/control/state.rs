@@ -390,7 +390,7 @@ impl State {
             if self.facts_stale {
                 return None;
             }
-            let gone = format!("interface {} is gone", endpoint.host_interface);
+            let gone = format!("interface {} disappeared", endpoint.host_interface);
             return Some(Err(Problem::new(gone, "attach it again")));
         };
         let keys: BTreeSet<Key> = endpoint_keys(endpoint, &self.facts).collect();

@@ -33,7 +33,7 @@ const PORTMAP: &str = "com.docker.network.portmap";
 pub(super) async fn create_network(docker: &Docker, request: CreateNetwork) -> Result<Value> {
     let plain = request.network_id.bytes().all(|b| b.is_ascii_alphanumeric());
     if request.network_id.len() < 12 || !plain {
-        bail!("{:?} is no id of a network", request.network_id);
+        bail!("{:?} is not a network id", request.network_id);
     }
     docker.agreed().await?;
     let mut wanted = NetworkRequest {

@@ -309,7 +309,7 @@ impl Engine {
         let networks = inspect.await?.network_settings.and_then(|settings| settings.networks);
         let mut networks = networks.unwrap_or_default().into_values();
         let settings = networks.find(|settings| settings.network_id.as_deref() == Some(&*place.network));
-        let settings = settings.context("the container is not on it any more")?;
+        let settings = settings.context("the container is no longer on the network")?;
         let disconnect = NetworkDisconnectRequest { container: place.container.clone(), force: Some(true) };
         self.docker.disconnect_network(&place.network, disconnect).await?;
         let had = [settings.ip_address, settings.global_ipv6_address];

@@ -133,7 +133,7 @@ impl Docker {
                 }
             };
             if let Ok(None) = timeout(wait, reason).await {
-                bail!("it went away");
+                bail!("Docker closed the stream of events; the agent connects again");
             }
             sleep(PAUSE).await;
             // What happened meanwhile is seen by the same look.
@@ -239,7 +239,9 @@ impl Docker {
     }
 
     async fn take(&self, engine: &Engine, view: &View<'_>, step: &Step) -> Result<()> {
-        let seen = |id: &str| view.docker.iter().find(|seen| seen.id == id).context("it is gone");
+        let seen = |id: &str| {
+            view.docker.iter().find(|seen| seen.id == id).context("Docker has removed it meanwhile")
+        };
         match step {
             Step::Name { docker, network, name } => self.name(engine, seen(docker)?, *network, name).await,
             Step::Adopt { docker } => self.adopt(seen(docker)?).await,
@@ -263,13 +265,19 @@ impl Docker {
             }
             Step::Remove { docker, network } => self.remove(view.register, docker, *network).await,
             Step::Make { network } => {
-                let network = view.cluster.get(network).context("it is gone")?;
+                let network = view
+                    .cluster
+                    .get(network)
+                    .context("the network was removed from the cluster meanwhile")?;
                 self.make(engine, network).await?;
                 info!(network = network.name, "created in this host's Docker");
                 Ok(())
             }
             Step::Remake { docker, network } => {
-                let network = view.cluster.get(network).context("it is gone")?;
+                let network = view
+                    .cluster
+                    .get(network)
+                    .context("the network was removed from the cluster meanwhile")?;
                 self.take_off(engine, docker).await?;
                 info!(
                     network = network.name,
@@ -299,7 +307,7 @@ impl Docker {
         let networks = &self.endpoints.networks;
         let other = match networks.name(network, name, &seen.labels).await? {
             Naming::Done(revision) => {
-                info!(network = name, "learnt the network's name from Docker");
+                info!(network = name, "Docker named the network");
                 return self.endpoints.control.revision(revision).await;
             }
             // The next look sees it.
@@ -472,18 +480,18 @@ fn trouble(step: &Step, cluster: &BTreeMap<u32, Network>, error: &anyhow::Error)
         ),
         Step::NameTaken { name, .. } => (
             format!("network {name} of the cluster cannot be used by this host's Docker"),
-            "rename one of the two; Docker's own is left alone",
+            "rename one of the two; the agent does not change Docker's own network",
         ),
         Step::Drop { name, .. } => (
             format!("network {name} cannot be removed from this host's Docker"),
             "remove or disconnect the containers that are on it",
         ),
         Step::Name { name, .. } => (
-            format!("network {name} stays on this host alone"),
-            "create it with -o margay.network=NAME, or take its containers off it",
+            format!("network {name} exists on this host only"),
+            "create it with -o margay.network=NAME, or disconnect its containers",
         ),
         Step::Adopt { docker } => (
-            format!("network {docker} of this host's Docker is none of the cluster's"),
+            format!("network {docker} of this host's Docker is not in the cluster"),
             "remove it from Docker, or create what is missing",
         ),
         Step::Remove { network, .. } | Step::Forget { network, .. } => (

@@ -29,14 +29,14 @@ pub(super) trait Entry {
 impl Entry for Endpoint {
     fn fault(&self, key: &str) -> Option<String> {
         first_fault([
-            (is_hex(&self.id, 16) && self.id == key, "its id is not the key that it stands under"),
+            (is_hex(&self.id, 16) && self.id == key, "its id differs from its key"),
             // Whatever it names is removed with the endpoint.
             (
                 self.host_interface == host_interface(&self.id),
-                "its interface on the host is not the one of its id",
+                "its interface on the host does not belong to its id",
             ),
             (is_network(self.network), "its network's id is out of range"),
-            (check_name(&self.network_name).is_ok(), "its network's name is none"),
+            (check_name(&self.network_name).is_ok(), "its network's name is invalid"),
             (
                 are_addresses(&self.addresses),
                 "its addresses are not at most one of each family, of one host each",
@@ -52,14 +52,14 @@ impl Entry for Endpoint {
             ),
             (
                 check_ifname(&self.ifname).is_ok() || (of_runtime(self) && self.ifname.is_empty()),
-                "its interface's name is none",
+                "its interface's name is invalid",
             ),
             (MTU.contains(&self.mtu), "its MTU is out of range"),
             (
                 self.name.as_ref().is_none_or(|name| words::check("", name, NAME_MAX).is_ok()),
-                "its name is none",
+                "its name is invalid",
             ),
-            (self.handle().is_none_or(is_handle), "its runtime or the runtime's ids are none"),
+            (self.handle().is_none_or(is_handle), "its runtime or an id of the runtime is invalid"),
         ])
     }
 }
@@ -69,15 +69,15 @@ impl Entry for Kept {
         first_fault([
             (
                 is_id(&self.container) && kept_key(&self.container, self.network) == key,
-                "its container and network are not the key that it stands under",
+                "its container and network differ from its key",
             ),
             (is_network(self.network), "its network's id is out of range"),
             (
                 are_addresses(&self.addresses),
                 "its addresses are not at most one of each family, of one host each",
             ),
-            (is_hex(&self.holder, 16), "who holds them is no endpoint"),
-            (words::check("", &self.name, NAME_MAX).is_ok(), "its name is none"),
+            (is_hex(&self.holder, 16), "their holder is not an endpoint"),
+            (words::check("", &self.name, NAME_MAX).is_ok(), "its name is invalid"),
         ])
     }
 }
@@ -87,16 +87,13 @@ impl Entry for Member {
         let network = &self.network;
         let within = |addr: &IpAddr| network.subnet_of(*addr).is_some();
         first_fault([
-            (
-                is_network(network.id) && network.id.to_string() == key,
-                "its id is not the key that it stands under",
-            ),
-            (check_name(&network.name).is_ok(), "its name is none"),
+            (is_network(network.id) && network.id.to_string() == key, "its id differs from its key"),
+            (check_name(&network.name).is_ok(), "its name is invalid"),
             (
                 network.subnets.iter().all(|subnet| subnet.cidr.contains(&subnet.gateway)),
                 "a gateway is not in its subnet",
             ),
-            (self.stash.iter().all(within), "an address of the stash is in none of its subnets"),
+            (self.stash.iter().all(within), "an address of the stash is outside its subnets"),
         ])
     }
 }
@@ -104,9 +101,9 @@ impl Entry for Member {
 impl Entry for RuntimeNetwork {
     fn fault(&self, key: &str) -> Option<String> {
         first_fault([
-            (is_id(&self.id) && self.id == key, "its id is not the key that it stands under"),
+            (is_id(&self.id) && self.id == key, "its id differs from its key"),
             (is_network(self.network), "its network's id is out of range"),
-            (self.wanted.as_ref().is_none_or(|name| check_name(name).is_ok()), "its name is none"),
+            (self.wanted.as_ref().is_none_or(|name| check_name(name).is_ok()), "its name is invalid"),
         ])
     }
 }

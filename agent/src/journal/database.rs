@@ -106,7 +106,7 @@ impl Database {
             let again = match again {
                 Err(Refusal::Broken(reason)) => {
                     let aside = self.aside.whole(&self.path, &reason);
-                    aside.map_err(|error| Problem::of(&error, "see that the disk is whole"))?;
+                    aside.map_err(|error| Problem::of(&error, "check the disk for errors"))?;
                     open_or_create(&self.path)
                 }
                 other => other,
@@ -178,7 +178,7 @@ fn checked(
     // What is written in a damaged file may lead redb to an assertion.
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(result) => result.map_err(|error| refusal(path, error)),
-        Err(_) => Err(Refusal::Broken("it makes no sense to redb".into())),
+        Err(_) => Err(Refusal::Broken("redb cannot decode it".into())),
     }
 }
 
@@ -276,7 +276,7 @@ impl Refusal {
         match self {
             Self::Broken(reason) => Problem::new(
                 format!("the journal is damaged: {reason}"),
-                "see that its disk is whole, then start the agent again",
+                "check its disk for errors, then start the agent again",
             ),
             Self::Full(problem) | Self::Away(problem) | Self::InUse(problem) => problem,
         }

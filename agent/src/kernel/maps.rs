@@ -65,7 +65,7 @@ macro_rules! maps {
                 match entry {
                     $($(Entry::$of_read(key, value) => self.$read.write(*key, *value),)?)*
                     $($(Entry::$of_opens(key, value) => self.$opens.write(*key, *value),)?)*
-                    _ => bail!("{} is of no map", entry.key()),
+                    _ => bail!("{} belongs to no map", entry.key()),
                 }
             }
 
@@ -74,7 +74,7 @@ macro_rules! maps {
                 match key {
                     $($(Key::$of_read(key) => self.$read.erase(*key),)?)*
                     $($(Key::$of_opens(key) => self.$opens.erase(*key),)?)*
-                    _ => bail!("{key} is of no map"),
+                    _ => bail!("{key} belongs to no map"),
                 }
             }
         }

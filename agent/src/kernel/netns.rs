@@ -62,7 +62,7 @@ impl Netns {
         let busy = || {
             Problem::new(
                 format!("network namespace {shown}: the file system does not answer"),
-                "see what is mounted there; the agent is well",
+                "check the file system that is mounted there",
             )
         };
         let Ok(Ok(place)) = timeout(PATIENCE, OPENING.acquire()).await else { bail!(busy()) };
@@ -138,7 +138,7 @@ fn open(path: &Path) -> Result<(File, u32)> {
                 let mend = "give the agent CAP_SYS_PTRACE, needed for other users' processes";
                 anyhow::Error::from(Problem::new(what, mend))
             }
-            _ => Rejection::missing(what, "is the container gone?").into(),
+            _ => Rejection::missing(what, "check that the container still exists").into(),
         }
     })?;
     let shown = path.display();

@@ -16,7 +16,7 @@ use super::link::Link;
 pub async fn merges(interface: &str) -> Result<bool> {
     let (connection, mut handle, _) = ethtool::new_connection()?;
     let connection = tokio::spawn(connection);
-    let words = || format!("what {interface} does by itself is not known");
+    let words = || format!("cannot read the offloads of {interface}");
     let answers = handle.feature().get(Some(interface)).execute().await.with_context(words)?;
     let answers: Vec<_> = answers.try_collect().await.with_context(words)?;
     connection.abort();

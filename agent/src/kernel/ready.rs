@@ -63,7 +63,7 @@ impl Events {
 pub async fn queue(netlink: &Handle, interface: &str) -> Result<()> {
     let open = async || {
         let found = link::find(netlink, interface).await?;
-        let Some(found) = found else { bail!("interface {interface} is gone") };
+        let Some(found) = found else { bail!("interface {interface} disappeared") };
         Ok(found.operational)
     };
     if open().await? || Events::listen(MulticastGroup::Link)?.until(open).await? {

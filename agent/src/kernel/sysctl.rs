@@ -48,7 +48,7 @@ impl Originals {
                 // Whatever it names is written to.
                 match all.keys().find(|path| !is_switch(path)) {
                     Some(path) => bail!(Problem::new(
-                        format!("{} names {path}, which is no switch of the network", named()),
+                        format!("{} names {path}, which is not a network setting", named()),
                         "remove the file, and set the host's switches as they should be",
                     )),
                     None => Ok(all),

@@ -93,7 +93,9 @@ impl Membership {
         let lost = match network {
             Some(network) => self.endpoints.ipam.restore(network, &held).await?,
             None => {
-                let gone = |e: &Endpoint| (e.id.clone(), format!("network {} is gone", e.network_name));
+                let gone = |e: &Endpoint| {
+                    (e.id.clone(), format!("network {} does not exist any more", e.network_name))
+                };
                 endpoints.iter().map(gone).collect()
             }
         };

@@ -94,7 +94,7 @@ impl Value for Node {
             return Err("has more than one address of a family".into());
         }
         if let Some(addr) = self.link_local.filter(|addr| !addr.is_unicast_link_local()) {
-            return Err(format!("calls {addr} link-local"));
+            return Err(format!("has the link-local address {addr}, which is not link-local"));
         }
         if let Some(size) = self.super_packets.filter(|size| *size > SUPER_PACKET_MAX) {
             return Err(format!("sends super-packets of {size} bytes, above {SUPER_PACKET_MAX}"));
@@ -203,7 +203,11 @@ fn cut(text: &str) -> String {
 }
 
 fn time(since: u64) -> Result<(), String> {
-    if since <= TIME_MAX { Ok(()) } else { Err(format!("is of second {since}, beyond the year 9999")) }
+    if since <= TIME_MAX {
+        Ok(())
+    } else {
+        Err(format!("has the time {since} s, which is beyond the year 9999"))
+    }
 }
 
 fn underlay(addr: IpAddr) -> Result<(), String> {

@@ -164,7 +164,7 @@ fn away(path: &Path, error: &redb::Error) -> Away {
         redb::Error::Corrupted(what) => {
             (format!("{path} is damaged: {what}"), "put a copy in its place: margay store import")
         }
-        error => (format!("{path}: {error}"), "see that its disk is whole"),
+        error => (format!("{path}: {error}"), "check its disk for errors"),
     };
     Away { kind, problem, mend: mend.into() }
 }

@@ -160,7 +160,7 @@ fn overlapping_networks_never_both_come_about(lab: &Lab) {
         for (name, said) in &said {
             let right = if *name == there { said.ok() } else { said.err.contains("overlaps") };
             // Who has waited too long does not know what came of it.
-            let late = ["the store is away", "did not get there within"];
+            let late = ["the store is away", "did not finish this within"];
             let late = late.iter().any(|reason| said.err.contains(reason));
             assert!(right || late, "{name}, while {there} is there: {said:?}");
         }

@@ -27,7 +27,7 @@ fn removed_node_frees_its_blocks_and_learns_of_it() {
     });
     let refusal = lab.h(1).refused(&["node", "rm", "h2"]);
     assert!(refusal.contains("looks alive") && refusal.contains("--yes"), "{refusal}");
-    for (name, reason) in [("h9", "there is no node h9"), ("h1", "is this one")] {
+    for (name, reason) in [("h9", "there is no node h9"), ("h1", "is this node")] {
         let refusal = lab.h(1).refused(&["node", "rm", name]);
         assert!(refusal.contains(reason), "{refusal}");
     }

@@ -77,7 +77,7 @@ fn strange_requests_are_refused_and_change_nothing() {
         ("/NetworkDriver.CreateNetwork", "", "the request is empty"),
         ("/NetworkDriver.CreateNetwork", "{", "does not parse"),
         ("/NetworkDriver.CreateNetwork", "[]", "does not parse"),
-        ("/NetworkDriver.CreateNetwork", "{}", "no id of a network"),
+        ("/NetworkDriver.CreateNetwork", "{}", "is not a network id"),
         ("/NetworkDriver.CreateNetwork", r#"{"NetworkID":7}"#, "does not parse"),
         (
             "/NetworkDriver.CreateNetwork",

@@ -81,7 +81,7 @@ fn missing(free: &str) -> [Case; 8] {
         ("DELETE", "/v1/pools", cidr.clone(), "no pool 10.0.0.0/16", "pool ls"),
         ("DELETE", "/v1/guard", cidr, "not on the deny list", "guard ls"),
         ("POST", ENDPOINTS, attach("green", free), "no network green", "network create"),
-        ("POST", ENDPOINTS, attach("blue", "/run/netns/x"), "/run/netns/x", "container gone"),
+        ("POST", ENDPOINTS, attach("blue", "/run/netns/x"), "/run/netns/x", "container still exists"),
         ("POST", "/v1/routes", way, "no endpoint x", "endpoint ls"),
         ("GET", "/v1/nothing", json!({}), "no GET /v1/nothing", "version"),
     ]
@@ -96,7 +96,7 @@ fn in_the_way(netns: &str, free: &str) -> [Case; 9] {
         ("POST", NETWORKS, network("red", "10.1.4.0/24"), "overlaps 10.1.0.0/16", "another subnet"),
         ("POST", NETWORKS, network("blue", "10.9.0.0/24"), "exists with other options", "another name"),
         ("DELETE", "/v1/networks/blue", json!({}), "blue has endpoints", "detach"),
-        ("DELETE", "/v1/nodes", json!({"name": "h1", "yes": false}), "is this one", "cleanup"),
+        ("DELETE", "/v1/nodes", json!({"name": "h1", "yes": false}), "is this node", "cleanup"),
         ("POST", ENDPOINTS, attach(free, web), "named web", "another name"),
         ("POST", ENDPOINTS, attach(free, taken), "is taken", "status"),
         ("POST", ENDPOINTS, attach(netns, db), "other options", "detach"),

@@ -106,7 +106,7 @@ fn endpoints(lab: &Lab) {
         refused(h, &["endpoint", "attach", "--network", network, "--netns", path], reasons);
     };
     on("green", &path, &["no network green", "network create"]);
-    on("blue", "/run/netns/nobody", &["/run/netns/nobody", "is the container gone?"]);
+    on("blue", "/run/netns/nobody", &["/run/netns/nobody", "check that the container still exists"]);
     on("blue", "/etc/hostname", &["no network namespace"]);
     on("blue", &h.namespace.path().display().to_string(), &["host's own"]);
     refused(h, &["endpoint", "attach", "--network", "blue", "--pid", "999999"], &["999999"]);

@@ -88,7 +88,7 @@ fn a_journal_entry_of_another_interface_is_set_aside_and_the_interface_stays() {
         let both = ["00000000000000aa.bad", "00000000000000bb.bad"].iter().all(|name| told.contains(name));
         if both { Ok(told) } else { Err(told) }
     });
-    assert!(told.contains("its interface on the host is not the one of its id"), "{told}");
+    assert!(told.contains("its interface on the host does not belong to its id"), "{told}");
     assert!(good.pings("10.1.0.1".parse().expect("an address"), 1), "the others are served");
     assert_eq!(h.json(&["endpoint", "ls"])[0]["addresses"][0], addresses[0].to_string());
     // Whoever asks for it by its id finds nothing to remove.
