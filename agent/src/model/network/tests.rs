@@ -1,4 +1,4 @@
-use super::*;
+use super::{subnet::SPECIAL, *};
 use crate::model::key::Key;
 
 fn request(subnets: &[&str]) -> NetworkRequest {
