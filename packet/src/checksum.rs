@@ -25,13 +25,13 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_rfc_1071() {
+    fn checksum_matches_the_example_of_rfc_1071() {
         assert_eq!(of(&[0x0001, 0xf203, 0xf4f5, 0xf6f7]), !0xddf2);
     }
 
     proptest! {
         #[test]
-        fn a_replaced_word_leaves_the_checksum_of_the_whole(
+        fn checksum_updated_for_one_word_equals_the_full_checksum(
             words in proptest::collection::vec(any::<u16>(), 2..64),
             new: u16,
         ) {

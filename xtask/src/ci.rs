@@ -29,11 +29,11 @@ const OLDER: [&str; 3] = ["programs_verify_within", "and_detaches", "each_packet
 /// another's name.
 const NEWER: [&str; 1] = ["spoofed_frames_behind_a_netkit"];
 /// All of that, and a card that loses by XDP.
-const NEWER_ALL: [&str; 2] = ["netkit", "a_card_that_would_lose"];
+const NEWER_ALL: [&str; 2] = ["netkit", "card_that_loses_offloads"];
 /// What differs for containers behind netkits: sizes, the way out, several networks, Docker.
 const BEHIND: [&str; 4] = ["mtu::", "containers_reach_the_world", "sandbox::", "networks_come_and_go"];
 /// On a newer engine: networks on every host, containers, addresses, restarts.
-const SHORT: [&str; 4] = ["networks_come_and_go", "containers::", "dockerd_may", "live_restore"];
+const SHORT: [&str; 4] = ["networks_come_and_go", "containers::", "when_dockerd_restarts", "live_restore"];
 
 /// Runs every stage, and prints how long each took.
 pub fn run(options: &Options) -> Result<()> {

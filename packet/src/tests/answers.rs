@@ -36,7 +36,7 @@ fn mostly<T: Clone + core::fmt::Debug + 'static>(first: T, others: Vec<T>) -> im
 }
 
 #[test]
-fn arp_for_the_gateway_is_answered_to_who_asks() {
+fn arp_request_for_the_gateway_is_answered_to_its_sender() {
     let parts = (
         mostly(ETHERNET_IPV4, vec![[0, 6, 8, 0, 6, 4], [0, 1, 0x86, 0xdd, 6, 4], [0, 1, 8, 0, 6, 16]]),
         mostly(1_u16, vec![0, 2, 3]),
@@ -78,7 +78,7 @@ const OTHER_V6: [u8; 16] = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
 const LINK_LOCAL: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 7];
 
 #[test]
-fn a_solicitation_for_the_gateway_is_answered_to_who_asks() {
+fn solicitation_for_the_gateway_is_answered_to_its_sender() {
     let parts = (
         mostly(OWN_V6, vec![LINK_LOCAL, OTHER_V6, [0; 16]]),
         mostly(GATEWAY_V6, vec![OTHER_V6, OWN_V6]),
@@ -145,7 +145,7 @@ fn echo_of(family: Family, request: bool, [id, seq]: [u16; 2], payload: &[u8]) -
 }
 
 #[test]
-fn an_echo_request_becomes_the_reply_that_others_would_write() {
+fn echo_request_becomes_a_standard_echo_reply() {
     let parts = (any::<bool>(), any::<[u16; 2]>(), many(any::<u8>(), 0..100), 0_usize..120);
     run(parts, &["answered to IPv4", "answered to IPv6"], |(first, numbers, payload, linear), hits| {
         let (family, ip) = if first { (Family::V4, 34) } else { (Family::V6, 54) };

@@ -49,7 +49,7 @@ fn dirty() -> icmp::Draft {
 const WANTED: &[&str] = &["of IPv4", "of IPv6", "of IPv4 with an MTU", "nobody", "a large MTU"];
 
 #[test]
-fn an_error_is_well_formed_and_goes_to_the_sender() {
+fn icmp_error_is_well_formed_and_goes_to_the_sender() {
     let reasons = select(vec![
         DropReason::TooBig,
         DropReason::TooBig,
@@ -126,7 +126,7 @@ fn is_v6_error(built: &Built, error: IcmpError, mtu: u32, out: &[u8]) -> TestCas
 }
 
 #[test]
-fn about_wrong_bytes_an_error_can_be_written_too() {
+fn icmp_error_about_a_corrupted_packet_is_well_formed() {
     run(broken(), &["of IPv4", "of IPv6"], |built, hits| {
         let (packet, mut headers) = (built.packet(), Headers::NONE);
         if headers.parse(&packet, built.family).is_err() || !icmp::may_answer(&packet, &headers) {

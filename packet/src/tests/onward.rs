@@ -10,7 +10,7 @@ use super::{
 use crate::{Headers, check_size, checksum, decrement_ttl};
 
 #[test]
-fn a_lost_hop_is_all_that_changes() {
+fn ttl_decrement_changes_ttl_and_checksum_only() {
     run(built(), &["IPv4", "IPv6", "run out"], |built, hits| {
         let (packet, mut headers) = (built.packet(), Headers::NONE);
         if headers.parse(&packet, built.family).is_err() {
@@ -60,7 +60,7 @@ fn largest(built: &Built) -> usize {
 }
 
 #[test]
-fn a_packet_fits_that_is_no_larger_than_the_mtu() {
+fn packet_fits_if_it_is_no_larger_than_the_mtu() {
     run((built(), 0_u32..3), &["plain", "segments", "as they came"], |(built, more), hits| {
         let (packet, mut headers) = (built.packet(), Headers::NONE);
         if headers.parse(&packet, built.family).is_err() {

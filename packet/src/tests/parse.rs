@@ -44,7 +44,7 @@ const WANTED: &[&str] = &[
 ];
 
 #[test]
-fn headers_are_read_as_they_are_or_refused() {
+fn headers_are_parsed_as_they_were_built_or_refused() {
     run(built(), WANTED, |built, hits| {
         let packet = built.packet();
         let mut headers = Headers::NONE;
@@ -88,7 +88,7 @@ fn headers_are_read_as_they_are_or_refused() {
 }
 
 #[test]
-fn a_header_without_options_is_read_the_same_at_once() {
+fn plain_parser_agrees_with_the_full_parser() {
     run(built(), &["plain", "a closer look", "refused", "not there"], |built, hits| {
         let packet = built.packet();
         let plain = Headers::parse_plain(&packet, built.family);
@@ -122,7 +122,7 @@ fn a_header_without_options_is_read_the_same_at_once() {
 }
 
 #[test]
-fn addresses_are_read_of_whatever_has_a_header() {
+fn addresses_are_read_if_the_ip_header_is_complete() {
     run(built(), &["there", "cut"], |built, hits| {
         let header = if built.family == Family::V4 { 34 } else { 54 };
         let both = addresses(&built.packet(), built.family);
@@ -137,7 +137,7 @@ fn addresses_are_read_of_whatever_has_a_header() {
 }
 
 #[test]
-fn wrong_bytes_are_parsed_or_refused() {
+fn corrupted_packet_is_parsed_or_refused_and_unchanged() {
     run(broken(), &["parsed", "refused"], |built, hits| {
         let packet = built.packet();
         let (mut first, mut second) = (Headers::NONE, Headers::NONE);

@@ -171,13 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn only_takes_names_and_first_words_with_commas() {
+    fn only_option_takes_names_and_leading_words_with_commas() {
         let bridges = ["docker bridge + routes", "docker bridge + ports", "docker bridge + proxy"];
         assert_eq!(only("tinc,docker bridge").unwrap(), [&["host"], &bridges[..], &["tinc"]].concat());
     }
 
     #[test]
-    fn help_of_only_lists_all_candidates() {
+    fn help_of_the_only_option_lists_all_candidates() {
         let help = Line::command().render_long_help().to_string();
         for candidate in candidate::ALL {
             let item = format!("- {}:", candidate.name);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_refused_with_those_that_there_are() {
+    fn unknown_candidate_is_refused_with_a_list_of_all() {
         let refusal = only("margay,marten").unwrap_err();
         assert!(refusal.contains("'marten'"), "{refusal}");
         for candidate in candidate::ALL {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_would_end_too_late_is_left_out() {
+    fn round_that_would_exceed_the_time_limit_is_skipped() {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         assert!(fits(minutes(2), Duration::ZERO, minutes(45)), "the first is always played");
         assert!(fits(minutes(33), minutes(11), minutes(45)));

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_far_apart_is_said_to() {
+    fn widely_spread_values_are_marked_wide() {
         let wide = |values: &[f64]| Summary::of(values.to_vec()).expect("values").is_wide();
         assert!(!wide(&[1.0, 1.0, 1.1, 1.0, 1.0, 1.1, 1.0, 5.0]), "one outlier of many is no spread");
         assert!(wide(&[0.44, 0.92, 0.94, 1.11]), "one of four is");

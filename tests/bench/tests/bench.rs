@@ -45,7 +45,7 @@ fn the_bench_compares_and_reports() {
 }
 
 #[test]
-fn loads_are_answered_until_an_interrupt_ends_the_first_process_of_a_machine() {
+fn load_server_as_process_1_answers_until_it_is_interrupted() {
     let bench = env!("CARGO_BIN_EXE_margay-bench");
     let place = Namespace::new(&format!("load-{}", std::process::id()));
     let dir = tempfile::tempdir().expect("a folder");

@@ -23,13 +23,13 @@ fn blocks(host: &Host, network: &str) -> Vec<String> {
 }
 
 #[test]
-fn nodes_share_subnets_by_blocks_and_nothing_is_given_twice() {
+fn nodes_share_subnets_by_blocks_and_give_no_address_twice() {
     let lab = Lab::new(3);
     a_new_block_is_seen_by_the_others(&lab);
     a_fixed_address_may_lie_in_another_nodes_block(&lab);
     a_full_subnet_is_shared_by_borrowing(&lab);
-    blocks_and_addresses_are_nobody_elses(&lab);
-    overlapping_networks_never_both_come_about(&lab);
+    no_block_or_address_has_two_owners(&lab);
+    overlapping_networks_are_never_both_created(&lab);
 }
 
 fn a_new_block_is_seen_by_the_others(lab: &Lab) {
@@ -114,7 +114,7 @@ fn a_full_subnet_is_shared_by_borrowing(lab: &Lab) {
     assert!(refusal.contains("10.3.0.0/29 is exhausted"), "{refusal}");
 }
 
-fn blocks_and_addresses_are_nobody_elses(lab: &Lab) {
+fn no_block_or_address_has_two_owners(lab: &Lab) {
     // Blocks of four: every third attach needs a new one.
     lab.h(1).ok(&["network", "create", "contended", "--subnet", "10.4.0.0/24"]);
     let containers: Vec<Vec<Namespace>> =
@@ -140,7 +140,7 @@ fn blocks_and_addresses_are_nobody_elses(lab: &Lab) {
     }
 }
 
-fn overlapping_networks_never_both_come_about(lab: &Lab) {
+fn overlapping_networks_are_never_both_created(lab: &Lab) {
     for round in 0..10 {
         let said: Vec<(String, Said)> = thread::scope(|scope| {
             let create = |i: usize| {

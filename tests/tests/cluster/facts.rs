@@ -60,7 +60,7 @@ fn dual(lab: &Lab, hosts: usize) {
 }
 
 #[test]
-fn a_node_follows_its_addresses_and_somebody_else_may_have_the_old_ones() {
+fn node_follows_its_new_addresses_and_another_may_take_the_old_ones() {
     let mut lab = Lab::without_agents(Plan::for_test(3));
     for i in [1, 2] {
         find_addresses(lab.host(i));
@@ -99,7 +99,7 @@ fn a_node_follows_its_addresses_and_somebody_else_may_have_the_old_ones() {
 }
 
 #[test]
-fn addresses_that_do_not_last_are_nobodys() {
+fn temporary_and_deprecated_addresses_are_not_used_as_node_addresses() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     find_addresses(lab.host(1));
     let h1 = &lab.h(1).namespace;
@@ -129,7 +129,7 @@ fn addresses_that_do_not_last_are_nobodys() {
 }
 
 #[test]
-fn hosts_that_come_back_with_each_others_addresses_join_again() {
+fn hosts_that_swapped_addresses_join_again() {
     let mut lab = Lab::new(2);
     dual(&lab, 2);
     let (a, _) = lab.attached(1, "blue");
@@ -152,7 +152,7 @@ fn hosts_that_come_back_with_each_others_addresses_join_again() {
 }
 
 #[test]
-fn an_address_of_a_node_that_lives_is_not_taken_and_the_mend_works_where_it_is_read() {
+fn address_of_a_living_node_is_refused_and_the_advice_works() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     lab.host(1).up();
     lab.h(2).namespace.sh("ip addr add 192.0.2.1/24 dev up0");
@@ -168,7 +168,7 @@ fn an_address_of_a_node_that_lives_is_not_taken_and_the_mend_works_where_it_is_r
 }
 
 #[test]
-fn what_the_kernel_routes_to_the_link_is_on_the_link() {
+fn node_is_on_link_if_the_kernel_routes_it_to_the_link() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     let hosts = |lines: &[&str]| {
         for host in &lab.hosts {
@@ -222,7 +222,7 @@ fn what_the_kernel_routes_to_the_link_is_on_the_link() {
 }
 
 #[test]
-fn a_pools_subnets_keep_clear_of_every_hosts_routes() {
+fn pool_subnets_avoid_the_routes_of_every_host() {
     let lab = Lab::new(2);
     let h2 = &lab.h(2).namespace;
     h2.sh("ip route add 10.192.0.0/16 via 192.0.2.254");
@@ -260,7 +260,7 @@ fn a_pools_subnets_keep_clear_of_every_hosts_routes() {
 }
 
 #[test]
-fn a_host_without_ipv6_says_so_and_serves_the_rest() {
+fn host_without_ipv6_reports_it_and_serves_ipv4() {
     let lab = Lab::new(2);
     dual(&lab, 2);
     let (a, addr_a) = lab.attached(1, "blue");

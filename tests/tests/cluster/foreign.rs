@@ -67,7 +67,7 @@ fn sorted(members: &[(Namespace, IpAddr)]) -> Vec<String> {
 }
 
 #[test]
-fn an_emptied_store_gets_back_what_the_nodes_have() {
+fn emptied_store_is_restored_by_the_nodes() {
     let (lab, mut members) = populated();
     let before = kernel(lab.h(1));
     etcdctl(&lab, &["del", "--prefix", "/margay"]);
@@ -95,7 +95,7 @@ fn an_emptied_store_gets_back_what_the_nodes_have() {
 }
 
 #[test]
-fn a_store_restored_from_an_older_snapshot_catches_up() {
+fn store_restored_from_an_older_snapshot_is_completed_by_the_nodes() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/24"]);
     let (a, addr_a) = lab.attached(1, "blue");
@@ -131,7 +131,7 @@ fn a_store_restored_from_an_older_snapshot_catches_up() {
 }
 
 #[test]
-fn another_clusters_store_is_not_believed_until_an_operator_says_so() {
+fn store_of_another_cluster_is_ignored_until_an_operator_adopts_it() {
     let (mut lab, members) = populated();
     let before = lab.hosts.iter().map(kernel).collect::<Vec<_>>();
     lab.kill_etcd();
@@ -174,7 +174,7 @@ fn another_clusters_store_is_not_believed_until_an_operator_says_so() {
 }
 
 #[test]
-fn a_node_that_does_not_come_back_is_awaited_until_an_operator_says_otherwise() {
+fn missing_node_is_awaited_until_an_operator_adopts_the_store() {
     let (mut lab, members) = populated();
     lab.host(2).kill();
     etcdctl(&lab, &["del", "--prefix", "/margay"]);
@@ -198,7 +198,7 @@ fn a_node_that_does_not_come_back_is_awaited_until_an_operator_says_otherwise() 
 }
 
 #[test]
-fn moving_to_etcd_keeps_everything() {
+fn import_into_etcd_keeps_networks_and_traffic() {
     let mut lab = Lab::without_agents(margay_tests::lab::Plan::for_test(1));
     let etcd = std::mem::replace(&mut lab.host(1).store, "embedded".into());
     lab.host(1).up();

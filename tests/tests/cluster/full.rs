@@ -24,7 +24,7 @@ fn takes_no_writes(host: &Host, words: &str, mend: &str) {
 }
 
 #[test]
-fn an_etcd_without_space_is_told_and_used_again_when_it_has_some() {
+fn full_etcd_is_reported_and_used_again_once_it_has_space() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     lab.kill_etcd();
     lab.start_etcd_with(&format!("http://{ETCD}:2379"), &["--quota-backend-bytes", "4194304"]);
@@ -91,7 +91,7 @@ impl Drop for Disk<'_> {
 }
 
 #[test]
-fn an_embedded_store_on_a_full_disk_loses_nothing() {
+fn embedded_store_on_a_full_disk_loses_no_data() {
     let mut lab = Lab::without_etcd(Plan::for_test(1));
     let dir = lab.plan.dir.join("small");
     std::fs::create_dir_all(&dir).expect("a folder");

@@ -65,7 +65,7 @@ pub fn routed(lab: &Lab) {
 }
 
 #[test]
-fn the_same_network_answers_and_another_does_not() {
+fn containers_reach_their_own_network_and_no_other() {
     let lab = Lab::new(3);
     let members = populate(&lab);
     routed(&lab);
@@ -122,7 +122,7 @@ fn hosts_and_remote_containers_reach_each_other() {
 }
 
 #[test]
-fn one_host_by_clsact_and_one_by_tcx() {
+fn clsact_host_and_tcx_host_reach_each_other() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     lab.host(1).flags = vec!["--tc-mode".into(), "clsact".into()];
     lab.hosts.iter_mut().for_each(|host| host.up());
@@ -136,7 +136,7 @@ fn one_host_by_clsact_and_one_by_tcx() {
 }
 
 #[test]
-fn ipv6_crosses_between_nodes_that_have_ipv4_addresses_only() {
+fn ipv6_network_works_between_nodes_with_ipv4_addresses_only() {
     let lab = Lab::from(Plan { v6: false, ..Plan::for_test(2) });
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "fd00:1::/64"]);
     let (a, addr_a) = lab.attached(1, "blue");

@@ -37,7 +37,7 @@ fn nothing_is_refused(lab: &Lab, round: usize) {
 }
 
 #[test]
-fn one_broken_member_of_three_has_nothing_refused() {
+fn no_request_fails_while_one_etcd_member_of_three_is_broken() {
     let (lab, mut members) = lab();
     for (i, how) in EVERY_WAY.into_iter().enumerate() {
         for k in 0..MEMBERS {
@@ -68,7 +68,7 @@ fn problems(host: &Host) -> String {
 }
 
 #[test]
-fn without_a_majority_it_is_told_and_all_goes_on_by_itself_afterwards() {
+fn lost_etcd_majority_is_reported_and_agents_recover_after_it() {
     let (mut lab, mut members) = lab();
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (_a, _) = lab.attached(1, "blue");

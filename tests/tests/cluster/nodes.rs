@@ -13,7 +13,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn removed_node_frees_its_blocks_and_learns_of_it() {
+fn removed_node_frees_its_blocks_and_reports_its_removal() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/24"]);
     let (a, _) = lab.attached(1, "blue");
@@ -60,7 +60,7 @@ fn removed_node_frees_its_blocks_and_learns_of_it() {
 }
 
 #[test]
-fn a_second_agent_with_one_name_is_refused() {
+fn second_agent_with_the_same_node_name_is_refused() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     lab.host(1).up();
     lab.host(2).name = "h1".into();
@@ -77,7 +77,7 @@ fn a_second_agent_with_one_name_is_refused() {
 }
 
 #[test]
-fn an_empty_block_goes_back_after_a_while() {
+fn empty_block_is_released_after_the_idle_time() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.host(1).flags = vec!["--block-idle".into(), "1".into()];
     lab.host(1).up();
@@ -92,7 +92,7 @@ fn an_empty_block_goes_back_after_a_while() {
 }
 
 #[test]
-fn what_a_newer_agent_wrote_survives_or_is_held() {
+fn fields_of_a_newer_agent_are_kept_and_newer_versions_are_read_only() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (a, _) = lab.attached(1, "blue");

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, thread};
 use margay_tests::{container::Namespace, lab::Lab};
 
 #[test]
-fn attaches_at_once_on_one_node_are_each_done_once() {
+fn simultaneous_attaches_on_one_node_are_each_done_once() {
     let lab = Lab::new(1);
     many_attaches_at_once_on_one_node(&lab);
     the_same_attach_at_once_is_one_attach(&lab);

@@ -37,7 +37,7 @@ fn attach_in_an_owned_block_causes_no_event_elsewhere() {
 }
 
 #[test]
-fn the_way_between_nodes_is_the_gateways_and_the_maps() {
+fn packets_between_nodes_follow_the_gateway_and_the_maps() {
     let lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
     let (a, _) = lab.attached(1, "blue");
@@ -110,13 +110,13 @@ fn the_next_hop_comes_from_the_map(lab: &Lab, a: &Namespace, addr_b: &[IpAddr]) 
 }
 
 #[test]
-fn the_hosts_routes_are_kept_but_for_somebody_elses() {
+fn own_kernel_routes_are_repaired_and_foreign_ones_stay() {
     let lab = Lab::new(1);
-    a_route_that_is_somebody_elses_stays(&lab);
+    foreign_kernel_route_stays(&lab);
     the_hosts_routes_are_repaired(&lab);
 }
 
-fn a_route_that_is_somebody_elses_stays(lab: &Lab) {
+fn foreign_kernel_route_stays(lab: &Lab) {
     let host = &lab.h(1).namespace;
     host.sh("ip route add 10.1.0.0/16 via 192.0.2.254");
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
@@ -142,7 +142,7 @@ fn the_hosts_routes_are_repaired(lab: &Lab) {
 }
 
 #[test]
-fn a_node_that_leaves_is_told_and_keeps_its_routes() {
+fn dead_node_is_reported_unhealthy_and_keeps_its_routes() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (a, _) = lab.attached(1, "blue");

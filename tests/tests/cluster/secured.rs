@@ -92,12 +92,12 @@ fn secured() -> Lab {
 }
 
 #[test]
-fn a_secured_etcd_is_used_with_the_right_password_alone() {
+fn secured_etcd_is_used_with_the_right_credentials_only() {
     let mut lab = secured();
-    a_wrong_password_is_told_and_nothing_is_touched(&mut lab);
-    what_is_wrong_with_tls_is_told_in_words(&mut lab);
+    wrong_password_is_reported_and_nothing_is_touched(&mut lab);
+    tls_errors_are_explained(&mut lab);
     agents_share_routes_through_a_secured_etcd(&mut lab);
-    a_lost_permission_is_told_and_given_again(&mut lab);
+    lost_etcd_permission_is_reported_until_it_is_granted_again(&mut lab);
 }
 
 /// Has h1's agent say why the store is away, with other flags than its own.
@@ -117,7 +117,7 @@ fn away_with(lab: &mut Lab, flags: Vec<String>, words: &str) {
     lab.host(1).flags = right;
 }
 
-fn what_is_wrong_with_tls_is_told_in_words(lab: &mut Lab) {
+fn tls_errors_are_explained(lab: &mut Lab) {
     let other = lab.plan.dir.join("other");
     std::fs::create_dir_all(&other).expect("a folder");
     certificates(&other);
@@ -140,7 +140,7 @@ fn what_is_wrong_with_tls_is_told_in_words(lab: &mut Lab) {
     away_with(lab, vec![], "it may want TLS (--etcd-ca)");
 }
 
-fn a_lost_permission_is_told_and_given_again(lab: &mut Lab) {
+fn lost_etcd_permission_is_reported_until_it_is_granted_again(lab: &mut Lab) {
     let dir = lab.plan.dir.clone();
     let as_root = |lab: &Lab, args: &str| {
         let said = etcdctl(lab, &dir, &format!("--user=root:secret {args}"));
@@ -158,7 +158,7 @@ fn a_lost_permission_is_told_and_given_again(lab: &mut Lab) {
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
 }
 
-fn a_wrong_password_is_told_and_nothing_is_touched(lab: &mut Lab) {
+fn wrong_password_is_reported_and_nothing_is_touched(lab: &mut Lab) {
     let wrong = lab.plan.dir.join("wrong").display().to_string();
     let right = std::mem::replace(lab.host(1).flags.last_mut().expect("a flag"), wrong);
     lab.host(1).start();

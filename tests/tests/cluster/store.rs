@@ -32,7 +32,7 @@ fn is_away(host: &Host) -> Result<(), serde_json::Value> {
 }
 
 #[test]
-fn an_agent_that_starts_without_the_store_waits_and_says_so() {
+fn agent_started_without_the_store_waits_and_reports_it() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.kill_etcd();
     lab.host(1).start();
@@ -46,7 +46,7 @@ fn an_agent_that_starts_without_the_store_waits_and_says_so() {
 }
 
 #[test]
-fn a_restarted_etcd_is_followed_again() {
+fn agents_follow_a_restarted_etcd_again() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (a, _) = lab.attached(1, "blue");
@@ -67,7 +67,7 @@ fn a_restarted_etcd_is_followed_again() {
 }
 
 #[test]
-fn a_compaction_while_an_agent_is_cut_off_costs_it_nothing() {
+fn agent_cut_off_during_a_compaction_catches_up() {
     let mut lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     lab.h(1).ok(&["network", "create", "old", "--subnet", "10.8.0.0/16"]);
@@ -110,7 +110,7 @@ fn a_compaction_while_an_agent_is_cut_off_costs_it_nothing() {
 }
 
 #[test]
-fn a_value_that_does_not_parse_is_told_and_harms_nothing() {
+fn unparsable_store_value_is_reported_and_changes_nothing() {
     let lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (a, _) = lab.attached(1, "blue");
@@ -129,7 +129,7 @@ fn a_value_that_does_not_parse_is_told_and_harms_nothing() {
 }
 
 #[test]
-fn a_second_node_with_one_address_does_not_join() {
+fn second_node_with_the_same_address_does_not_join() {
     let mut lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     lab.host(1).stop();

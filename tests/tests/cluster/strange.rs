@@ -70,7 +70,7 @@ fn invalid_values_are_reported_and_affect_nothing_else() {
 }
 
 #[test]
-fn a_network_in_the_way_of_another_waits_until_it_may_be() {
+fn overlapping_network_waits_until_the_other_is_removed() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.66.0.0/16"]);
     let (a, _) = lab.attached(1, "red");

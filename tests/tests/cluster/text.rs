@@ -9,7 +9,7 @@ use crate::store::etcdctl;
 const HOSTILE: &str = "a\u{1b}[2J\u{202e}b\u{9b}31m";
 
 #[test]
-fn text_from_the_store_acts_on_no_terminal() {
+fn control_characters_from_the_store_are_escaped() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/24"]);
     let put = |key: &str, value: serde_json::Value| {

@@ -18,7 +18,7 @@ fn events(host: &Host) -> BTreeMap<String, u64> {
 
 /// What a runtime keeps for networks to come lies in the store and concerns nobody.
 #[test]
-fn pools_that_a_runtime_asks_for_are_no_event_elsewhere() {
+fn pool_requests_cause_no_event_on_other_nodes() {
     let lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let network = |host: &Host| host.json(&["network", "ls"]).as_array().map_or(0, Vec::len);

@@ -56,7 +56,7 @@ fn later_fragment(frame: &Frame) -> Frame {
 }
 
 #[test]
-fn options_extensions_and_fragments_lead_to_no_other_network() {
+fn options_extensions_and_fragments_do_not_reach_another_network() {
     let mut node = node();
     for family in 0..2 {
         for host in [3, 70] {
@@ -71,7 +71,7 @@ fn options_extensions_and_fragments_lead_to_no_other_network() {
 }
 
 #[test]
-fn options_extensions_and_fragments_lead_out_of_no_internal_network() {
+fn options_extensions_and_fragments_do_not_leave_an_internal_network() {
     let mut node = node();
     for (family, world) in ["203.0.113.9", "2001:db8:9::9"].into_iter().enumerate() {
         let plain = Frame::udp(mac("i1"), both(3, 2)[family], addr(world));
@@ -84,7 +84,7 @@ fn options_extensions_and_fragments_lead_out_of_no_internal_network() {
 }
 
 #[test]
-fn no_network_leads_into_another() {
+fn packets_between_any_two_networks_are_isolated() {
     let mut node = node();
     let networks = [("c2", 1, 3), ("r1", 2, 3), ("i1", 3, 2), ("o1", 4, 2)];
     for (from, own, host) in networks {
@@ -99,7 +99,7 @@ fn no_network_leads_into_another() {
 }
 
 #[test]
-fn another_networks_gateway_and_edges_answer_nobody() {
+fn gateway_and_edge_addresses_of_another_network_are_isolated() {
     let mut node = node();
     for family in 0..2 {
         let echo = Frame::echo(mac("c2"), both(1, 3)[family], both(2, 1)[family]);
@@ -126,7 +126,7 @@ fn icmp_error_to_another_network_is_dropped() {
 }
 
 #[test]
-fn what_a_tunnel_carries_is_nothing_but_its_payload() {
+fn tunnel_packet_is_judged_by_its_outer_header() {
     let mut node = node();
     for family in 0..2 {
         // IPv4 and IPv6 in IP, GRE, and VXLAN; inside is a packet of red's.
@@ -147,7 +147,7 @@ fn what_a_tunnel_carries_is_nothing_but_its_payload() {
 }
 
 #[test]
-fn tags_and_tunnels_of_the_link_layer_end_here() {
+fn link_layer_tags_and_tunnels_are_dropped() {
     let mut node = node();
     let plain = to(both(1, 2)[0]).bytes();
     // Two tags; provider bridge, PPPoE, PBB, MACsec, RARP, EAPOL, an EtherType too small.
@@ -169,7 +169,7 @@ fn tags_and_tunnels_of_the_link_layer_end_here() {
 }
 
 #[test]
-fn a_source_that_is_no_single_host_is_refused() {
+fn source_that_is_no_single_host_is_dropped() {
     let mut node = node();
     let nobody = [
         ["224.0.0.1", "239.1.2.3", "255.255.255.255", "10.1.255.255", "169.254.1.1", "240.0.0.1"],
@@ -214,7 +214,7 @@ fn discovery(kind: u8, code: u8, src: IpAddr, dst: IpAddr, before: Option<(u8, [
 }
 
 #[test]
-fn discovery_is_known_behind_every_header_and_goes_to_no_neighbour() {
+fn neighbour_discovery_behind_extension_headers_is_dropped() {
     let mut node = node();
     let headers = [
         None,
@@ -240,7 +240,7 @@ fn discovery_is_known_behind_every_header_and_goes_to_no_neighbour() {
 }
 
 #[test]
-fn arp_of_another_kind_is_malformed() {
+fn arp_with_another_type_or_operation_is_dropped() {
     let mut node = node();
     let honest = arp(mac("c2"), 1, (mac("c2"), [10, 1, 0, 3]), [10, 1, 0, 1]);
     forwarded(&node.from_workload("c2", &honest), "from_workload", "answered");

@@ -16,7 +16,7 @@ fn one_hop_later(frame: &Frame) -> Vec<u8> {
 }
 
 #[test]
-fn to_a_local_endpoint() {
+fn packet_to_a_local_endpoint_is_delivered() {
     let mut node = node();
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {
         let frame = Frame::udp(mac("c1"), src, dst).bytes();
@@ -51,7 +51,7 @@ fn netkit_sender_gets_the_verdicts_of_a_veth_sender() {
 }
 
 #[test]
-fn to_a_local_endpoint_of_another_block() {
+fn packet_to_a_local_endpoint_of_another_block_is_delivered() {
     let mut node = node();
     // This node's own second block, and an address borrowed from h2's block.
     for (from, network, host, to) in [("c1", 1, 210, "c3"), ("o1", 4, 100, "o2")] {
@@ -64,7 +64,7 @@ fn to_a_local_endpoint_of_another_block() {
 }
 
 #[test]
-fn to_a_block_of_another_node() {
+fn packet_to_a_block_of_another_node_is_sent_to_that_node() {
     let mut node = node();
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 70)) {
         for ttl in [2, 64, 255] {
@@ -77,7 +77,7 @@ fn to_a_block_of_another_node() {
 }
 
 #[test]
-fn to_a_single_borrowed_address() {
+fn packet_to_a_borrowed_address_is_sent_to_its_borrower() {
     let mut node = node();
     for (src, dst) in both(4, 2).into_iter().zip(both(4, 130)) {
         let out = node.from_workload("o1", &Frame::udp(mac("o1"), src, dst).bytes());
@@ -90,7 +90,7 @@ fn to_a_single_borrowed_address() {
 }
 
 #[test]
-fn to_this_node_and_to_another() {
+fn packet_to_a_node_reaches_this_host_or_the_other_node() {
     let mut node = node();
     let nodes = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]];
     for (family, src) in both(1, 2).into_iter().enumerate() {
@@ -108,7 +108,7 @@ fn to_this_node_and_to_another() {
 }
 
 #[test]
-fn to_the_world() {
+fn packet_to_the_world_leaves_unless_the_network_is_internal() {
     let mut node = node();
     let world = ["203.0.113.9", "2001:db8:9::9"].map(|a| a.parse::<IpAddr>().expect("a literal"));
     for (family, world) in world.into_iter().enumerate() {
@@ -138,7 +138,7 @@ fn an_internal_network_reaches_the_nodes() {
 }
 
 #[test]
-fn echo_of_the_gateway() {
+fn echo_request_to_the_gateway_is_answered() {
     let mut node = node();
     for (src, gateway) in both(1, 2).into_iter().zip(both(1, 1)) {
         let out = node.from_workload("c1", &Frame::echo(mac("c1"), src, gateway).bytes());
@@ -158,7 +158,7 @@ fn echo_of_the_gateway() {
 }
 
 #[test]
-fn an_echo_through_the_other_interface_is_answered_there() {
+fn echo_request_by_the_second_interface_is_answered_there() {
     let mut node = node();
     for (src, gateway) in both(2, 2).into_iter().zip(both(2, 1)) {
         let out = node.from_workload("c1", &Frame::echo(mac("c1"), src, gateway).bytes());
@@ -168,7 +168,7 @@ fn an_echo_through_the_other_interface_is_answered_there() {
 }
 
 #[test]
-fn an_echo_in_fragments_or_behind_options_gets_no_reply() {
+fn echo_request_in_fragments_or_behind_options_gets_no_reply() {
     let mut node = node();
     let [v4, v6] = [0, 1].map(|family| Frame::echo(mac("c1"), both(1, 2)[family], both(1, 1)[family]));
     let first = Frame { fragment: Some((0, true)), ..v4.clone() };
@@ -185,7 +185,7 @@ fn an_echo_in_fragments_or_behind_options_gets_no_reply() {
 }
 
 #[test]
-fn everything_else_of_the_gateway_is_unreachable() {
+fn other_packets_to_the_gateway_get_port_unreachable() {
     let mut node = node();
     for (src, gateway) in both(1, 2).into_iter().zip(both(1, 1)) {
         let out = node.from_workload("c1", &Frame::udp(mac("c1"), src, gateway).bytes());

@@ -41,7 +41,7 @@ fn is_error(frame: &[u8], about: &Frame, gateway: IpAddr, kind: (u8, u8), mtu: u
 }
 
 #[test]
-fn time_exceeded() {
+fn packet_with_an_expired_ttl_gets_time_exceeded() {
     let mut node = node();
     for (family, kind) in [(11, 0), (3, 0)].into_iter().enumerate() {
         for ttl in [0, 1] {
@@ -54,7 +54,7 @@ fn time_exceeded() {
 }
 
 #[test]
-fn unreachable_and_prohibited() {
+fn undeliverable_packet_gets_the_icmp_error_of_its_reason() {
     let mut node = node();
     let cases = [
         // Nobody has it, a node that is not on-link has it, another network's.
@@ -83,7 +83,7 @@ fn a_node_that_is_not_on_link_is_unreachable() {
 }
 
 #[test]
-fn errors_quote_at_most_128_bytes() {
+fn icmp_errors_quote_at_most_128_bytes() {
     let mut node = node();
     for (family, kind) in [(3, 1), (1, 3)].into_iter().enumerate() {
         for len in [0, 40, 72, 100, 101, 1300] {
@@ -96,7 +96,7 @@ fn errors_quote_at_most_128_bytes() {
 }
 
 #[test]
-fn no_error_about_errors() {
+fn no_icmp_error_about_icmp_errors() {
     let mut node = node();
     let errors: [&[u8]; 2] = [&[3, 4, 5, 11, 12], &[1, 2, 3, 4, 100, 127]];
     for (family, kinds) in errors.into_iter().enumerate() {
@@ -113,7 +113,7 @@ fn no_error_about_errors() {
 }
 
 #[test]
-fn no_error_about_later_fragments() {
+fn no_icmp_error_about_later_fragments() {
     let mut node = node();
     let to_nobody = |family: usize| Frame::udp(mac("c1"), both(1, 2)[family], both(1, 200)[family]);
     let first = Frame { fragment: Some((0, true)), ..to_nobody(0) };
@@ -133,7 +133,7 @@ fn no_error_about_later_fragments() {
 }
 
 #[test]
-fn errors_are_limited() {
+fn icmp_errors_are_rate_limited() {
     let mut node = node();
     let (own, program) = (node.ifindex("c1"), Program::FromWorkload);
     let frame = Frame::udp(mac("c1"), both(1, 2)[0], both(1, 200)[0]).bytes();
@@ -224,7 +224,7 @@ fn gro_packets_from_the_wire_get_errors() {
 }
 
 #[test]
-fn from_the_wire_about_an_address_that_nobody_has() {
+fn packet_from_the_wire_to_an_unused_address_gets_an_error() {
     let mut node = node();
     let remote = [2, 9, 9, 9, 9, 9];
     for (family, kind) in [(3, 1), (1, 3)].into_iter().enumerate() {
@@ -236,7 +236,7 @@ fn from_the_wire_about_an_address_that_nobody_has() {
 }
 
 #[test]
-fn to_the_host_about_an_address_that_nobody_has() {
+fn packet_from_the_host_to_an_unused_address_gets_an_error() {
     let mut node = node();
     for (family, (kind, src)) in [((3, 1), "192.0.2.1"), ((1, 3), "2001:db8::1")].into_iter().enumerate() {
         let frame = Frame::udp(GATEWAY, src.parse().expect("a literal"), both(1, 200)[family]);

@@ -52,7 +52,7 @@ fn counted(node: &mut Node, frame: &Frame) -> String {
 }
 
 #[test]
-fn a_known_flow_goes_the_same_way() {
+fn xdp_forwards_a_remembered_flow_like_its_first_frame() {
     let mut node = remembering(Some(MINUTE));
     for family in 0..2 {
         let first = node.xdp(&through(family).bytes());

@@ -16,7 +16,7 @@ fn from_this_node(family: usize, network: u8, host: u8) -> Frame {
 }
 
 #[test]
-fn to_an_endpoint_here() {
+fn host_packet_to_a_local_endpoint_is_delivered() {
     let mut node = node();
     for family in 0..2 {
         let frame = from_this_node(family, 1, 2).bytes();
@@ -28,7 +28,7 @@ fn to_an_endpoint_here() {
 }
 
 #[test]
-fn to_an_endpoint_elsewhere() {
+fn host_packet_to_a_remote_endpoint_keeps_its_ttl() {
     let mut node = node();
     for family in 0..2 {
         for ttl in [1, 64] {
@@ -41,7 +41,7 @@ fn to_an_endpoint_elsewhere() {
 }
 
 #[test]
-fn to_nobody_and_to_a_node_that_is_not_on_link() {
+fn host_packet_to_an_unreachable_address_gets_an_error() {
     let mut node = node();
     for family in 0..2 {
         explained(&node.from_host(&from_this_node(family, 1, 200).bytes()), "from_host", "no_endpoint");
@@ -62,7 +62,7 @@ fn foreign_packets_on_margay0_are_dropped() {
 }
 
 #[test]
-fn what_the_host_forwards_reaches_routable_networks_only() {
+fn packet_forwarded_by_the_host_reaches_routable_networks_only() {
     let mut node = node();
     for family in 0..2 {
         for host in [2, 70] {
@@ -77,7 +77,7 @@ fn what_the_host_forwards_reaches_routable_networks_only() {
 }
 
 #[test]
-fn what_the_host_forwards_is_an_answer_or_an_outsiders() {
+fn forwarded_packet_passes_with_the_reply_mark_only() {
     let mut node = node();
     let (margay0, uplink) = (node.ifindex("margay0"), node.ifindex("up0"));
     for family in 0..2 {

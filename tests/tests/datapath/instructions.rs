@@ -38,7 +38,7 @@ const TOLD: &[(Program, &str, [u64; 2])] = &[
 ];
 
 #[test]
-fn each_packet_kind_executes_as_many_instructions_as_told() {
+fn each_packet_kind_executes_its_documented_instructions() {
     let mut node = Node::new();
     prepare(&mut node);
     let mut interpreter = Interpreter::new(&node.pins());

@@ -12,7 +12,7 @@ use margay_tests::{
 use crate::{dropped, explained, forwarded};
 
 #[test]
-fn from_a_container_to_another_network() {
+fn packet_from_a_container_to_another_network_is_isolated() {
     let mut node = node();
     for family in 0..2 {
         // On this node, on another, and where nobody is.
@@ -27,7 +27,7 @@ fn from_a_container_to_another_network() {
 }
 
 #[test]
-fn by_a_route_or_an_endpoint_of_another_network() {
+fn routes_and_endpoints_of_another_network_are_not_used() {
     let mut node = node();
     for addr in both(1, 200) {
         // As if red had a block and an endpoint within blue's subnet.
@@ -52,7 +52,7 @@ fn by_a_route_or_an_endpoint_of_another_network() {
 }
 
 #[test]
-fn from_the_network_with_an_address_of_another() {
+fn packet_from_the_wire_with_a_source_of_another_network_is_isolated() {
     let mut node = node();
     for family in 0..2 {
         for (network, host) in [(1, 3), (4, 2)] {
@@ -63,7 +63,7 @@ fn from_the_network_with_an_address_of_another() {
 }
 
 #[test]
-fn through_the_host_as_a_router() {
+fn packet_routed_through_the_host_does_not_reach_another_network() {
     let mut node = node();
     for family in 0..2 {
         // Whatever the host forwards to a network that is not routable.

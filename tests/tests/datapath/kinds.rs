@@ -29,7 +29,7 @@ fn vlan_tags_are_dropped() {
 }
 
 #[test]
-fn other_protocols_are_dropped() {
+fn frames_of_other_ether_types_are_dropped() {
     let mut node = node();
     // MPLS, LLDP, 802.3.
     for kind in [[0x88, 0x47], [0x88, 0xcc], [0x00, 0x40]] {
@@ -51,7 +51,7 @@ fn frames_for_other_hosts_are_dropped() {
 }
 
 #[test]
-fn broadcast_and_multicast_have_reasons_of_their_own() {
+fn broadcast_and_multicast_are_dropped_with_their_own_reasons() {
     let mut node = node();
     let cases = [
         ("255.255.255.255", 0, "broadcast"),
@@ -217,7 +217,7 @@ fn ipv4_mapped_addresses_are_malformed() {
 }
 
 #[test]
-fn only_a_super_packet_may_say_length_0() {
+fn length_0_is_valid_in_super_packets_only() {
     let mut node = node();
     let ifindex = node.ifindex("c1");
     let mut frame = local(0).carrying(6, &[0x50; 60]).bytes();

@@ -26,7 +26,7 @@ use margay_tests::{
 use super::{dropped, forwarded};
 
 #[test]
-fn xdp_attaches_in_both_ways_and_detaches() {
+fn xdp_attaches_in_native_and_generic_mode_and_detaches() {
     let mut node = node();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -48,12 +48,12 @@ fn xdp_attaches_in_both_ways_and_detaches() {
 }
 
 #[test]
-fn every_program_attaches_and_detaches() {
+fn every_program_attaches_by_clsact_and_detaches() {
     attaches_and_detaches(TcMode::Clsact);
 }
 
 #[test]
-fn by_tcx_every_program_attaches_and_detaches() {
+fn every_program_attaches_by_tcx_and_detaches() {
     match TcMode::probe() {
         TcMode::Tcx => attaches_and_detaches(TcMode::Tcx),
         TcMode::Clsact => skip("this kernel has no tcx"),
@@ -144,7 +144,7 @@ impl Drop for Removed {
 }
 
 #[test]
-fn a_full_map_refuses_and_keeps_what_it_has() {
+fn full_map_refuses_new_entries_and_keeps_old_ones() {
     let mut node = node();
     let workloads = &mut node.maps().workloads;
     let before = workloads.read().expect("the map");

@@ -13,7 +13,7 @@ const OWN: [u8; 4] = [10, 1, 0, 2];
 const ROUTER: [u8; 4] = [10, 1, 0, 1];
 
 #[test]
-fn a_request_for_the_gateway_is_answered() {
+fn arp_request_for_the_gateway_is_answered() {
     let mut node = node();
     let c1 = mac("c1");
     // Plainly, as a probe without an address yet, and from the container's
@@ -29,7 +29,7 @@ fn a_request_for_the_gateway_is_answered() {
 }
 
 #[test]
-fn no_other_arp_goes_anywhere() {
+fn other_arp_is_dropped() {
     let mut node = node();
     let c1 = mac("c1");
     let cases = [
@@ -81,7 +81,7 @@ fn a_solicitation_for_the_gateway_is_answered() {
 }
 
 #[test]
-fn no_other_discovery_goes_anywhere() {
+fn other_neighbour_discovery_is_dropped() {
     let mut node = node();
     let ([_, own], [_, gateway], [_, other]) = (both(1, 2), both(1, 1), both(1, 3));
     let nobody: IpAddr = "::".parse().expect("a literal");

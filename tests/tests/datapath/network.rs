@@ -16,7 +16,7 @@ fn addr(text: &str) -> IpAddr {
 }
 
 #[test]
-fn from_another_node_to_an_endpoint() {
+fn packet_from_a_remote_container_is_delivered() {
     let mut node = node();
     for family in 0..2 {
         let frame = Frame::udp(WIRE, both(1, 70)[family], both(1, 2)[family]).bytes();
@@ -28,7 +28,7 @@ fn from_another_node_to_an_endpoint() {
 }
 
 #[test]
-fn from_a_node_itself_to_an_endpoint() {
+fn packet_from_another_node_itself_is_delivered() {
     let mut node = node();
     for (family, src) in ["192.0.2.2", "2001:db8::2"].into_iter().enumerate() {
         for (network, host) in [(1, 2), (3, 2), (4, 2)] {
@@ -39,7 +39,7 @@ fn from_a_node_itself_to_an_endpoint() {
 }
 
 #[test]
-fn from_outside_only_to_routable_networks() {
+fn packet_from_outside_reaches_routable_networks_only() {
     let mut node = node();
     for (family, src) in ["203.0.113.9", "2001:db8:9::9"].into_iter().enumerate() {
         for network in [1, 2, 3] {
@@ -55,7 +55,7 @@ fn from_outside_only_to_routable_networks() {
 }
 
 #[test]
-fn this_nodes_own_address_does_not_come_from_the_wire() {
+fn packet_from_the_wire_with_this_nodes_address_is_dropped() {
     let mut node = node();
     for (family, src) in ["192.0.2.1", "2001:db8::1"].into_iter().enumerate() {
         let frame = Frame::udp(WIRE, addr(src), both(1, 2)[family]);
@@ -64,7 +64,7 @@ fn this_nodes_own_address_does_not_come_from_the_wire() {
 }
 
 #[test]
-fn every_node_is_a_router_of_a_routable_network() {
+fn every_node_forwards_packets_to_a_routable_network() {
     let mut node = node();
     for (family, src) in ["203.0.113.9", "2001:db8:9::9"].into_iter().enumerate() {
         let frame = Frame::udp(WIRE, addr(src), both(4, 70)[family]);
@@ -79,7 +79,7 @@ fn every_node_is_a_router_of_a_routable_network() {
 }
 
 #[test]
-fn a_remote_container_reaches_this_node_by_margay0() {
+fn packet_from_a_remote_container_to_this_node_goes_to_margay0() {
     let mut node = node();
     for (family, this) in ["192.0.2.1", "2001:db8::1"].into_iter().enumerate() {
         let frame = Frame::udp(WIRE, both(1, 70)[family], addr(this));

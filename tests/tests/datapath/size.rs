@@ -15,7 +15,7 @@ fn of_len(src_mac: [u8; 6], family: usize, dst: u8, len: u32) -> Frame {
 }
 
 #[test]
-fn the_uplink_carries_its_mtu_and_no_more() {
+fn packet_above_the_uplink_mtu_gets_too_big() {
     let mut node = node();
     for family in 0..2 {
         let fits = of_len(mac("c1"), family, 70, UPLINK_MTU);
@@ -31,7 +31,7 @@ fn the_uplink_carries_its_mtu_and_no_more() {
 }
 
 #[test]
-fn a_local_endpoint_takes_what_the_network_takes() {
+fn packet_of_the_network_mtu_reaches_a_local_endpoint() {
     let mut node = node();
     for family in 0..2 {
         let big = of_len(mac("c1"), family, 3, 1500);
@@ -48,7 +48,7 @@ fn super_packet(family: usize, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_super_packet_is_as_large_as_its_segments() {
+fn super_packet_is_measured_by_its_segments() {
     let mut node = node();
     let ifindex = node.ifindex("c1");
     for (family, header) in [20, 40].into_iter().enumerate() {
@@ -65,7 +65,7 @@ fn a_super_packet_is_as_large_as_its_segments() {
 }
 
 #[test]
-fn a_smaller_container_is_told_of_from_the_wire_and_from_the_host() {
+fn packet_above_a_containers_mtu_gets_too_big_from_wire_and_host() {
     let mut node = node();
     let hosts = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]];
     for (family, [this, other]) in hosts.into_iter().enumerate() {
@@ -81,7 +81,7 @@ fn a_smaller_container_is_told_of_from_the_wire_and_from_the_host() {
 }
 
 #[test]
-fn a_jumbo_header_is_no_part_of_the_segments() {
+fn jumbo_header_does_not_count_as_segment_size() {
     let mut node = node();
     let ifindex = node.ifindex("c1");
     let mut tcp = vec![0; 32 + 3000];
@@ -98,7 +98,7 @@ fn a_jumbo_header_is_no_part_of_the_segments() {
 }
 
 #[test]
-fn segments_that_their_sender_has_cut_pass() {
+fn super_packet_with_segments_cut_by_its_sender_passes() {
     let mut node = node();
     let ifindex = node.ifindex("c1");
     let frame = super_packet(0, 3000);

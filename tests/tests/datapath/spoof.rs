@@ -11,7 +11,7 @@ use margay_tests::{
 use crate::{dropped, forwarded};
 
 #[test]
-fn another_mac_is_refused() {
+fn packet_with_a_foreign_mac_is_dropped() {
     let mut node = node();
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {
         for other in [mac("c2"), [0xee; 6], [0; 6], [0xff; 6]] {
@@ -22,7 +22,7 @@ fn another_mac_is_refused() {
 }
 
 #[test]
-fn another_address_is_refused() {
+fn packet_with_a_foreign_source_address_is_dropped() {
     let mut node = node();
     let others = [
         // A neighbour on this node, one elsewhere, the gateway, a node, the
@@ -72,7 +72,7 @@ fn unknown_sandbox_sends_from_its_own_address_only() {
 }
 
 #[test]
-fn a_family_without_a_subnet_has_no_address() {
+fn unspecified_source_is_dropped_if_the_network_lacks_the_family() {
     let mut node = node();
     let own = node.ifindex("c2");
     let workload = node.maps().workloads.read().expect("the map")[&own];
@@ -99,7 +99,7 @@ fn source_of_a_removed_interface_is_dropped() {
 }
 
 #[test]
-fn an_unknown_interface_is_closed() {
+fn packet_from_an_unknown_interface_is_dropped() {
     let mut node = node();
     let ifindex = node.ifindex("up0");
     for (src, dst) in both(1, 2).into_iter().zip(both(1, 3)) {

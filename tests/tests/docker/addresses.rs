@@ -89,7 +89,7 @@ fn a_container_keeps_its_addresses_while_it_exists() {
 }
 
 #[test]
-fn of_twenty_that_restart_at_once_each_keeps_its_address() {
+fn twenty_containers_restarted_at_once_keep_their_addresses() {
     let lab = lab(1);
     let h1 = lab.h(1);
     h1.docker(&format!("{CREATE} blue"));
@@ -126,7 +126,7 @@ fn stopped_containers_do_not_keep_a_network_from_being_removed() {
 }
 
 #[test]
-fn the_last_address_of_a_network_goes_to_who_runs() {
+fn stopped_container_gives_its_address_up_if_no_other_is_free() {
     let lab = lab(1);
     let h1 = lab.h(1);
     h1.docker(&format!("{CREATE} --subnet 10.65.0.0/29 small"));

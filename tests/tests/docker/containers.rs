@@ -39,7 +39,7 @@ fn a_container_that_starts_slowly_keeps_its_endpoint() {
 }
 
 #[test]
-fn what_a_user_asks_for_is_what_the_container_has() {
+fn container_gets_the_addresses_mac_and_name_that_the_user_asked_for() {
     let lab = lab(2);
     let h1 = lab.h(1);
     h1.docker(&format!("{CREATE} --subnet 10.65.0.0/16 --ipv6 --subnet fd00:65::/64 blue"));
@@ -123,7 +123,7 @@ fn networks_come_and_go_while_traffic_flows() {
 }
 
 #[test]
-fn containers_end_in_every_way_and_leave_nothing() {
+fn containers_leave_nothing_behind_however_they_end() {
     let lab = lab(1);
     let h1 = lab.h(1);
     h1.docker(&format!("{CREATE} blue"));
@@ -170,7 +170,7 @@ fn containers_end_in_every_way_and_leave_nothing() {
 }
 
 #[test]
-fn the_other_modes_of_docker_work_beside_it() {
+fn other_docker_network_modes_work_beside_margay() {
     let lab = lab(1);
     let h1 = lab.h(1);
     h1.docker(&format!("{CREATE} blue"));
@@ -198,7 +198,7 @@ fn the_other_modes_of_docker_work_beside_it() {
 }
 
 #[test]
-fn dockers_own_rules_and_bridges_are_in_nobodys_way() {
+fn docker_firewall_rules_and_bridges_do_not_block_containers() {
     let mut lab = lab(2);
     lab.h(1).docker(&format!("{CREATE} blue"));
     appears(lab.h(2), "blue");

@@ -26,7 +26,7 @@ fn inspect(host: &margay_tests::host::Host, network: &str) -> Value {
 }
 
 #[test]
-fn a_network_that_one_host_creates_is_everywhere() {
+fn network_created_on_one_host_appears_on_every_host() {
     let lab = lab(3);
     lab.h(1).docker(&format!("{CREATE} blue"));
     for host in &lab.hosts {
@@ -72,7 +72,7 @@ fn a_network_that_one_host_creates_is_everywhere() {
 }
 
 #[test]
-fn what_docker_creates_with_it_shows_on_every_host() {
+fn network_options_and_labels_appear_on_every_host() {
     let lab = lab(2);
     lab.h(1).docker(&format!(
         "{CREATE} --subnet 10.65.0.0/16 --ip-range 10.65.5.0/24 --gateway 10.65.0.9 --aux-address nas=10.65.5.3 \
@@ -195,7 +195,7 @@ fn impossible_network_requests_are_refused_without_a_trace() {
 }
 
 #[test]
-fn the_same_create_on_every_host_is_one_network() {
+fn same_create_on_every_host_makes_one_network() {
     let lab = lab(3);
     scope(|scope| {
         for host in &lab.hosts {
@@ -245,7 +245,7 @@ fn the_same_create_on_every_host_is_one_network() {
 }
 
 #[test]
-fn differing_creates_of_one_name_leave_the_first() {
+fn differing_creates_of_one_name_keep_the_first() {
     let lab = lab(2);
     scope(|scope| {
         for (host, subnet) in lab.hosts.iter().zip(["10.71.0.0/16", "10.72.0.0/16"]) {
@@ -275,7 +275,7 @@ fn differing_creates_of_one_name_leave_the_first() {
 }
 
 #[test]
-fn hosts_that_were_down_catch_up_and_others_networks_are_left_alone() {
+fn host_that_was_down_catches_up_and_keeps_foreign_networks() {
     let mut lab = lab(2);
     lab.h(2).docker("network create own");
     lab.host(2).engine_mut().stop();
@@ -308,7 +308,7 @@ fn hosts_that_were_down_catch_up_and_others_networks_are_left_alone() {
 }
 
 #[test]
-fn docker_finds_the_agent_where_it_looks() {
+fn docker_finds_the_agent_at_the_default_socket() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.host(1).usual = true;
     lab.host(1).up();
@@ -329,7 +329,7 @@ fn docker_finds_the_agent_where_it_looks() {
 }
 
 #[test]
-fn a_subnet_that_docker_does_not_like_is_followed_by_another() {
+fn subnet_that_docker_refuses_is_replaced_by_another() {
     let lab = lab(1);
     let h1 = lab.h(1);
     let version = h1.docker("version -f {{.Server.Version}}");
@@ -363,7 +363,7 @@ fn a_subnet_that_docker_does_not_like_is_followed_by_another() {
 }
 
 #[test]
-fn an_address_can_be_named_on_every_host_whoever_chose_the_subnet() {
+fn ip_option_works_on_every_host_with_an_automatic_subnet() {
     let lab = lab(2);
     lab.h(1).docker(&format!("{CREATE} blue"));
     let blue = lab.h(1).docker("network inspect -f {{.Id}} blue");

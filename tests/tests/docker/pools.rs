@@ -6,7 +6,7 @@ use margay_tests::{
 };
 
 #[test]
-fn subnets_keep_clear_of_dockers_own_pools() {
+fn automatic_subnets_avoid_dockers_own_pools() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     (1..=2).for_each(|i| lab.host(i).up());
     lab.host(2).start_docker(&["--default-address-pool", "base=10.200.0.0/16,size=24"]);

@@ -31,7 +31,7 @@ fn alone() -> Lab {
 }
 
 #[test]
-fn a_captured_dockerd_is_answered_as_it_expects() {
+fn recorded_dockerd_requests_get_answers_with_the_expected_fields() {
     let lab = alone();
     let exchanges: Vec<Value> = serde_json::from_str(EXCHANGES).expect("JSON");
     let mut seen = std::collections::BTreeSet::new();
@@ -68,7 +68,7 @@ fn a_captured_dockerd_is_answered_as_it_expects() {
 }
 
 #[test]
-fn strange_requests_are_refused_and_change_nothing() {
+fn malformed_plugin_requests_are_refused_and_change_nothing() {
     let lab = alone();
     let h1 = lab.h(1);
     h1.ok(&["network", "create", "blue", "--subnet", "10.65.0.0/16"]);
@@ -141,7 +141,7 @@ fn strange_requests_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn calls_may_come_twice_and_out_of_order() {
+fn repeated_and_reordered_plugin_calls_are_accepted() {
     let lab = alone();
     let h1 = lab.h(1);
     let net = "a".repeat(64);
@@ -206,7 +206,7 @@ fn calls_may_come_twice_and_out_of_order() {
 /// Docker asks again for as long as the plugin does not answer. Meanwhile the agent may have taken
 /// the address back, and given it to another.
 #[test]
-fn address_that_is_given_up_late_stays_with_who_has_it_since() {
+fn late_release_of_an_address_does_not_free_it_for_its_new_owner() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.host(1).flags = vec!["--docker-patience".into(), "1".into()];
     lab.host(1).up();
@@ -239,7 +239,7 @@ fn address_that_is_given_up_late_stays_with_who_has_it_since() {
 }
 
 #[test]
-fn every_subnet_that_is_asked_for_is_another() {
+fn each_request_for_any_subnet_gets_a_different_one() {
     let lab = alone();
     let h1 = lab.h(1);
     let any = json!({"AddressSpace": "margay", "Pool": "", "V6": false});
@@ -263,7 +263,7 @@ fn every_subnet_that_is_asked_for_is_another() {
 }
 
 #[test]
-fn the_subnet_of_a_network_may_be_asked_for_by_several_at_once() {
+fn several_requests_for_one_networks_subnet_share_it() {
     let lab = alone();
     let h1 = lab.h(1);
     h1.ok(&["network", "create", "there", "--subnet", "10.66.0.0/16"]);
@@ -291,7 +291,7 @@ fn the_subnet_of_a_network_may_be_asked_for_by_several_at_once() {
 }
 
 #[test]
-fn a_subnet_for_a_network_to_come_is_free_once_all_have_given_it_up() {
+fn reserved_subnet_is_free_once_every_holder_released_it() {
     let lab = alone();
     let h1 = lab.h(1);
     let ask = json!({"AddressSpace": "margay", "Pool": "", "Options": {"margay.network": "soon"}});
@@ -309,7 +309,7 @@ fn a_subnet_for_a_network_to_come_is_free_once_all_have_given_it_up() {
 }
 
 #[test]
-fn the_handshake_needs_no_store() {
+fn plugin_handshake_works_without_the_store() {
     let mut lab = alone();
     lab.host(1).stop();
     lab.kill_etcd();

@@ -7,7 +7,7 @@ use margay_tests::{engine::IMAGE, eventually::eventually, lab::ETCD};
 use crate::{appears, lab};
 
 #[test]
-fn clients_call_services_by_what_they_registered() {
+fn clients_reach_services_at_their_registered_addresses() {
     let lab = lab(3);
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/registry");
     let scripts = scripts.canonicalize().expect("the example").display().to_string();

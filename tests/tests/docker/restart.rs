@@ -45,7 +45,7 @@ fn holds(host: &Host, wanted: &[&str]) {
 }
 
 #[test]
-fn the_agent_may_die_under_running_containers() {
+fn running_containers_survive_a_killed_agent() {
     let mut lab = lab(2);
     let peer = two_containers(&lab);
     let flow = flow(lab.h(1), "c1", &peer);
@@ -61,7 +61,7 @@ fn the_agent_may_die_under_running_containers() {
 }
 
 #[test]
-fn what_docker_forgot_meanwhile_is_settled() {
+fn endpoints_are_reconciled_after_docker_or_the_agent_forgot_them() {
     let mut lab = lab(2);
     let peer = two_containers_on(&lab, "");
     run(lab.h(1), "stays", "--network blue");
@@ -89,7 +89,7 @@ fn what_docker_forgot_meanwhile_is_settled() {
 }
 
 #[test]
-fn what_a_store_lost_was_not_removed() {
+fn network_lost_by_the_store_is_not_removed_from_docker() {
     let mut lab = lab(2);
     lab.h(1).docker(&format!("{CREATE} --subnet 10.65.0.0/16 idle"));
     appears(lab.h(2), "idle");
@@ -112,7 +112,7 @@ fn what_a_store_lost_was_not_removed() {
 }
 
 #[test]
-fn dockerd_may_restart_and_die() {
+fn containers_keep_addresses_when_dockerd_restarts_or_dies() {
     let mut lab = lab(2);
     let peer = two_containers(&lab);
     let own = address(lab.h(1), "c1", "blue");
@@ -154,7 +154,7 @@ fn with_live_restore_containers_outlive_dockerd_and_agent() {
 }
 
 #[test]
-fn what_is_asked_for_and_not_used_is_taken_back() {
+fn unused_address_and_subnet_reservations_are_freed() {
     let lab = lab(1);
     let h1 = lab.h(1);
     h1.docker(&format!("{CREATE} --subnet 10.65.0.0/16 blue"));

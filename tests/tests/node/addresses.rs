@@ -37,7 +37,7 @@ fn networks_take_their_subnets_from_pools() {
 }
 
 #[test]
-fn sizes_are_prefix_lengths_and_their_earlier_flags_still_work() {
+fn prefix_length_options_and_the_older_size_options_work() {
     let lab = Lab::new(1);
     let h = lab.h(1);
     let blocks = |name: &str, more: &[&str]| {
@@ -84,7 +84,7 @@ fn the_subnets_of_a_removed_network_are_free_at_once() {
 }
 
 #[test]
-fn a_container_that_comes_back_under_its_name_is_fine() {
+fn recreated_container_is_attached_again_under_its_name() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let mut before = None;

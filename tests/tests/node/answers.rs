@@ -125,7 +125,7 @@ fn dated(lab: &Lab, path: &str) -> bool {
 }
 
 #[test]
-fn each_kind_of_error_has_its_status_its_problem_and_its_mend() {
+fn each_api_error_has_its_http_status_problem_and_advice() {
     let mut lab = one_host();
     let (c, other) = (lab.container(), lab.container());
     lab.h(1).attach(&c, "blue", &["--name", "web", "--ip", "10.1.0.9"]);

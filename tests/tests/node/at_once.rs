@@ -28,7 +28,7 @@ const ROUNDS: usize = 10;
 const CONTAINERS: usize = 12;
 
 #[test]
-fn the_first_packets_get_through_while_many_interfaces_change() {
+fn first_packets_after_an_attach_get_through_while_many_interfaces_change() {
     let lab = one_host();
     let elsewhere = lab.container();
     let pair =
@@ -69,7 +69,7 @@ fn first_packets_get_through(lab: &Lab) {
 /// Nobody can have the kernel make an IPv6 address the namespace's own as late as it pleases; but
 /// without the rule for such addresses it looks as if it had not.
 #[test]
-fn an_attach_ends_when_ipv6_is_delivered() {
+fn attach_returns_once_ipv6_is_delivered() {
     let lab = one_host();
     let container = lab.container();
     container.sh("ip -6 rule del pref 0");
@@ -91,7 +91,7 @@ fn an_attach_ends_when_ipv6_is_delivered() {
 }
 
 #[test]
-fn an_address_is_waited_for_until_it_is_the_namespaces_own() {
+fn attach_waits_until_the_namespace_has_the_address() {
     let namespace = Namespace::new(&format!("{}-own", Plan::every_prefix()));
     let runtime = Runtime::new().expect("a runtime");
     let netns = runtime.block_on(Netns::open(&namespace.path())).expect("a namespace");
@@ -106,7 +106,7 @@ fn an_address_is_waited_for_until_it_is_the_namespaces_own() {
 }
 
 #[test]
-fn a_queue_is_waited_for_until_the_other_end_is_up() {
+fn attach_waits_until_the_peer_interface_is_up() {
     let namespace = Namespace::new(&format!("{}-queue", Plan::every_prefix()));
     namespace.sh("ip link add v0 type veth peer name v1");
     namespace.sh("ip link set v0 up");
@@ -133,7 +133,7 @@ fn still_waits<T>(namespace: &Namespace, waiting: &ScopedJoinHandle<'_, T>) {
 
 /// One that is just being attached has no interface yet, like one that is gone.
 #[test]
-fn of_two_attaches_under_one_name_at_a_time_one_is_refused() {
+fn one_of_two_simultaneous_attaches_under_one_name_is_refused() {
     let lab = one_host();
     for round in 0..ROUNDS {
         let containers = [lab.container(), lab.container()];

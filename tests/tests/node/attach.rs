@@ -20,12 +20,12 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn a_container_is_attached_whole_and_detached_without_a_trace() {
+fn container_is_attached_completely_and_detached_without_a_trace() {
     let lab = one_host();
     // First, since it knows the addresses that come first.
     a_container_finds_address_gateway_and_routes(&lab);
     a_container_by_process_name_address_and_mac(&lab);
-    the_host_side_is_closed_but_for_its_program(&lab);
+    host_side_passes_only_what_its_program_handles(&lab);
     attaching_twice_is_attaching_once(&lab);
     nothing_of_a_detached_container_is_left(&lab);
     a_gateway_without_a_permanent_neighbour_is_found_by_asking(&lab);
@@ -90,7 +90,7 @@ fn a_container_by_process_name_address_and_mac(lab: &Lab) {
     assert!(!c.run("ip link show net7").ok());
 }
 
-fn the_host_side_is_closed_but_for_its_program(lab: &Lab) {
+fn host_side_passes_only_what_its_program_handles(lab: &Lab) {
     let (c, _) = lab.attached(1, "blue");
     let endpoint = lab.h(1).json(&["endpoint", "ls"]);
     let veth = endpoint[0]["host_interface"].as_str().expect("a name").to_owned();
@@ -166,7 +166,7 @@ fn no_ttl_is_lost_between_neighbours(lab: &Lab) {
 }
 
 #[test]
-fn an_attach_that_did_not_end_begins_anew() {
+fn incomplete_attach_is_rolled_back_and_repeated() {
     let mut lab = one_host();
     let (c, first) = lab.attached(1, "blue");
     lab.host(1).kill();
@@ -184,7 +184,7 @@ fn an_attach_that_did_not_end_begins_anew() {
 }
 
 #[test]
-fn settings_may_stand_in_a_file_and_drops_in_the_log() {
+fn config_file_sets_options_and_drops_are_logged() {
     let mut lab = Lab::without_agents(margay_tests::lab::Plan::for_test(1));
     let file = lab.h(1).dir().join("margay.toml");
     std::fs::write(&file, "datapath_log = true\nnode = \"ignored\"\n").expect("it writes");
@@ -201,7 +201,7 @@ fn settings_may_stand_in_a_file_and_drops_in_the_log() {
 }
 
 #[test]
-fn a_vanished_container_is_noticed() {
+fn endpoint_ends_when_its_container_vanishes() {
     let lab = one_host();
     let (c, first) = lab.attached(1, "blue");
     drop(c);

@@ -166,7 +166,7 @@ fn a_second_agent_on_one_socket_is_refused(lab: &Lab) {
 }
 
 #[test]
-fn an_ingress_qdisc_in_the_way_is_named() {
+fn conflicting_ingress_qdisc_is_reported() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.h(1).namespace.sh("tc qdisc add dev up0 ingress");
     lab.host(1).flags = vec!["--tc-mode".into(), "clsact".into()];
@@ -179,7 +179,7 @@ fn an_ingress_qdisc_in_the_way_is_named() {
 }
 
 #[test]
-fn commands_without_an_agent_say_so() {
+fn command_without_an_agent_reports_it() {
     let said = say(Command::new(margay()).args(["--socket", "/run/nobody.sock", "status"]));
     assert_eq!(said.status, 1);
     assert!(said.err.contains("no agent answers on /run/nobody.sock"), "{said:?}");

@@ -27,12 +27,12 @@ fn asked_for() -> Lab {
 }
 
 #[test]
-fn big_tcp_comes_follows_and_goes() {
+fn big_tcp_is_enabled_kept_and_removed() {
     let mut lab = asked_for();
     larger_super_packets_cross_whole(&lab);
-    containers_follow_and_an_uplink_that_was_reset_is_raised_again(&mut lab);
+    containers_follow_the_uplink_and_a_reset_uplink_is_raised_again(&mut lab);
     // Last: it takes everything off the first host.
-    a_broken_record_keeps_the_agent_from_nothing_and_cleanup_names_it(&mut lab);
+    damaged_settings_record_does_not_stop_the_agent_and_cleanup_names_it(&mut lab);
 }
 
 fn larger_super_packets_cross_whole(lab: &Lab) {
@@ -58,7 +58,7 @@ fn larger_super_packets_cross_whole(lab: &Lab) {
     assert!(nodes.as_array().is_some_and(|all| all.iter().all(|node| node["super_packets"] == 196_608)));
 }
 
-fn containers_follow_and_an_uplink_that_was_reset_is_raised_again(lab: &mut Lab) {
+fn containers_follow_the_uplink_and_a_reset_uplink_is_raised_again(lab: &mut Lab) {
     let (a, _) = lab.attached(1, "blue");
     let host = Namespace::existing(lab.h(1).namespace.name());
     host.sh("ip link set up0 gso_max_size 65536");
@@ -77,7 +77,7 @@ fn containers_follow_and_an_uplink_that_was_reset_is_raised_again(lab: &mut Lab)
     assert_eq!((size(&host, "up0"), size(&a, "eth0")), (196_608, 196_608), "the container is not forgotten");
 }
 
-fn a_broken_record_keeps_the_agent_from_nothing_and_cleanup_names_it(lab: &mut Lab) {
+fn damaged_settings_record_does_not_stop_the_agent_and_cleanup_names_it(lab: &mut Lab) {
     let (_a, addrs) = lab.attached(1, "blue");
     lab.host(1).stop();
     let record = lab.h(1).dir().join("state/big-tcp.json");

@@ -44,7 +44,7 @@ fn waits_for(host: &Host, what: &[&str]) {
 }
 
 #[test]
-fn the_agent_waits_for_its_host_and_says_for_what() {
+fn agent_waits_for_its_uplink_and_reports_what_is_missing() {
     let lab = Lab::without_agents(Plan::for_test(1));
     let (h, host) = (lab.h(1), &lab.h(1).namespace);
     host.sh("ip link set up0 down");
@@ -78,7 +78,7 @@ fn the_agent_waits_for_its_host_and_says_for_what() {
 }
 
 #[test]
-fn an_uplink_that_nobody_named_is_waited_for_too() {
+fn agent_without_the_uplink_option_waits_for_an_address() {
     let mut lab = Lab::without_etcd(Plan::for_test(1));
     lab.host(1).bare = true;
     lab.host(1).flags = ["--store", "embedded"].map(str::to_owned).into();
@@ -94,7 +94,7 @@ fn an_uplink_that_nobody_named_is_waited_for_too() {
 }
 
 #[test]
-fn an_uplink_that_is_not_clear_is_asked_for() {
+fn ambiguous_uplink_is_reported() {
     let lab = Lab::single(Plan::for_test(1));
     let (h, host) = (lab.h(1), &lab.h(1).namespace);
     host.sh("ip route del default");
@@ -113,7 +113,7 @@ fn an_uplink_that_is_not_clear_is_asked_for() {
 }
 
 #[test]
-fn the_unit_never_gives_up_and_needs_no_file() {
+fn systemd_unit_restarts_forever_and_needs_no_environment_file() {
     let unit = include_str!("../../../agent/systemd/margay.service");
     let has = |line: &str| unit.lines().any(|found| found == line);
     for line in ["Type=notify", "Restart=always", "StartLimitIntervalSec=0"] {

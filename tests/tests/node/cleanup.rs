@@ -75,7 +75,7 @@ fn clean(lab: &Lab, more: &[&str]) -> String {
 }
 
 #[test]
-fn a_running_agent_is_ended_only_if_that_is_said() {
+fn cleanup_stops_a_running_agent_only_with_the_stop_option() {
     let (mut lab, before) = populated(&[]);
     let refusal = lab.h(1).cleanup(&[]);
     assert_eq!(refusal.status, 1, "{refusal:?}");
@@ -88,7 +88,7 @@ fn a_running_agent_is_ended_only_if_that_is_said() {
 }
 
 #[test]
-fn a_half_broken_host_is_cleaned_all_the_same() {
+fn cleanup_restores_a_half_broken_host() {
     let (mut lab, before) = populated(&["--tc-mode", "clsact", "--big-tcp"]);
     lab.host(1).kill();
     let host = &lab.h(1).namespace;

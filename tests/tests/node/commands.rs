@@ -17,7 +17,7 @@ fn inspect(host: &Host, id: &str) -> Value {
 }
 
 #[test]
-fn an_endpoint_is_meant_by_the_begin_of_its_id() {
+fn endpoint_is_found_by_a_unique_beginning_of_its_id() {
     let lab = one_host();
     let h = lab.h(1);
     let mut ids: Vec<String> = Vec::new();
@@ -61,7 +61,7 @@ fn an_endpoint_is_meant_by_the_begin_of_its_id() {
 }
 
 #[test]
-fn verbs_have_their_other_names_and_usage_names_both_ways() {
+fn commands_have_aliases_and_usage_names_them() {
     let lab = one_host();
     let h = lab.h(1);
     for listing in ["network", "endpoint", "route", "node", "pool", "guard"] {
@@ -96,7 +96,7 @@ fn completed(host: &Host, line: &str) -> Vec<String> {
 }
 
 #[test]
-fn bash_completes_verbs_and_the_names_that_the_agent_knows() {
+fn bash_completes_verbs_and_names_known_to_the_agent() {
     let lab = one_host();
     let h = lab.h(1);
     h.ok(&["network", "create", "blank", "--subnet", "10.7.0.0/24"]);
@@ -111,7 +111,7 @@ fn bash_completes_verbs_and_the_names_that_the_agent_knows() {
 }
 
 #[test]
-fn the_way_of_a_packet_is_told_with_its_reason() {
+fn route_get_shows_a_packets_path_and_reason() {
     let lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16", "--internal"]);
@@ -186,7 +186,7 @@ fn who_has_an_address(lab: &Lab, addr: &str) {
 }
 
 #[test]
-fn a_dead_agent_leaves_what_commands_can_read() {
+fn commands_read_kernel_and_journal_when_the_agent_is_dead() {
     let mut lab = one_host();
     let c = lab.container();
     lab.h(1).attach(&c, "blue", &["--name", "web"]);
@@ -227,7 +227,7 @@ fn a_dead_agent_leaves_what_commands_can_read() {
 }
 
 #[test]
-fn what_is_known_of_the_cluster_without_its_store_is_old_and_says_so() {
+fn listings_without_the_store_are_marked_stale() {
     let mut lab = one_host();
     let _container = lab.attached(1, "blue");
     assert_eq!(lab.h(1).json(&["node", "ls"])[0]["stale_since"], Value::Null);
@@ -249,7 +249,7 @@ fn what_is_known_of_the_cluster_without_its_store_is_old_and_says_so() {
 }
 
 #[test]
-fn who_may_not_use_the_socket_is_told_so() {
+fn missing_permission_for_the_socket_is_explained() {
     let lab = one_host();
     let socket = lab.h(1).socket().display().to_string();
     let mut command = lab.h(1).namespace.command("setpriv");

@@ -105,7 +105,7 @@ fn killed_at_each(step: impl Fn(&Lab, &Namespace) -> bool, before: usize) -> Vec
 }
 
 #[test]
-fn killed_at_any_step_of_attaching() {
+fn agent_killed_at_any_step_of_attaching_recovers() {
     let path = |container: &Namespace| container.path().display().to_string();
     let attach = |lab: &Lab, container: &Namespace| {
         lab.h(1).margay(&["endpoint", "attach", "--network", "blue", "--netns", &path(container)]).ok()
@@ -115,7 +115,7 @@ fn killed_at_any_step_of_attaching() {
 }
 
 #[test]
-fn killed_at_any_step_of_detaching() {
+fn agent_killed_at_any_step_of_detaching_recovers() {
     let path = |container: &Namespace| container.path().display().to_string();
     let detach = |lab: &Lab, container: &Namespace| {
         lab.h(1).margay(&["endpoint", "detach", "--netns", &path(container)]).ok()

@@ -33,15 +33,15 @@ fn refused(lab: &Lab, container: &Namespace, frame: &[u8], reason: &str) {
 }
 
 #[test]
-fn container_with_another_address_or_mac_is_silent() {
+fn container_with_a_foreign_address_or_mac_reaches_nobody() {
     let lab = one_host();
     // First, since it knows the address that comes first.
-    raw_frames_under_other_names_go_nowhere(&lab);
+    raw_frames_with_foreign_addresses_are_dropped(&lab);
     tagged_frames_go_nowhere(&lab);
     a_changed_address_or_mac_stops_working(&lab);
 }
 
-fn raw_frames_under_other_names_go_nowhere(lab: &Lab) {
+fn raw_frames_with_foreign_addresses_are_dropped(lab: &Lab) {
     let (a, addr_a) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");
     let own = mac_of(&a);
@@ -85,7 +85,7 @@ fn a_changed_address_or_mac_stops_working(lab: &Lab) {
 }
 
 #[test]
-fn a_veth_that_has_lost_its_program_is_closed() {
+fn veth_without_its_program_passes_nothing() {
     let lab = one_host();
     let (a, _) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");
@@ -137,7 +137,7 @@ fn outsiders_reach_routable_networks_only() {
 }
 
 #[test]
-fn what_the_kernel_forwards_reaches_no_closed_network() {
+fn packet_forwarded_by_the_kernel_does_not_reach_an_unroutable_network() {
     // The host is a router of its own, as one with Docker on it is.
     let lab = one_host();
     let (_c, addr) = lab.attached(1, "blue");

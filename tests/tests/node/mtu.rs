@@ -17,11 +17,11 @@ fn narrow_wire() -> Lab {
 }
 
 #[test]
-fn sizes_follow_a_smaller_wire() {
+fn packet_sizes_follow_a_smaller_mtu_on_the_wire() {
     let lab = narrow_wire();
     containers_take_the_networks_mtu_or_the_uplinks(&lab);
     path_mtu_is_discovered(&lab);
-    tcp_finds_the_way_through_a_smaller_wire(&lab);
+    tcp_adapts_to_a_smaller_mtu_on_the_wire(&lab);
 }
 
 fn containers_take_the_networks_mtu_or_the_uplinks(lab: &Lab) {
@@ -53,7 +53,7 @@ fn path_mtu_is_discovered(lab: &Lab) {
     assert!(lab.h(1).count("from_workload", "too_big") >= before + 2);
 }
 
-fn tcp_finds_the_way_through_a_smaller_wire(lab: &Lab) {
+fn tcp_adapts_to_a_smaller_mtu_on_the_wire(lab: &Lab) {
     let (a, _) = lab.attached(1, "blue");
     let (b, addr_b) = lab.attached(2, "blue");
     for addr in addr_b {
@@ -65,7 +65,7 @@ fn tcp_finds_the_way_through_a_smaller_wire(lab: &Lab) {
 }
 
 #[test]
-fn super_packets_cross_whole() {
+fn super_packets_between_hosts_stay_unsegmented() {
     let lab = Lab::new(2);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
     let (a, _) = lab.attached(1, "blue");

@@ -25,7 +25,7 @@ fn recovers(lab: &Lab, container: &Namespace, other: IpAddr) {
 }
 
 #[test]
-fn what_others_do_to_our_interfaces_is_undone() {
+fn foreign_changes_to_margay_interfaces_are_undone() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (a, _) = lab.attached(1, "blue");
@@ -80,7 +80,7 @@ fn another_xdp_program_on_the_uplink_is_left_alone() {
 }
 
 #[test]
-fn exactly_the_capabilities_that_it_names_are_enough() {
+fn agent_runs_with_exactly_the_capabilities_of_its_unit() {
     const NOBODY: u32 = 65534;
     let caps = of_the_unit();
     let mut lab = Lab::single(Plan::for_test(1));
@@ -133,7 +133,7 @@ fn of_the_unit() -> String {
 
 /// As the unit runs it: root, with these capabilities alone.
 #[test]
-fn the_units_capabilities_suffice_for_both_kinds_of_iptables() {
+fn capabilities_of_the_unit_suffice_for_nft_and_legacy_iptables() {
     for kind in ["nft", "legacy"] {
         let mut lab = Lab::single(Plan::for_test(1));
         lab.host(1).masquerade = true;
@@ -168,7 +168,7 @@ fn the_units_capabilities_suffice_for_both_kinds_of_iptables() {
 }
 
 #[test]
-fn each_capability_that_is_missing_is_named() {
+fn each_missing_capability_is_named() {
     let lab = Lab::without_agents(Plan::for_test(1));
     for cap in ["bpf", "net_admin", "perfmon", "sys_admin"] {
         let mut command = Command::new("timeout");

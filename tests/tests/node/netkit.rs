@@ -68,7 +68,7 @@ fn reach(from: &Namespace, to: &[IpAddr]) {
 }
 
 #[test]
-fn auto_takes_what_the_kernel_makes() {
+fn auto_uses_netkit_if_the_kernel_has_it() {
     let (lab, made) = hosts("auto");
     let (a, _) = lab.attached(1, "blue");
     assert_eq!(kind(&a), if made { "netkit" } else { "veth" });
@@ -77,7 +77,7 @@ fn auto_takes_what_the_kernel_makes() {
 }
 
 #[test]
-fn who_insists_on_a_netkit_hears_why_there_is_none() {
+fn netkit_option_without_kernel_support_reports_why() {
     let (mut lab, made) = hosts("auto");
     if made {
         return skip("this kernel makes netkits");
@@ -112,7 +112,7 @@ fn netkits_and_veths_reach_each_other() {
 }
 
 #[test]
-fn a_stream_passes_and_survives_the_agent() {
+fn tcp_stream_through_a_netkit_survives_the_agent() {
     let Some(mut lab) = netkits() else { return };
     let (a, _) = lab.attached(1, "blue");
     let (near, addr_near) = lab.attached(1, "blue");
@@ -145,7 +145,7 @@ fn a_stream_passes_and_survives_the_agent() {
 }
 
 #[test]
-fn a_netkit_without_its_program_is_closed() {
+fn netkit_without_its_program_passes_nothing() {
     let Some(mut lab) = netkits() else { return };
     let (a, _) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");
@@ -164,7 +164,7 @@ fn a_netkit_without_its_program_is_closed() {
 
 /// It is the device that a packet leaves by that counts, not that of the address.
 #[test]
-fn a_container_of_both_kinds_sends_by_either() {
+fn container_with_a_veth_and_a_netkit_sends_by_either() {
     let Some(mut lab) = netkits() else { return };
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
     let (_b, addr_b) = lab.attached(1, "blue");
@@ -192,7 +192,7 @@ fn super_packets_pass_a_netkit() {
 }
 
 #[test]
-fn with_filters_elsewhere_a_netkit_has_its_link() {
+fn netkit_uses_its_own_link_in_clsact_mode() {
     let Some(mut lab) = netkits() else { return };
     restart(&mut lab, [flags("netkit"), vec!["--tc-mode".into(), "clsact".into()]].concat());
     let (a, _) = lab.attached(1, "blue");
@@ -236,7 +236,7 @@ fn wrong_ether_type_behind_a_netkit_is_dropped() {
 }
 
 #[test]
-fn nothing_of_a_netkit_stays() {
+fn detach_leaves_nothing_of_a_netkit() {
     let Some(mut lab) = netkits() else { return };
     let (a, _) = lab.attached(1, "blue");
     let (b, addr_b) = lab.attached(1, "blue");

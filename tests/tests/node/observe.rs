@@ -43,7 +43,7 @@ fn status_tells_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
-fn the_version_tells_commit_and_layout() {
+fn version_shows_commit_and_layout() {
     let said = say(std::process::Command::new(margay()).arg("--version"));
     let line = said.out.trim();
     assert!(
@@ -60,7 +60,7 @@ fn value(text: &str, name: &str) -> Option<f64> {
 }
 
 #[test]
-fn metrics_are_on_the_socket_and_where_one_wants_them() {
+fn metrics_are_served_on_the_socket_and_a_configured_address() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.host(1).flags = vec!["--metrics".into(), "192.0.2.1:9100".into()];
     lab.host(1).up();
@@ -120,7 +120,7 @@ fn every_map_that_the_agent_fills_is_in_status_and_metrics() {
 }
 
 #[test]
-fn the_log_is_json_where_that_is_asked_for() {
+fn log_is_json_if_configured() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.host(1).flags = ["--log", "json"].map(str::to_owned).into();
     lab.host(1).up();
@@ -141,7 +141,7 @@ fn the_log_is_json_where_that_is_asked_for() {
 }
 
 #[test]
-fn the_socket_has_the_owner_and_mode_that_it_is_given() {
+fn socket_has_the_configured_owner_and_mode() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.host(1).up();
     let mode = |lab: &Lab| {

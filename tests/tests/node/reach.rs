@@ -44,30 +44,30 @@ fn with_switches(rp_filter: &str, forwarding: &str) {
 }
 
 #[test]
-fn with_rp_filter_off() {
+fn host_and_containers_reach_each_other_with_rp_filter_off() {
     with_switches("0", "0");
     with_switches("0", "1");
 }
 
 #[test]
-fn with_rp_filter_strict() {
+fn host_and_containers_reach_each_other_with_strict_rp_filter() {
     with_switches("1", "0");
     with_switches("1", "1");
 }
 
 #[test]
-fn with_rp_filter_loose() {
+fn host_and_containers_reach_each_other_with_loose_rp_filter() {
     with_switches("2", "0");
     with_switches("2", "1");
 }
 
 #[test]
-fn by_tcx_everything_answers_and_other_programs_see_the_rest() {
+fn tcx_mode_serves_containers_and_leaves_foreign_packets_to_others() {
     attached_by("tcx");
 }
 
 #[test]
-fn by_clsact_everything_answers_and_other_programs_see_the_rest() {
+fn clsact_mode_serves_containers_and_leaves_foreign_packets_to_others() {
     attached_by("clsact");
 }
 
@@ -75,12 +75,12 @@ fn attached_by(mode: &str) {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     lab.host(1).flags = vec!["--tc-mode".into(), mode.into()];
     lab.host(1).up();
-    by_clsact_as_by_tcx(&lab, mode);
+    containers_answer_in_the_given_mode(&lab, mode);
     // Last: this thread enters the host's namespace.
     other_tc_programs_see_what_is_not_ours(&lab, mode);
 }
 
-fn by_clsact_as_by_tcx(lab: &Lab, mode: &str) {
+fn containers_answer_in_the_given_mode(lab: &Lab, mode: &str) {
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16", "--subnet", "fd00:1::/64"]);
     everything_answers(lab);
     assert_eq!(lab.h(1).json(&["status"])["tc_mode"], mode);
@@ -89,7 +89,7 @@ fn by_clsact_as_by_tcx(lab: &Lab, mode: &str) {
 }
 
 #[test]
-fn from_one_way_of_attaching_to_the_other() {
+fn containers_stay_reachable_after_a_change_between_clsact_and_tcx() {
     let mut lab = one_host();
     let (a, _) = lab.attached(1, "blue");
     let (_b, addr_b) = lab.attached(1, "blue");

@@ -66,7 +66,7 @@ fn run(host: &Host, sandbox: &Namespace, id: &str, pools: [&str; 2]) -> (Value, 
 }
 
 #[test]
-fn what_docker_moves_into_a_sandbox_and_back_is_served_meanwhile() {
+fn interface_that_docker_moves_into_a_sandbox_and_back_is_served() {
     let lab = Lab::from(Plan { v6: true, ..Plan::for_test(2) });
     let (h1, sandbox) = (lab.h(1), lab.container());
     h1.ok(&["network", "create", "blue", "--subnet", POOLS[0], "--subnet", POOLS[1]]);
@@ -95,7 +95,7 @@ fn what_docker_moves_into_a_sandbox_and_back_is_served_meanwhile() {
 }
 
 #[test]
-fn a_container_of_dockers_speaks_for_itself_alone_on_all_of_its_networks() {
+fn docker_container_sends_only_from_its_own_addresses_on_all_its_networks() {
     const RED: [&str; 2] = ["10.66.0.0/16", "fd00:66::/64"];
     let lab = Lab::from(Plan { v6: true, ..Plan::for_test(1) });
     let (h1, both, other) = (lab.h(1), lab.container(), lab.container());

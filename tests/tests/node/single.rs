@@ -7,11 +7,11 @@ use margay_tests::{
 };
 
 #[test]
-fn a_single_host_needs_no_configuration_and_shares_its_store_with_nobody() {
+fn single_host_needs_no_configuration_and_locks_its_store() {
     let mut lab = Lab::single(Plan::for_test(1));
     lab.host(1).up();
     a_single_host_needs_no_configuration(&mut lab);
-    the_embedded_store_is_one_agents(&lab);
+    embedded_store_is_locked_by_one_agent(&lab);
 }
 
 fn a_single_host_needs_no_configuration(lab: &mut Lab) {
@@ -39,7 +39,7 @@ fn a_single_host_needs_no_configuration(lab: &mut Lab) {
     assert_eq!(lab.h(1).json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(3));
 }
 
-fn the_embedded_store_is_one_agents(lab: &Lab) {
+fn embedded_store_is_locked_by_one_agent(lab: &Lab) {
     let dir = lab.h(1).dir().display().to_string();
     let mut other = lab.h(1).namespace.command(margay());
     other.args(["agent", "--node", "other", "--store", &format!("embedded:{dir}/state/store")]);

@@ -39,7 +39,7 @@ fn fresh_until(map: &Path) -> u64 {
 }
 
 #[test]
-fn an_nft_that_takes_its_time_keeps_no_attach_and_no_neighbour_waiting() {
+fn slow_nft_delays_neither_attach_nor_neighbours() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     let dir = lab.plan.dir.join("h1-nft");
     let programs = slow_nft(&dir);

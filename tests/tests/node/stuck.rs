@@ -33,7 +33,7 @@ impl Drop for Asking {
 }
 
 #[test]
-fn a_fifo_for_a_namespace_is_refused_and_the_agent_goes_on_and_ends() {
+fn fifo_given_as_a_namespace_is_refused_and_does_not_block_the_agent() {
     let mut lab = one_host();
     let fifo = lab.h(1).dir().join("fifo").display().to_string();
     sh(&format!("mkfifo {fifo}"));

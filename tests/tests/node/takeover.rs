@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::attach::one_host;
 
 #[test]
-fn the_container_of_an_agent_with_a_journal_of_files_is_served_on() {
+fn container_is_still_served_after_the_upgrade_of_a_file_based_journal() {
     let mut lab = one_host();
     let (container, addresses) = lab.attached(1, "blue");
     let (state, before) = (lab.h(1).dir().join("state"), lab.h(1).json(&["endpoint", "ls"]));

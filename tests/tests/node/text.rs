@@ -47,7 +47,7 @@ fn names_and_comments_have_no_control_characters() {
 }
 
 #[test]
-fn the_state_folder_is_roots_alone_also_where_an_older_agent_left_it_open() {
+fn state_folder_left_open_by_an_older_agent_is_closed_to_others() {
     let mut lab = one_host();
     let (_c, _) = lab.attached(1, "blue");
     let state = lab.h(1).dir().join("state");
@@ -67,7 +67,7 @@ fn the_state_folder_is_roots_alone_also_where_an_older_agent_left_it_open() {
 }
 
 #[test]
-fn a_journal_entry_of_another_interface_is_set_aside_and_the_interface_stays() {
+fn journal_entry_of_a_foreign_interface_is_set_aside_and_the_interface_stays() {
     let mut lab = one_host();
     let (good, addresses) = lab.attached(1, "blue");
     let state = lab.h(1).dir().join("state");
@@ -101,7 +101,7 @@ fn a_journal_entry_of_another_interface_is_set_aside_and_the_interface_stays() {
 }
 
 #[test]
-fn nobody_elses_folder_is_taken_for_the_state() {
+fn world_writable_state_folder_is_refused() {
     let mut lab = Lab::without_agents(margay_tests::lab::Plan::for_test(1));
     let state = lab.h(1).dir().join("state");
     fs::create_dir_all(&state).expect("a folder");

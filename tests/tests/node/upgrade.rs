@@ -136,18 +136,18 @@ fn another_layout_of_one_map(flags: &[&str]) {
 }
 
 #[test]
-fn an_upgrade_to_another_layout_of_one_map_and_back_loses_no_packet() {
+fn upgrade_to_another_layout_of_one_map_and_back_loses_no_packet() {
     another_layout_of_one_map(&[]);
 }
 
 #[test]
-fn an_upgrade_to_another_layout_of_one_map_and_back_loses_no_packet_behind_filters() {
+fn upgrade_to_another_layout_of_one_map_and_back_loses_no_packet_with_clsact() {
     another_layout_of_one_map(&["--tc-mode", "clsact"]);
 }
 
 /// As from an agent that laid out all maps otherwise: none is this one's.
 #[test]
-fn an_upgrade_to_another_layout_of_all_maps_loses_no_packet() {
+fn upgrade_to_another_layout_of_all_maps_loses_no_packet() {
     let mut traffic = Traffic::start(&[]);
     let before = ids(&traffic.lab);
     traffic.replace_agent(|lab| {

@@ -59,22 +59,22 @@ fn reaches_the_world(lab: &Lab, container: &Namespace) {
 }
 
 #[test]
-fn containers_reach_the_world_whatever_others_flush_or_route() {
+fn containers_reach_the_world_after_flushed_rules_and_a_new_default_route() {
     let (lab, router) = filtering("0");
     containers_reach_the_world_as_their_host(&lab, &router);
-    what_others_flush_is_put_back(&lab);
+    flushed_rules_are_restored(&lab);
     // Last: the router is the way no longer.
     another_default_route_is_followed(&lab);
 }
 
 #[test]
-fn containers_reach_the_world_past_strict_filters() {
+fn containers_reach_the_world_with_strict_rp_filter() {
     let (lab, router) = filtering("1");
     containers_reach_the_world_as_their_host(&lab, &router);
 }
 
 #[test]
-fn containers_reach_the_world_past_loose_filters() {
+fn containers_reach_the_world_with_loose_rp_filter() {
     let (lab, router) = filtering("2");
     containers_reach_the_world_as_their_host(&lab, &router);
 }
@@ -109,7 +109,7 @@ fn forwards_v6() -> &'static str {
     if Path::new(of_one).exists() { "up0.force_forwarding" } else { "all.forwarding" }
 }
 
-fn what_others_flush_is_put_back(lab: &Lab) {
+fn flushed_rules_are_restored(lab: &Lab) {
     let (container, _) = lab.attached(1, "blue");
     reaches_the_world(lab, &container);
     let host = &lab.h(1).namespace;
@@ -153,7 +153,7 @@ fn another_default_route_is_followed(lab: &Lab) {
 
 /// The reading that says that it is missing may be older than it.
 #[test]
-fn an_exception_that_is_put_twice_is_there_once() {
+fn firewall_exception_added_twice_exists_once() {
     let lab = Lab::without_etcd(Plan::for_test(1));
     let host = &lab.h(1).namespace;
     let netns = std::fs::File::open(host.path()).expect("a namespace");
@@ -174,7 +174,7 @@ fn an_exception_that_is_put_twice_is_there_once() {
 }
 
 #[test]
-fn a_host_that_drops_forwarding_has_an_exception() {
+fn host_that_drops_forwarding_gets_a_firewall_exception() {
     let (lab, _router) = worldly(|host| {
         for program in ["iptables", "ip6tables"] {
             host.namespace.sh(&format!("{program} -P FORWARD DROP"));
@@ -210,7 +210,7 @@ fn a_host_that_drops_forwarding_has_an_exception() {
 }
 
 #[test]
-fn without_masquerading_nothing_of_the_host_is_touched() {
+fn without_masquerading_the_hosts_settings_stay_unchanged() {
     let lab = Lab::new(1);
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "10.1.0.0/16"]);
     let (_container, _) = lab.attached(1, "blue");

@@ -45,7 +45,7 @@ fn routable(mode: &str) -> (Lab, Namespace) {
 }
 
 #[test]
-fn native_xdp_forwards_and_without_the_agent_the_kernel_does() {
+fn native_xdp_forwards_and_the_kernel_takes_over_without_the_agent() {
     let (mut lab, outside) = routable("native");
     xdp_forwards_what_passes_through(&lab, &outside, "native");
     // Last: the second host's MAC is another behind it.
@@ -204,7 +204,7 @@ fn deny_list_refuses_prefixes_of_the_cluster() {
 }
 
 #[test]
-fn xdp_goes_when_it_is_not_wanted_any_more() {
+fn xdp_is_detached_when_it_is_switched_off() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     let attached = |lab: &Lab| lab.h(1).namespace.sh("ip -d link show up0").contains("name xdp_uplink");
     let up = |lab: &mut Lab, mode: &str| {
@@ -224,7 +224,7 @@ fn xdp_goes_when_it_is_not_wanted_any_more() {
 /// A veth takes no native program while the cable's other end has packets larger than a
 /// page.
 #[test]
-fn an_uplink_that_refuses_another_mode_keeps_the_one_that_it_has() {
+fn uplink_that_refuses_a_new_xdp_mode_keeps_the_current_one() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
     let up = |lab: &mut Lab, mode: &str| {
         lab.host(1).flags = vec!["--xdp".into(), mode.into()];
@@ -245,7 +245,7 @@ fn an_uplink_that_refuses_another_mode_keeps_the_one_that_it_has() {
 /// The card of the machine that `cargo xtask test --vm` makes, which the test may
 /// take away from it: one whose driver stops merging segments for XDP.
 #[test]
-fn a_card_that_would_lose_by_it_has_it_only_if_somebody_insists() {
+fn card_that_loses_offloads_by_xdp_gets_it_only_on_request() {
     let Ok(card) = std::env::var("MARGAY_TEST_CARD") else {
         return skip("this machine has no card for tests");
     };

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn first_words_mean_all_that_begin_with_them_unless_they_are_a_name() {
+    fn leading_words_select_all_matches_unless_they_are_a_full_name() {
         let bridges = ["docker bridge + routes", "docker bridge + ports", "docker bridge + proxy"];
         assert_eq!(called("docker bridge"), bridges);
         assert_eq!(called("margay"), ["margay"], "not those with BIG TCP or netkits");

@@ -118,7 +118,7 @@ mod tests {
     use crate::report::{document::Document, example, markdown};
 
     #[test]
-    fn an_aim_that_is_met_to_the_digits_shown_is_reached() {
+    fn aim_met_at_the_shown_precision_is_reached() {
         let more = aim(Work::Stream, RATE, LIMIT, 0.95);
         let less = aim(Work::TcpRequests, P50, LIMIT, 1.05);
         assert!(more.is_reached(0.9451) && more.is_reached(0.96) && !more.is_reached(0.9449));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_the_aims_that_were_measured() {
+    fn table_of_aims_lists_measured_aims_only() {
         let stream = |name, values| (name, Place::Across, Work::Stream, RATE, values);
         let measured = [
             stream(LIMIT, [100.0; 3]),

@@ -75,7 +75,7 @@ mod tests {
     const POLITE: &str = "&lt;b&gt; &amp; &quot;c&quot;";
 
     #[test]
-    fn words_are_no_tags_wherever_they_stand() {
+    fn html_in_text_is_escaped_everywhere() {
         let columns = vec![Column::words(RUDE)];
         let every = Text::from(RUDE).code(RUDE).strong(RUDE);
         let blocks = vec![
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_one_and_its_numbers_are_aligned() {
+    fn table_becomes_an_html_table_with_aligned_numbers() {
         let columns = vec![Column::words("what"), Column::numbers("how many")];
         let rows = vec![vec!["margay".into(), "7".into()], vec!["host".into(), "8".into()]];
         let page = block(&Block::Table(Table { columns, rows }));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn plots_stay_as_they_are() {
+    fn svg_plots_are_embedded_unchanged() {
         assert_eq!(block(&Block::Plot("<svg/>".into())), "<figure><svg/></figure>\n");
     }
 }

@@ -63,7 +63,7 @@ mod tests {
     use crate::report::document::Column;
 
     #[test]
-    fn tables_keep_their_columns_whatever_the_cells_say() {
+    fn special_characters_in_cells_do_not_break_columns() {
         let columns = vec![Column::words("what"), Column::numbers("how many")];
         let rows =
             vec![vec![Text::default().code("a | b"), "1|2".into()], vec!["<c>".into(), "3 * 4".into()]];
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_stand_apart_and_plots_are_left_out() {
+    fn blocks_are_separated_by_blank_lines_and_plots_omitted() {
         let blocks = vec![
             Block::heading(2, "Part"),
             Block::Plot("<svg/>".into()),

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_say_figures_and_words() {
+    fn summary_row_has_figures_and_a_sentence() {
         let stream = |name, values| (name, Place::Across, Work::Stream, RATE, values);
         let report = example::report(&[
             stream(LIMIT, [40.0, 40.0, 40.0]),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_was_not_measured_says_so() {
+    fn unmeasured_row_says_not_measured() {
         let packets = |name| (name, Place::Across, Work::Packets, RATE, [1e5; 3]);
         let text = text(&example::report(&[packets(LIMIT), packets(MARGAY)]));
         let lines: Vec<&str> = text.lines().filter(|line| line.ends_with('|')).skip(2).collect();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_measured_elsewhere_is_not_told_as_across_hosts() {
+    fn local_figures_are_not_reported_as_across_hosts() {
         let local = |name| (name, Place::Local, Work::Stream, RATE, [30.0; 3]);
         let text = text(&example::report(&[local(LIMIT), local(MARGAY)]));
         assert_eq!(text.matches("This run did not measure it.").count(), 5, "{text}");
