@@ -11,9 +11,9 @@ use margay_packet::Frame;
 
 use crate::skb::Skb;
 
-/// What becomes of a packet that is not dropped.
+/// Where a packet goes that is not dropped.
 pub enum Forward {
-    /// Not ours.
+    /// The packet is not Margay's: it passes unchanged.
     Pass,
     /// Straight into the namespace behind a local container's interface. Only from
     /// the ingress side: the helper drops elsewhere.
@@ -26,7 +26,7 @@ pub enum Forward {
     World { ifindex: u32 },
     /// Up to the host's stack, as if it had come in on `margay0`.
     Host { ifindex: u32 },
-    /// A function of its own has counted the packet and carried its decision out.
+    /// A global function has already counted and redirected the packet.
     Finished { action: i32 },
 }
 
@@ -43,7 +43,7 @@ impl Forward {
         Self::Out { ifindex: endpoint.ifindex, mac: endpoint.mac }
     }
 
-    /// What this is still to be counted as.
+    /// The verdict to count, if it is not counted yet.
     #[inline(always)]
     pub const fn verdict(&self) -> Option<Verdict> {
         Some(match self {

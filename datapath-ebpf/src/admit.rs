@@ -10,15 +10,15 @@ use margay_common::{
 
 use crate::maps;
 
-/// Where a packet comes from that no container here has sent.
+/// Who sent a packet that comes from outside this node's containers.
 #[derive(Clone, Copy)]
 pub enum Origin {
     /// A container of a network, by its id.
     Network(u32),
-    /// Another node, or this host itself. What answers a masqueraded flow counts as the host's:
-    /// a container asked for it.
+    /// Another node, or this host itself. Replies to a masqueraded flow count as the host's,
+    /// since a container opened the flow.
     Node,
-    /// It says that it is this node, and comes from the wire.
+    /// The packet came from the wire with this node's own source address.
     ThisNode,
     /// From outside the cluster.
     Outside,
@@ -37,8 +37,9 @@ impl Origin {
     }
 }
 
-/// Who is not of the network reaches it as a node of the cluster, or if the network is
-/// routable. An endpoint of another network never does. `flags` are the network's.
+/// Whether a sender outside the network may reach it. The cluster's nodes may, and everybody
+/// if the network is routable; an endpoint of another network never may. `flags` are the
+/// network's.
 #[inline(always)]
 pub fn admit(origin: Origin, network: u32, flags: u32) -> Result<(), DropReason> {
     match origin {

@@ -1,6 +1,6 @@
 //! What the programs answer themselves: neighbours, echo, and ICMP errors. Each is a global
-//! function: the verifier goes through it once, by itself, and not once for each path that leads
-//! to it. It gets the context and numbers alone, and reads the packet again.
+//! function, so that the verifier checks it once and not once for each path that leads to it.
+//! Such a function gets only the context and numbers, and reads the packet again.
 
 use core::hint::black_box;
 
@@ -32,12 +32,12 @@ pub fn echo(packet: &Skb<'_>, headers: &Headers) -> Result<Forward, DropReason> 
     Ok(Forward::Finished { action: answer_echo(packet.raw()) })
 }
 
-/// Turns a dropped packet into the ICMP error about it, where one is due.
+/// Turns a dropped packet into the ICMP error about it, if RFCs and budget allow one.
 #[inline(always)]
 pub fn explain(cx: &Context<'_>, reason: DropReason) -> i32 {
     let gateway = &cx.error.gateway;
     match error_for(reason, cx.headers.family) {
-        // Nobody names a gateway before the packet is parsed.
+        // The gateway is unknown until the packet is parsed.
         Some(error) if !gateway.is_unspecified() => {
             let [high, low] = gateway.0;
             let what = [error.kind, error.code, error.carries_mtu.into(), cx.program as u8];
@@ -47,7 +47,7 @@ pub fn explain(cx: &Context<'_>, reason: DropReason) -> i32 {
     }
 }
 
-/// [`neighbour`] in a function of its own.
+/// [`neighbour`] as a global function.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn answer_neighbour(skb: *mut __sk_buff) -> i32 {
@@ -74,7 +74,7 @@ fn discover(packet: &Skb<'_>) -> Result<(), DropReason> {
     ndp::answer(packet, headers, mac, &side.gateway, |addr| may_use(workload, side, addr))
 }
 
-/// [`echo`] in a function of its own.
+/// [`echo`] as a global function.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn answer_echo(skb: *mut __sk_buff) -> i32 {
@@ -102,8 +102,8 @@ fn dropped(packet: &Skb<'_>, reason: DropReason) -> i32 {
     TC_ACT_SHOT
 }
 
-/// [`explain`] in a function of its own: `what` holds type and code of the error, whether it tells
-/// an MTU, and the program; the last two are the address that it comes from.
+/// [`explain`] as a global function: `what` holds type and code of the error, whether it carries
+/// an MTU, and the program; the last two arguments are its source address.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn answer_error(skb: *mut __sk_buff, what: u32, mtu: u32, high: u64, low: u64) -> i32 {
@@ -138,9 +138,9 @@ fn tell(program: Program, packet: &Skb<'_>, error: IcmpError, gateway: &Addr, mt
     Some(())
 }
 
-/// Whose budget an error is taken from. Containers and nodes have a budget each: their
-/// source was verified by `from_workload`, here or on their own node, as far as the link
-/// between the nodes is trusted. Everybody else can forge sources and shares one, so that
+/// Whose budget an error is taken from. Each container and each node has its own budget:
+/// `from_workload` verified their source, here or on their own node, as far as the link
+/// between the nodes is trusted. All others can forge sources and share one budget, so that
 /// forged sources neither fill the table of budgets nor take errors from containers.
 #[inline(always)]
 fn payer(program: Program, src: &Addr) -> Addr {

@@ -16,8 +16,8 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Nobody is behind it, or the frame has another MAC, a VLAN tag, or another EtherType than the
-/// kernel handles it by.
+/// The interface has no container, or the frame has a foreign MAC, a VLAN tag, or another
+/// EtherType than the kernel handles it by.
 #[inline(always)]
 pub fn interface(cx: &Context<'_>) -> Result<(&'static Workload, Link), DropReason> {
     let packet = &cx.packet;
@@ -36,13 +36,13 @@ pub fn interface(cx: &Context<'_>) -> Result<(&'static Workload, Link), DropReas
     Ok((workload, ethernet))
 }
 
-/// Finds the endpoint that a packet counts as by its source: the one behind the interface, or
+/// Finds the endpoint to which the source address belongs: the one behind the interface, or
 /// another of the same sandbox, since a container on two networks may answer through the other
 /// interface.
 ///
 /// # Errors
 ///
-/// It has another's source address, or is not addressed to the gateway.
+/// The source address is not the container's, or the frame is not addressed to the gateway.
 #[inline(always)]
 pub fn source(
     cx: &mut Context<'_>,

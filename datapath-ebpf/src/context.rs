@@ -1,4 +1,4 @@
-//! One packet on its way through one program, and what its stages have found out.
+//! One packet in one program, with what the program's stages have found out about it.
 
 use aya_ebpf::programs::TcContext;
 use margay_common::{
@@ -42,8 +42,8 @@ pub struct ErrorContext {
     pub mtu: u32,
 }
 
-/// What a run finds out. It lies in memory whose address is hidden from LLVM
-/// ([`Headers::parse`]).
+/// What the stages find out. It lies in memory whose address is hidden from LLVM
+/// ([`Headers::parse`] says why).
 pub struct Memory {
     headers: Headers,
     error: ErrorContext,
@@ -56,7 +56,7 @@ impl Memory {
 }
 
 impl<'a> Context<'a> {
-    /// A packet about which nothing is known yet.
+    /// A packet that no stage has looked at yet.
     #[inline(always)]
     pub fn new(program: Program, ctx: &'a TcContext, memory: &'a mut Memory) -> Self {
         let Memory { headers, error } = memory;

@@ -1,5 +1,5 @@
-//! What the host's stack sends to a network. It has one route per network and family, to
-//! `margay0`.
+//! Packets that the host's stack sends to a network. The stack has one route per network and
+//! family, to `margay0`.
 
 use margay_common::{
     endpoint::EndpointEntry,
@@ -49,8 +49,8 @@ fn to_endpoint(
     Ok(Forward::out(endpoint))
 }
 
-/// Sends to the node that has the address. The host's stack has already taken one off the TTL
-/// of what it forwards.
+/// Sends to the node that has the address. The host's stack has already decremented the TTL
+/// of packets that it forwards.
 #[inline(always)]
 fn to_remote(cx: &mut Context<'_>, origin: Origin, subnet: &Prefix) -> Result<Forward, DropReason> {
     admit(origin, subnet.network, subnet.flags)?;

@@ -1,4 +1,4 @@
-//! What comes in on the uplink.
+//! Packets that come in on the uplink.
 
 use margay_common::{
     endpoint::{EndpointEntry, ROUTABLE},
@@ -17,12 +17,12 @@ use crate::{
     onward::{self, Hop},
 };
 
-/// Decides about a packet that came in on the uplink. What is not ours passes, whatever its
-/// shape.
+/// Decides about a packet that came in on the uplink. Packets that are not Margay's pass, even
+/// if they are malformed.
 #[inline(always)]
 pub fn decide(cx: &mut Context<'_>) -> Result<Forward, DropReason> {
     let Some(family) = family(cx)? else { return Ok(Forward::Pass) };
-    // Also if it came by broadcast; what is another machine's does not enter.
+    // The deny list also applies to broadcast. Frames for another machine do not enter the host.
     if !cx.packet.is_for_another_host() {
         deny::check(&cx.packet, family)?;
     }
@@ -46,7 +46,7 @@ pub fn decide(cx: &mut Context<'_>) -> Result<Forward, DropReason> {
     }
 }
 
-/// The family of a packet that may be ours. Priority tags are ignored, as the kernel does; a
+/// The family of a packet that may be Margay's. Priority tags are ignored, as in the kernel; a
 /// frame of a VLAN belongs to the VLAN's interface and not to this one.
 #[inline(always)]
 fn family(cx: &Context<'_>) -> Result<Option<Family>, DropReason> {
@@ -59,8 +59,8 @@ fn family(cx: &Context<'_>) -> Result<Option<Family>, DropReason> {
     Ok(cx.packet.family())
 }
 
-/// A container's packet to this node goes in by `margay0`, where its reverse route leads, so that
-/// reverse-path filtering agrees. The host itself handles packets of other senders.
+/// Moves a container's packet to this node into `margay0`. Its reverse route leads there, so
+/// reverse-path filtering accepts it. Packets of all others pass to the host unchanged.
 #[inline(always)]
 fn to_this_node(src: &Addr, host_ifindex: u32) -> Forward {
     match maps::prefix(src) {
@@ -69,7 +69,8 @@ fn to_this_node(src: &Addr, host_ifindex: u32) -> Forward {
     }
 }
 
-/// Delivers to a local endpoint what may reach it. Who is in its subnet is of its network.
+/// Delivers to a local endpoint if the sender may reach it. A source in the endpoint's subnet
+/// belongs to its network.
 #[inline(always)]
 fn to_endpoint(cx: &mut Context<'_>, endpoint: &EndpointEntry) -> Result<Forward, DropReason> {
     let headers = &cx.headers;
@@ -80,8 +81,8 @@ fn to_endpoint(cx: &mut Context<'_>, endpoint: &EndpointEntry) -> Result<Forward
     Ok(Forward::peer(endpoint))
 }
 
-/// A packet for a subnet of ours whose endpoint is not here. For a routable network every node
-/// is a router; for others nobody has the address.
+/// A packet for a subnet of the cluster without a local endpoint. Every node routes for a
+/// routable network; in other networks the address is unreachable from here.
 #[inline(always)]
 fn through(cx: &mut Context<'_>, subnet: &Prefix) -> Result<Forward, DropReason> {
     admit(Origin::of(&cx.headers.src), subnet.network, subnet.flags)?;

@@ -1,4 +1,4 @@
-//! What a container sends.
+//! Packets that a container sends.
 
 use margay_common::{endpoint::NETKIT, net::Family, verdict::DropReason};
 use margay_packet::{ARP, IPV4, IPV6, QINQ, VLAN, ndp};

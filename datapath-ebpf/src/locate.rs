@@ -26,15 +26,15 @@ pub enum Way {
     World { ifindex: u32, mtu: u32 },
 }
 
-/// Finds the way of a container's packet. To another node it costs one look-up in a hash: the
-/// destination's block as a route.
+/// Finds where a container's packet goes. For another node this is one look-up in a hash: the
+/// route of the destination's block.
 #[inline(always)]
 pub fn from_workload(headers: &Headers, sender: &Sender) -> Result<Way, DropReason> {
     let Sender { workload, side } = *sender;
     if !headers.dst.matches(&side.addr, &side.subnet_mask) {
         return beyond(headers, workload);
     }
-    // Before its block, which may be another node's.
+    // The endpoint comes before its block, which may be another node's.
     if headers.dst == side.gateway {
         return Ok(Way::Gateway);
     }
@@ -48,9 +48,8 @@ pub fn from_workload(headers: &Headers, sender: &Sender) -> Result<Way, DropReas
 }
 
 /// Finds a destination of the sender's network. A node seldom has more than one block of a
-/// network, so another block than the sender's own is looked for elsewhere first; unless single
-/// addresses are routed, since a block's route then says nothing of an address that has come
-/// here.
+/// network, so the route of a block other than the sender's is looked up first. If single
+/// addresses are routed, this node may have borrowed the address, so endpoints come first.
 #[inline(always)]
 fn within(headers: &Headers, workload: &Workload, side: &Side) -> Option<Way> {
     let borrowed = workload.flags & BORROWED != 0;
@@ -71,7 +70,7 @@ fn within(headers: &Headers, workload: &Workload, side: &Side) -> Option<Way> {
     blocks.route(&headers.dst).map(Way::There)
 }
 
-/// Finds the way to a destination that is not of the sender's network.
+/// Finds a destination outside the sender's network.
 #[inline(always)]
 fn beyond(headers: &Headers, workload: &Workload) -> Result<Way, DropReason> {
     check_destination(headers)?;
@@ -94,9 +93,9 @@ fn beyond(headers: &Headers, workload: &Workload) -> Result<Way, DropReason> {
     Ok(Way::World { ifindex: node.uplink_ifindex, mtu: node.uplink_mtu })
 }
 
-/// Refuses destinations that no router forwards to. Those within the sender's subnet are not
-/// asked about: no subnet is created that overlaps one of these (`SPECIAL` in the agent's
-/// `model/network.rs`, which has to have all that is here).
+/// Drops packets to addresses that no router forwards to. Destinations in the sender's subnet
+/// need no check: no subnet may overlap such a prefix (`SPECIAL` in the agent's
+/// `model/network.rs`, which has to list every prefix of this function).
 #[inline(always)]
 pub fn check_destination(headers: &Headers) -> Result<(), DropReason> {
     let dst = &headers.dst;
@@ -115,13 +114,13 @@ pub fn check_destination(headers: &Headers) -> Result<(), DropReason> {
     }
 }
 
-/// Where a destination lies for what comes from the wire or from the host.
+/// Where the destination of a packet from the wire or the host is.
 pub enum Place {
     /// A container here.
     Here(&'static EndpointEntry),
-    /// A subnet of ours, but no container here.
+    /// In a subnet of the cluster, but no container here.
     Subnet(&'static Prefix),
-    /// Not ours.
+    /// Not in the cluster.
     Elsewhere,
 }
 
@@ -138,8 +137,8 @@ pub fn by_address(dst: &Addr) -> Place {
     }
 }
 
-/// Whether a packet that cannot be parsed is for a subnet of ours. Its destination is where it
-/// always is, if it has one at all.
+/// Whether a malformed packet is for a subnet of the cluster. Its destination is read at the
+/// usual offset, if the packet is long enough.
 #[inline(always)]
 pub fn is_for_a_subnet<F: Frame>(frame: &F, family: Family) -> bool {
     destination(frame, family).is_some_and(|dst| maps::prefix(&dst).is_some_and(|p| p.kind == SUBNET))

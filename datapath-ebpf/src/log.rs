@@ -24,7 +24,7 @@ pub fn of_packet(packet: &Skb<'_>, program: Program, reason: DropReason) {
     }
 }
 
-/// [`of_packet`] in a global function, which the verifier goes through once and which costs
+/// [`of_packet`] as a global function, which the verifier checks once and which costs
 /// forwarded packets no registers.
 #[unsafe(no_mangle)]
 #[inline(never)]

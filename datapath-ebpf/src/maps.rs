@@ -81,13 +81,13 @@ macro_rules! statics {
 
 every_map!(statics! {});
 
-/// Whether look-ups are tallied. The agent has it 0, and the verifier then removes
-/// what depends on it.
+/// Whether look-ups are tallied. The agent sets it to 0, and the verifier then removes the
+/// code that depends on it.
 #[unsafe(no_mangle)]
 static TALLY: Global<u8> = Global::new(0);
 
-/// How long XDP remembers a flow, nanoseconds. With 0 the verifier removes what depends
-/// on it.
+/// How long XDP remembers a flow, nanoseconds. With 0 the verifier removes the code that
+/// depends on it.
 #[unsafe(no_mangle)]
 static HOLD: Global<u64> = Global::new(maps::FLOW_HOLD);
 
@@ -103,7 +103,7 @@ fn tally() {
     }
 }
 
-/// Tells where a packet goes, where look-ups are tallied.
+/// Records where a packet goes, in programs that tally look-ups.
 #[inline(always)]
 pub fn tell_sent(way: u32, ifindex: u32, next_hop: &Addr) {
     if TALLY.load() != 0
@@ -116,8 +116,8 @@ pub fn tell_sent(way: u32, ifindex: u32, next_hop: &Addr) {
     }
 }
 
-/// A whole address as a key of a trie. What stands before the key aligns the address: the
-/// verifier takes no access to the stack that is not aligned.
+/// A whole address as a key of a trie. The padding before the key aligns the address: the
+/// verifier refuses unaligned access to the stack.
 #[repr(C, align(8))]
 struct TrieKey {
     padding: u32,
@@ -213,8 +213,8 @@ pub fn known_flow(src: &Addr, dst: &Addr) -> Option<&'static Neighbour> {
     (flow.src == *src && flow.dst == *dst && flow.way.until > coarse_now()).then_some(&flow.way)
 }
 
-/// Remembers for a moment how a frame between these addresses is sent on. The next frame of the
-/// pair that had the slot is decided again.
+/// Remembers for a moment how a frame between these addresses is sent on. The flow that had
+/// the slot before is looked up again.
 #[inline(always)]
 pub fn remember_flow(src: &Addr, dst: &Addr, way: &Neighbour) {
     if HOLD.load() == 0 {
@@ -222,22 +222,21 @@ pub fn remember_flow(src: &Addr, dst: &Addr, way: &Neighbour) {
     }
     let until = way.until.min(coarse_now() + HOLD.load());
     if let Some(flow) = FLOWS.get_ptr_mut(flow_slot(src, dst)) {
-        // SAFETY: as in `count`. Were two runs to interleave, as a real-time kernel may
-        // have it, an entry of both would send a frame to a node that decides about it
-        // as about any that comes by the wire.
+        // SAFETY: as in `count`. If two runs interleave, as on a real-time kernel, a mixed entry
+        // sends a frame to a node that decides about it like about any frame from the wire.
         unsafe { *flow = Flow { src: *src, dst: *dst, way: Neighbour { until, ..*way } } };
     }
 }
 
-/// The slot of a pair of addresses. A host that sends from many addresses can push others out of
-/// their slots; each of their frames is then decided again.
+/// The slot of a pair of addresses. A sender with many addresses can evict other flows, which
+/// then cost as much as without this memory.
 #[inline(always)]
 fn flow_slot(src: &Addr, dst: &Addr) -> u32 {
     let fold = |addr: &Addr| {
         let both = u64::from_be(addr.0[0] ^ addr.0[1]);
         (both ^ both >> 32) as u32
     };
-    // Multiplied by odd numbers, so that neighbouring addresses part.
+    // Multiplying by odd numbers puts neighbouring addresses into different slots.
     let mixed = (fold(src).wrapping_mul(0x9e37_79b1) ^ fold(dst)).wrapping_mul(0x85eb_ca6b);
     mixed >> (32 - maps::MAX_FLOWS.ilog2())
 }
@@ -300,7 +299,7 @@ impl Cursor for Numbers {
     }
 }
 
-/// Whether an address is one of this host's own, on whichever interface.
+/// Whether an address is one of this host's own, on any interface.
 #[inline(always)]
 pub fn is_own_address(addr: &Addr) -> bool {
     tally();
@@ -308,15 +307,15 @@ pub fn is_own_address(addr: &Addr) -> bool {
     unsafe { OWN_ADDRESSES.get(addr) }.is_some()
 }
 
-/// Whom a source address stands for in the budgets of ICMP errors: itself if it belongs to
-/// a network, a node or this host, else the unspecified address, which all outsiders share.
+/// The key of a source address in the budgets of ICMP errors: the address itself if it belongs
+/// to a network, a node or this host, else the unspecified address, which all outsiders share.
 #[inline(always)]
 pub fn sender(src: &Addr) -> Addr {
     if prefix(src).is_some() || is_own_address(src) { *src } else { Addr::UNSPECIFIED }
 }
 
-/// The same in the budgets of the log, where a whole network has one: a host on the link can use
-/// all addresses of a subnet, and must not fill the log by that.
+/// The key in the budgets of the log, where a whole network shares one: a machine on the link
+/// can forge all addresses of a subnet, and must not fill the log by that.
 #[inline(always)]
 pub fn logged_for(src: &Addr) -> Addr {
     match prefix(src) {
@@ -339,7 +338,7 @@ pub fn is_logging() -> bool {
     LOG_DROPS.get(0).is_some_and(|on| *on != 0)
 }
 
-/// Passes a drop to the agent's log if the sender's budget allows. Whether it did.
+/// Passes a drop to the agent's log if the sender's budget allows. Returns whether it did.
 #[inline(always)]
 pub fn log(sender: &Addr, drop: &Logged) -> bool {
     grant(&LOG_BUDGET, sender, LINES_PER_SECOND) && LOGGED.output::<Logged>(drop, 0).is_ok()

@@ -1,4 +1,4 @@
-//! Stage: size and TTL of what goes on to a next hop or to a container here.
+//! Stage: size and TTL of packets that go on to a next hop or to a container here.
 
 use margay_common::{
     endpoint::EndpointEntry,
@@ -9,12 +9,12 @@ use margay_packet::{Frame, check_size, decrement_ttl};
 
 use crate::{act::Forward, context::Context, maps};
 
-/// Whether the node routes a packet onwards, and so takes one off its TTL, or made it itself.
+/// Whether the node forwards a packet, and so decrements its TTL, or made it itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
-    /// One hop further.
+    /// The node forwards it.
     Routed,
-    /// The first.
+    /// The node made it.
     Origin,
 }
 
@@ -24,7 +24,7 @@ pub fn by_route(cx: &mut Context<'_>, route: &Route, hop: Hop) -> Result<Forward
     if !route.is_reachable() {
         return Err(DropReason::NodeUnreachable);
     }
-    // Not whether the host has margay0: containers go on without it.
+    // margay0 may be missing: containers still reach each other without it.
     let node = maps::node().filter(|node| node.uplink_ifindex != 0).ok_or(DropReason::Unconfigured)?;
     pay(cx, hop, node.uplink_mtu)?;
     Ok(Forward::Node { ifindex: node.uplink_ifindex, next_hop: route.next_hop })
@@ -47,8 +47,7 @@ pub fn to_world(cx: &mut Context<'_>, ifindex: u32, mtu: u32) -> Result<Forward,
     Ok(Forward::World { ifindex })
 }
 
-/// What every packet pays that leaves the node: TTL and size are judged, then the TTL is
-/// taken one off.
+/// Checks TTL and size of a packet that leaves the node, then decrements the TTL.
 #[inline(always)]
 fn pay(cx: &mut Context<'_>, hop: Hop, mtu: u32) -> Result<(), DropReason> {
     if hop == Hop::Routed && cx.headers.ttl <= 1 {
@@ -62,8 +61,8 @@ fn pay(cx: &mut Context<'_>, hop: Hop, mtu: u32) -> Result<(), DropReason> {
     }
 }
 
-/// Whether a container here takes a packet of this size. Its network's gateway is looked up
-/// only if not.
+/// Whether a container here takes a packet of this size. If it does not, the network's gateway
+/// is looked up for the error.
 #[inline(always)]
 pub fn fits(cx: &mut Context<'_>, endpoint: &EndpointEntry) -> Result<(), DropReason> {
     if cx.packet.l3_len() <= endpoint.mtu {

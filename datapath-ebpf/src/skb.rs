@@ -29,7 +29,7 @@ use crate::maps::{self, Numbers};
 
 /// The bits of a VLAN tag that name the VLAN.
 const VLAN_ID: u32 = 0x0fff;
-/// Consecutive priority tags that a frame may have. Nobody sends more than two.
+/// Consecutive priority tags that a frame may have. Real senders use two at most.
 const PRIORITY_TAGS_MAX: usize = 4;
 
 /// `pkt_type` of a frame that is addressed to the device it came in on.
@@ -191,7 +191,7 @@ impl<'a> Skb<'a> {
         Self { ctx }
     }
 
-    /// The kernel's own context, for functions of their own.
+    /// The kernel's own context, for global functions.
     #[inline(always)]
     pub fn raw(&self) -> *mut __sk_buff {
         self.ctx.skb.skb
@@ -225,7 +225,7 @@ impl<'a> Skb<'a> {
 
     /// Whether the host's own rules say that the packet answers what a container
     /// sent to the world. Containers cannot say so: their namespace's border
-    /// takes marks off.
+    /// clears marks.
     #[inline(always)]
     pub fn is_masqueraded_reply(&self) -> bool {
         // SAFETY: as in `ifindex`.
@@ -233,7 +233,7 @@ impl<'a> Skb<'a> {
     }
 
     /// The EtherType by which the kernel handles the packet. At a veth's ingress it
-    /// is the frame's own; a netkit keeps what a raw socket was told.
+    /// is the frame's own; a netkit keeps the one that the raw socket was bound to.
     #[inline(always)]
     pub fn protocol(&self) -> u16 {
         // SAFETY: as in `ifindex`.
@@ -279,14 +279,14 @@ impl<'a> Skb<'a> {
         unsafe { (*self.raw()).pkt_type == PACKET_HOST }
     }
 
-    /// Whether the frame is addressed to another machine, and only overheard.
+    /// Whether the frame is addressed to another machine.
     #[inline(always)]
     pub fn is_for_another_host(&self) -> bool {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.raw()).pkt_type == PACKET_OTHERHOST }
     }
 
-    /// The family by the kernel's own notion of the protocol.
+    /// The family by the protocol that the kernel handles the packet as.
     #[inline(always)]
     pub fn family(&self) -> Option<Family> {
         // SAFETY: as in `ifindex`.
@@ -319,15 +319,15 @@ impl<'a> Skb<'a> {
         }
     }
 
-    /// Marks the packet as addressed to whom it reaches next, and takes off
-    /// the mark that the host's own rules may have set.
+    /// Marks the packet as addressed to its next receiver, and clears the mark that the host's
+    /// own rules may have set.
     #[inline(always)]
     pub fn adopt(&self) {
         self.ctx.set_mark(0);
         if !self.is_for_this_host() {
             // SAFETY: the helper changes a field of the packet only. Without
             // this, kernels before 6.15 deliver a frame that came by multicast
-            // or promiscuously as one for somebody else.
+            // or promiscuously as a frame for another machine.
             unsafe { bpf_skb_change_type(self.raw(), PACKET_HOST) };
         }
     }
@@ -350,8 +350,8 @@ impl<'a> Skb<'a> {
         unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
     }
 
-    /// Sends the packet out of an interface to a next hop, whose MAC the
-    /// kernel's neighbour table knows or asks for.
+    /// Sends the packet out of an interface to a next hop. The kernel finds the hop's MAC in its
+    /// neighbour table or asks the link for it.
     #[inline(always)]
     pub fn redirect_neigh(&self, ifindex: u32, next_hop: &Addr) -> i32 {
         maps::tell_sent(sent::NEXT_HOP, ifindex, next_hop);
@@ -377,8 +377,8 @@ impl<'a> Skb<'a> {
 }
 
 /// A next hop as `bpf_redirect_neigh` takes it: from `family` on this is a
-/// `bpf_redir_neigh`, and what stands before it aligns the address. One of IPv4 is the
-/// first four bytes of it.
+/// `bpf_redir_neigh`; the padding before it aligns the address. An IPv4 address is in the
+/// first four bytes.
 #[repr(C)]
 struct Neigh {
     reserved: u32,

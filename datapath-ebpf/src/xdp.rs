@@ -1,8 +1,8 @@
-//! From the wire, before the kernel makes a packet of it: what ends in silence
-//! ends here, and what only passes through goes on at once.
+//! Frames from the wire, before the kernel makes packets of them. This program drops frames
+//! that get no ICMP error, and forwards transit frames at once.
 //!
-//! Whatever needs a closer look or an answer passes: `from_network` decides
-//! about it as if this program were not there.
+//! All frames that need further checks or a reply pass: `from_network` decides about them as
+//! if this program did not exist.
 
 use aya_ebpf::programs::XdpContext;
 use margay_common::{
@@ -28,7 +28,7 @@ pub struct XdpFrame<'a> {
     ctx: &'a XdpContext,
 }
 
-/// What becomes of a frame that is not dropped.
+/// Where a frame goes that is not dropped.
 pub enum Onward {
     /// The kernel makes a packet of it.
     Pass,
@@ -94,7 +94,7 @@ pub fn decide(frame: &XdpFrame<'_>) -> Result<Onward, DropReason> {
     if headers.dst == *node.address(family) {
         return Ok(Onward::Pass);
     }
-    // With nothing to be said about it to its sender.
+    // Its sender gets no error.
     let fits = headers.ttl > 1 && frame.l3_len() <= node.uplink_mtu;
     if fits && let Some(way) = maps::known_flow(&headers.src, &headers.dst) {
         return transmit(frame, &headers, way);
@@ -122,7 +122,7 @@ pub fn family(frame: &XdpFrame<'_>) -> Option<Family> {
     family_of(frame.ethernet()?.kind)
 }
 
-/// A frame for a container here. Those of its own subnet pay for no look at prefixes.
+/// A frame for a container here. A source in the container's subnet needs no prefix look-up.
 #[inline(always)]
 fn to_endpoint(headers: &Headers, endpoint: &EndpointEntry) -> Result<Onward, DropReason> {
     if !headers.src.matches(&headers.dst, &endpoint.subnet_mask) {
@@ -131,7 +131,7 @@ fn to_endpoint(headers: &Headers, endpoint: &EndpointEntry) -> Result<Onward, Dr
     Ok(Onward::Pass)
 }
 
-/// Whether a frame enters a network. Ends those of which nobody would be told; `from_network`
+/// Whether a frame enters a network. Drops frames that would get no ICMP error; `from_network`
 /// decides about the others.
 #[inline(always)]
 fn enters(headers: &Headers, network: u32, flags: u32) -> Result<bool, DropReason> {
@@ -142,8 +142,8 @@ fn enters(headers: &Headers, network: u32, flags: u32) -> Result<bool, DropReaso
     }
 }
 
-/// A frame for a subnet of ours whose endpoint is not here: of a routable network
-/// it is sent on to the node that has it, if it fits.
+/// A frame for a subnet of the cluster without a local endpoint. If the network is routable
+/// and the frame fits, it is sent to the node that has the address.
 #[inline(always)]
 fn through(
     frame: &XdpFrame<'_>,
@@ -160,7 +160,7 @@ fn through(
     transmit(frame, headers, neighbour)
 }
 
-/// One hop further.
+/// Sends the frame to the next hop.
 #[inline(always)]
 fn transmit(frame: &XdpFrame<'_>, headers: &Headers, way: &Neighbour) -> Result<Onward, DropReason> {
     decrement_ttl(frame, headers)?;

@@ -12,15 +12,15 @@ const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const REQUEST: u16 = 1_u16.to_be();
 const REPLY: u16 = 2_u16.to_be();
 
-/// Where the parts of a message stand: those constants, what it asks for, the MAC and address
-/// of its sender, and those of its target.
+/// Offsets of the parts of a message: the constants above, the operation, the MAC and address
+/// of the sender, and those of the target.
 const OPERATION: usize = 6;
 const SENDER: usize = 8;
 const TARGET: usize = 18;
 const LEN: usize = 28;
 
-/// A message, read part by part: none is aligned, and the verifier takes no access to the stack
-/// that is not.
+/// A message, read part by part: the parts are not aligned, and the verifier refuses unaligned
+/// access to the stack.
 struct Arp {
     kinds: MacWord,
     operation: u16,
@@ -43,8 +43,8 @@ impl Arp {
     }
 }
 
-/// Answers a request for the gateway in place; everything else goes nowhere. `owns` says
-/// whether the container behind `mac` may use an address.
+/// Answers a request for the gateway in place; all other ARP is dropped. `owns` says whether
+/// the container behind `mac` may use an address.
 ///
 /// # Errors
 ///
@@ -73,7 +73,7 @@ pub fn answer<F: Frame>(
     write(frame, &arp).ok_or(DropReason::Malformed)
 }
 
-/// Makes a request its reply.
+/// Turns a request into its reply.
 #[inline(always)]
 fn write<F: Frame>(frame: &F, arp: &Arp) -> Option<()> {
     frame.set(F::L3 + OPERATION, REPLY)?;

@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::frame::{Cursor, Frame, Packet, Part};
 
-/// Bytes that behave as the kernel's packets do: what lies behind `linear` has to be pulled
-/// before it is directly accessible.
+/// Bytes that behave like the kernel's packets: bytes beyond `linear` have to be pulled before
+/// they are directly accessible.
 #[derive(Clone, Debug)]
 pub struct Buffer {
     bytes: RefCell<Vec<u8>>,
@@ -23,13 +23,13 @@ impl Buffer {
         Self { bytes: RefCell::new(bytes.to_vec()), linear: RefCell::new(linear), gso_size: 0 }
     }
 
-    /// The same as a super-packet, whose segments carry so many bytes.
+    /// A super-packet whose segments carry this many bytes.
     #[must_use]
     pub fn with_gso_size(self, gso_size: u32) -> Self {
         Self { gso_size, ..self }
     }
 
-    /// What it is now.
+    /// The bytes of the packet now.
     pub fn bytes(&self) -> Vec<u8> {
         self.bytes.borrow().clone()
     }

@@ -8,7 +8,7 @@ pub const fn finish(sum: u32) -> u16 {
     !(sum as u16)
 }
 
-/// What becomes of a checksum when one half-word of what it covers changes (RFC 1624).
+/// The new checksum after one half-word of the covered bytes has changed (RFC 1624).
 #[inline(always)]
 pub const fn replaced(checksum: u16, old: u16, new: u16) -> u16 {
     finish(!checksum as u32 + !old as u32 + new as u32)

@@ -12,7 +12,7 @@ pub const IPV4_LEN: usize = 20;
 /// Length of an IPv6 header without extensions.
 pub const IPV6_LEN: usize = 40;
 
-/// EtherTypes as they lie in a frame.
+/// EtherTypes in network byte order.
 pub const IPV4: u16 = 0x0800_u16.to_be();
 /// IPv6.
 pub const IPV6: u16 = 0x86dd_u16.to_be();
@@ -23,7 +23,7 @@ pub const VLAN: u16 = 0x8100_u16.to_be();
 /// A service VLAN tag.
 pub const QINQ: u16 = 0x88a8_u16.to_be();
 
-/// What is read of an Ethernet header.
+/// The fields of an Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Destination.
@@ -37,7 +37,7 @@ pub struct Link {
 /// The bytes of a frame that are directly accessible. Offsets count from the Ethernet
 /// header. They have to be constants, since the verifier follows no others into a packet.
 pub trait Frame {
-    /// Where the IP header starts. A frame inside of another will have another.
+    /// Where the IP header starts. An encapsulated frame will have another offset.
     const L3: usize = ETH_LEN;
 
     /// Length of the frame, bytes: payload of a super-packet and link header included.
@@ -49,8 +49,8 @@ pub trait Frame {
         self.len() == 0
     }
 
-    /// Makes the first `len` bytes directly accessible, as far as there are any. Drivers may
-    /// leave headers in page fragments, so this is not a given.
+    /// Makes the first `len` bytes directly accessible, as far as the frame has them. Drivers may
+    /// leave headers in page fragments, so they are not always accessible.
     fn pull(&self, len: usize);
 
     /// Copies the `T` at `offset`, where the frame has that many bytes.
@@ -59,7 +59,7 @@ pub trait Frame {
     /// Writes the `T` at `offset`.
     fn set<T: IntoBytes + Immutable>(&self, offset: usize, value: T) -> Option<()>;
 
-    /// Length without what stands before the IP header, bytes.
+    /// Length without the bytes before the IP header.
     #[inline(always)]
     fn l3_len(&self) -> u32 {
         self.len().wrapping_sub(Self::L3 as u32)
@@ -97,7 +97,7 @@ pub trait Frame {
     }
 }
 
-/// A packet of the kernel's, which can also be read at any offset and rebuilt.
+/// A packet of the kernel, which can also be read at any offset and be rewritten.
 pub trait Packet: Frame {
     /// Memory for a loop over options.
     type Cursor: Cursor;
@@ -136,7 +136,7 @@ pub trait Packet: Frame {
     /// A cursor of two numbers: 0 and `end`.
     fn cursor(&self, end: u32) -> Option<Self::Cursor>;
 
-    /// Steps over `len` bytes of options of IPv4. Programs do it in a function of its own.
+    /// Steps over `len` bytes of IPv4 options. Programs do it in a global function.
     #[inline(always)]
     fn options(&self, len: u32) -> Walked
     where
@@ -145,8 +145,8 @@ pub trait Packet: Frame {
         walk::options(self, len)
     }
 
-    /// Steps over the extension headers of IPv6, of which `first` is the first. Programs do it
-    /// in a function of its own.
+    /// Steps over the IPv6 extension headers, of which `first` is the first. Programs do it in a
+    /// global function.
     #[inline(always)]
     fn extensions(&self, first: u8) -> Walked
     where
@@ -156,8 +156,8 @@ pub trait Packet: Frame {
     }
 }
 
-/// Two numbers in memory whose content the verifier does not follow. A loop that keeps its
-/// state here has one state for the verifier, not one for each way through all of its rounds.
+/// Two numbers in memory whose content the verifier does not track. A loop that keeps its
+/// state here has one state for the verifier, not one for each path through all its rounds.
 pub trait Cursor {
     /// Moves on to a place.
     fn set(&self, at: u32);

@@ -43,8 +43,8 @@ pub struct Headers {
     pub proto: u8,
     /// Where that protocol's header starts in the frame, bytes.
     pub l4: usize,
-    /// The half-word of IPv4 that tells of fragments, host byte order. Of IPv6 only
-    /// whether it is one: [`MORE_FRAGMENTS`] for any, [`SOME_OFFSET`] for a later one.
+    /// The half-word of IPv4 with flags and fragment offset, host byte order. For IPv6 only
+    /// whether it is a fragment: [`MORE_FRAGMENTS`] for any, [`SOME_OFFSET`] for a later one.
     fragment: u16,
 }
 
@@ -133,11 +133,10 @@ impl Headers {
         self.fragment & FRAGMENT_OFFSET != 0
     }
 
-    /// Reads the header of a packet of that family. The result lies in memory that LLVM does
-    /// not see through, if the caller hides the address: LLVM would carry every field of a
-    /// value along, in ten registers, and move the others to and from the stack at every turn.
-    /// The fence keeps it from doing so with what it has just written; it is a hint alone, and
-    /// nothing else rests on it.
+    /// Reads the header of a packet of that family. The caller hides the address of `self` from
+    /// LLVM. Otherwise LLVM would keep every field in one of ten registers, and spill the rest to
+    /// the stack at every branch. The fence keeps LLVM from doing so with the fields just
+    /// written; it is only a hint, and correctness does not depend on it.
     ///
     /// # Errors
     ///
@@ -159,7 +158,7 @@ impl Headers {
         let header_len = usize::from(header.version_ihl & 0xf) * 4;
         *self = header.view(P::L3 + header_len);
         let total_len = u32::from(u16::from_be(header.total_len));
-        // Only a super-packet above 64 KiB says 0.
+        // Only a super-packet above 64 KiB has length 0.
         let truncated = match total_len {
             0 => packet.gso_size() == 0,
             len => len > packet.l3_len() || len < header_len as u32,
@@ -179,7 +178,7 @@ impl Headers {
         let header: Ipv6Header = packet.get(P::L3).ok_or(DropReason::Malformed)?;
         *self = header.view(P::L3 + IPV6_LEN);
         let payload_len = u32::from(u16::from_be(header.payload_len));
-        // A super-packet above 64 KiB says 0.
+        // A super-packet above 64 KiB has length 0.
         let truncated = payload_len != 0 && payload_len + IPV6_LEN as u32 > packet.l3_len();
         // IPv4-mapped addresses have no place on a wire (RFC 4291 section 2.5.5.2),
         // and in the maps they are IPv4.
@@ -197,8 +196,8 @@ impl Headers {
         Ok(())
     }
 
-    /// Reads a header that has neither options nor extensions. `None` if it takes a closer
-    /// look: options, extensions, and the length that only a super-packet has.
+    /// Reads a header that has neither options nor extensions. `None` if the full parser has to
+    /// decide: options, extensions, and the length that only a super-packet has.
     ///
     /// # Errors
     ///
@@ -230,7 +229,7 @@ impl Headers {
         }
     }
 
-    /// The type field where this is ICMP of the packet's family.
+    /// The ICMP type, if this is ICMP of the packet's family.
     #[inline(always)]
     pub fn icmp_type<P: Packet>(&self, packet: &P) -> Option<u8> {
         let icmp = match self.family {
@@ -246,7 +245,7 @@ impl Headers {
     /// Source and destination port of TCP and UDP, host byte order; of an echo request or reply
     /// of the packet's family its identifier in both places (RFC 792, RFC 4443 section 4). `None`
     /// where the packet has none: another protocol, another message, a later fragment, or too
-    /// few bytes. What a link has padded a packet with is none of its bytes.
+    /// few bytes. Padding of the link does not count as bytes of the packet.
     #[inline(always)]
     pub fn ports<P: Packet>(&self, packet: &P) -> Option<[u16; 2]> {
         let (at, len) = match (self.proto, self.icmp_type(packet), self.family) {
@@ -278,7 +277,7 @@ impl Headers {
     }
 }
 
-/// The source alone, of a packet of which nothing else is known.
+/// Only the source, of a packet that is not parsed.
 #[inline(always)]
 pub fn source<F: Frame>(frame: &F, family: Family) -> Option<Addr> {
     match family {
@@ -293,7 +292,7 @@ pub fn source<F: Frame>(frame: &F, family: Family) -> Option<Addr> {
     }
 }
 
-/// The destination alone, of a packet that may be broken otherwise.
+/// Only the destination, of a packet that may be malformed.
 #[inline(always)]
 pub fn destination<F: Frame>(frame: &F, family: Family) -> Option<Addr> {
     match family {
@@ -310,7 +309,7 @@ const V6_PAYLOAD_LEN: usize = 4;
 pub(crate) const V4_ADDRESSES: usize = 12;
 pub(crate) const V6_ADDRESSES: usize = 8;
 
-/// Source and destination alone, of a packet of which nothing else is known.
+/// Only source and destination, of a packet that is not parsed.
 #[inline(always)]
 pub fn addresses<F: Frame>(frame: &F, family: Family) -> Option<[Addr; 2]> {
     match family {

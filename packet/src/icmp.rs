@@ -1,5 +1,5 @@
-//! ICMP (RFC 792) and ICMPv6 (RFC 4443) errors about dropped packets: what makes traceroute
-//! and path-MTU discovery work.
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443) errors about dropped packets. Traceroute and path-MTU
+//! discovery need them.
 
 use margay_common::{
     icmp::{IcmpError, QUOTE_MAX, is_error},
@@ -23,8 +23,8 @@ const TTL: u8 = 64;
 /// Bytes of the longest error behind the link header: ICMPv6 with its quote.
 pub const LONGEST: usize = size_of::<Draft>();
 
-/// An error under construction. First the pseudo header stands in the place of the IP header,
-/// since the checksum covers it; IPv4 has none and a shorter header, at the end of its place.
+/// An error under construction. ICMPv6 first has the pseudo header in the place of the IP
+/// header, since the checksum covers it; IPv4 has none, and its shorter header ends there.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Draft {
@@ -40,9 +40,9 @@ impl Default for Draft {
     }
 }
 
-/// Whether a sender may be told of its packet. RFC 1122 section 3.2.2 and RFC 4443 section
-/// 2.4: no error about an error, about a fragment other than the first, or to a sender that is
-/// no single host. Multicast destinations are dropped without one.
+/// Whether a sender may get an error. RFC 1122 section 3.2.2 and RFC 4443 section 2.4: no
+/// error about an error, about a fragment other than the first, or to a sender that is no
+/// single host. Packets to multicast are dropped without an error.
 #[inline(always)]
 pub fn may_answer<P: Packet>(packet: &P, headers: &Headers) -> bool {
     let single = match headers.family {
@@ -61,8 +61,8 @@ pub fn may_answer<P: Packet>(packet: &P, headers: &Headers) -> bool {
     }
 }
 
-/// Replaces a packet by the error about it, addressed to its sender. It comes from `gateway`
-/// and tells of `mtu` if it tells of any.
+/// Replaces a packet by the error about it, from `gateway` to the packet's sender, with `mtu`
+/// if this error carries one.
 #[inline(always)]
 pub fn answer<P: Packet>(
     packet: &P,

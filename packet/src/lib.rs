@@ -1,5 +1,5 @@
-//! Packets as the programs read and write them: headers, checksums, TTLs, and the replies
-//! that the programs write themselves.
+//! Reading and writing packets: headers, checksums, TTLs, and the replies that the programs
+//! write themselves.
 //!
 //! Everything here is generic over [`Frame`] and [`Packet`]. The eBPF programs implement
 //! them for the kernel's packets; [`Buffer`] implements them for bytes in memory, so that

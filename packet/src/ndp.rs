@@ -16,12 +16,12 @@ const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// Router, solicited, override.
 const FLAGS: u32 = 0xe000_0000_u32.to_be();
-/// The option that tells the target's link-layer address: 2, one unit of 8 bytes, the MAC.
+/// The option with the target's link-layer address: 2, one unit of 8 bytes, the MAC.
 const TARGET_MAC: u64 = {
     let [a, b, c, d, e, f] = GATEWAY_MAC.0;
     u64::from_ne_bytes([2, 1, a, b, c, d, e, f])
 };
-/// Neighbour discovery is believed with this hop limit only.
+/// Neighbour discovery is valid with this hop limit only.
 const HOP_LIMIT: u8 = 255;
 
 /// The message behind the IPv6 header, options left out.
@@ -35,8 +35,8 @@ struct Message {
     target: Addr,
 }
 
-/// An advertisement with its IPv6 header, in the place of which the pseudo header stands while
-/// the checksum is made.
+/// An advertisement with its IPv6 header. While the checksum is computed, the pseudo header is
+/// in the place of the IPv6 header.
 #[derive(Clone, Copy, IntoBytes, Immutable)]
 #[repr(C)]
 struct Advertisement {
@@ -54,9 +54,8 @@ pub const fn is_ndp(kind: u8) -> bool {
     matches!(kind, 133..=137)
 }
 
-/// Answers a solicitation for the gateway; everything else goes nowhere. `owns` says whether
-/// the container behind `mac` may use an address. The kernel's probes come from link-local
-/// sources.
+/// Answers a solicitation for the gateway; all other discovery is dropped. `owns` says whether
+/// the container behind `mac` may use an address. The kernel's probes have link-local sources.
 ///
 /// # Errors
 ///
@@ -84,7 +83,7 @@ pub fn answer<P: Packet>(
     write(packet, headers, mac, gateway).ok_or(DropReason::Malformed)
 }
 
-/// Makes a solicitation the advertisement that answers it.
+/// Turns a solicitation into the advertisement that answers it.
 #[inline(always)]
 fn write<P: Packet>(packet: &P, headers: &Headers, mac: MacWord, gateway: &Addr) -> Option<()> {
     let mut reply = Advertisement {
@@ -101,7 +100,7 @@ fn write<P: Packet>(packet: &P, headers: &Headers, mac: MacWord, gateway: &Addr)
     packet.set(12, IPV6)
 }
 
-/// What a checksum of ICMPv6 covers ahead of its message (RFC 8200 section 8.1).
+/// The pseudo header that an ICMPv6 checksum covers (RFC 8200 section 8.1).
 #[inline(always)]
 pub(crate) fn pseudo_header(src: &Addr, dst: &Addr, len: u32) -> [u64; 5] {
     let last: u64 = zerocopy::transmute!([len.to_be(), u32::from(ICMPV6).to_be()]);

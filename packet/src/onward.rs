@@ -1,4 +1,4 @@
-//! What a packet pays that goes on to another node: its size is judged, and it loses a hop.
+//! Forwarding a packet to another node: the size check and the TTL.
 
 use margay_common::{net::Family, verdict::DropReason};
 
@@ -13,14 +13,14 @@ const HOP_LIMIT: usize = 7;
 /// The length in an IPv6 header.
 const PAYLOAD_LEN: usize = 4;
 
-/// `gso_size` of a super-packet whose segments are as large as they came (SCTP): their own
-/// sender has cut them to fit.
+/// `gso_size` of a super-packet whose segments keep their original sizes (SCTP): the sender
+/// itself has cut them to fit.
 const GSO_BY_FRAGS: u32 = 0xffff;
 /// The jumbo header that IPv6 super-packets above 64 KiB carry and their segments do not.
 const JUMBO_LEN: u32 = 8;
 
-/// Takes one off the TTL or hop limit. An IPv4 header's checksum is one's complement
-/// arithmetic, so it grows by what the TTL's half-word lost (RFC 1141).
+/// Decrements the TTL or hop limit. An IPv4 header's checksum is one's complement arithmetic,
+/// so it grows by as much as the TTL's half-word shrinks (RFC 1141).
 ///
 /// # Errors
 ///
@@ -43,11 +43,11 @@ pub fn decrement_ttl<F: Frame>(frame: &F, headers: &Headers) -> Result<(), DropR
 }
 
 /// Refuses a packet that is larger than `mtu` bytes without its link header. A super-packet is
-/// as large as its segments will be.
+/// measured by the size of its segments.
 ///
 /// # Errors
 ///
-/// It is too big.
+/// The packet is too big.
 #[inline(always)]
 pub fn check_size<P: Packet>(packet: &P, headers: &Headers, mtu: u32) -> Result<(), DropReason> {
     if packet.l3_len() <= mtu {

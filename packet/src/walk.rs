@@ -23,9 +23,9 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// Extension headers that a packet may have; more are malformed.
 const EXTENSIONS_MAX: usize = 6;
 
-/// What a walk has found, in one number, since a function of its own may return one register:
-/// the protocol behind all extension headers, its offset, and twelve bits above where a header
-/// has them the flags of a fragment. Or why the walk ended.
+/// The result of a walk in one number, since a global function returns one register: the
+/// protocol behind all extension headers, its offset, and twelve bits above their place in a
+/// header the flags of a fragment. Or why the walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walked(u32);
 
@@ -40,13 +40,13 @@ impl Walked {
     /// The packet asks for a route.
     const SOURCE_ROUTE: Self = Self(1 << 30);
 
-    /// From the register of a function of its own.
+    /// From the register that a global function returned.
     #[inline(always)]
     pub const fn from_raw(raw: u32) -> Self {
         Self(raw)
     }
 
-    /// For the register of a function of its own.
+    /// For the register that a global function returns.
     #[inline(always)]
     pub const fn raw(self) -> u32 {
         self.0
@@ -127,8 +127,8 @@ pub(crate) const fn is_hop_by_hop(next: u8) -> bool {
     next == HOP_BY_HOP
 }
 
-/// Whether a header is stepped over. An authentication header counts as the protocol: nothing
-/// behind it concerns us.
+/// Whether a header is stepped over. An authentication header counts as the protocol: the
+/// programs need nothing behind it.
 #[inline(always)]
 pub(crate) const fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)

@@ -53,7 +53,7 @@ pub struct Node {
     netns: File,
 }
 
-/// What became of a packet.
+/// What a program did with a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The action that the program returned: 7 is a redirect.
@@ -62,14 +62,14 @@ pub struct Outcome {
     pub frame: Vec<u8>,
     /// Every counter that moved: program, label and by how much.
     pub counted: Vec<String>,
-    /// Where it was sent, in words of [`crate::sent`]; empty where it was not, or where the
-    /// programs do not tell.
+    /// Where it was sent, in the words of [`crate::sent`]; empty if it was not sent, or if the
+    /// programs do not record it.
     pub sent: String,
     /// The interface of the hook, by name.
     pub from: String,
 }
 
-/// `TC_ACT_UNSPEC`: not ours.
+/// `TC_ACT_UNSPEC`: not Margay's packet.
 pub const PASS: i32 = -1;
 /// `TC_ACT_SHOT`: dropped.
 pub const DROP: i32 = 2;
@@ -152,12 +152,11 @@ pub const UPLINK: &str = "up0";
 /// The uplink's MTU.
 pub const UPLINK_MTU: u32 = 1400;
 
-/// The node that the tests of one process share: loading programs is what
-/// takes the time, most of all on an emulated machine. What one of them has taught
-/// XDP does not bear on the next: it remembers nothing.
+/// The node that the tests of one process share, since loading programs is slow, most of all
+/// on an emulated machine. Its XDP remembers no flows, so a test does not affect the next.
 pub fn node() -> MutexGuard<'static, Node> {
     static NODE: OnceLock<Mutex<Node>> = OnceLock::new();
-    // A test that failed has not harmed the node: it is as it was.
+    // A failed test leaves the node usable, so a poisoned lock is ignored.
     let decides_anew = || Mutex::new(Node::with(Extras { hold: Some(0), tally: true }));
     let node = NODE.get_or_init(decides_anew).lock().unwrap_or_else(PoisonError::into_inner);
     setns(&node.netns, CloneFlags::CLONE_NEWNET).expect("root may enter");
@@ -171,7 +170,7 @@ impl Node {
         Self::with(Extras::default())
     }
 
-    /// The same with programs that do something besides.
+    /// The same with programs that tally look-ups or remember flows.
     pub fn with(extras: Extras) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
         let netns = File::open("/proc/thread-self/ns/net").expect("this thread's namespace");
@@ -228,7 +227,7 @@ impl Node {
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
-            // XDP is told nothing but the frame.
+            // XDP gets nothing but the frame.
             ctx_in: (program != Program::Xdp).then_some(&context[..]),
             ..TestRunOptions::default()
         };
@@ -271,7 +270,7 @@ impl Node {
         self.run(Program::Xdp, frame, Context::default())
     }
 
-    /// Vouches for a next hop for so many seconds from now on.
+    /// Marks a next hop as fresh for so many seconds from now on.
     pub fn confirm(&mut self, next_hop: IpAddr, mac: [u8; 6], seconds: i64) {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
         let until = ((now.tv_sec() + seconds) as u64) * 1_000_000_000;
@@ -383,7 +382,7 @@ pub fn statistics(program: BorrowedFd<'_>) -> (f64, f64) {
     (field("run_time_ns:"), field("run_cnt:"))
 }
 
-/// What a program is told of a packet besides its bytes.
+/// The metadata of a packet that a program gets besides its bytes.
 #[derive(Clone, Copy, Default)]
 pub struct Context {
     /// The interface of the hook.
@@ -408,7 +407,7 @@ impl Context {
     }
 }
 
-/// Has this thread stay on the processor that it is on, for what each has its own of.
+/// Keeps this thread on its current processor, for maps that are per CPU.
 pub fn stay() {
     let mut here = CpuSet::new();
     let cpu = sched_getcpu().expect("Linux tells");
@@ -433,8 +432,8 @@ pub fn interface(endpoint: &str) -> String {
     format!("mgy-{endpoint}")
 }
 
-/// Makes interfaces that carry the gateway's MAC, so that frames to it are
-/// frames to this host.
+/// Creates interfaces with the gateway's MAC, so that frames to the gateway are frames to
+/// this host.
 fn make_interfaces(names: Vec<String>) -> BTreeMap<String, u32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
@@ -442,7 +441,7 @@ fn make_interfaces(names: Vec<String>) -> BTreeMap<String, u32> {
         let mut made = BTreeMap::new();
         for name in names {
             link::add_host_pair(&netlink, &name, 1500).await.expect("an interface");
-            // The pair's other end has one name for all: give it another.
+            // Every pair's other end gets the same name: rename it.
             let peer = link::index(&netlink, link::HOST_PEER).await.expect("netlink").expect("the peer");
             let rename = rtnetlink::LinkUnspec::new_with_index(peer).name(format!("p{peer}"));
             netlink.link().set(rename.build()).execute().await.expect("rename");

@@ -22,7 +22,7 @@ impl Namespace {
         Self { name: name.into(), keep: false }
     }
 
-    /// A handle of one that somebody else removes.
+    /// A handle that does not remove the namespace when it is dropped.
     pub fn existing(name: &str) -> Self {
         Self { name: name.into(), keep: true }
     }
@@ -88,8 +88,8 @@ impl Namespace {
         Process::start(command, log, true)
     }
 
-    /// Whether the first `count` echoes to an address all come back, each of them,
-    /// however late. What has to fail, or is asked again, is for [`Self::reaches`].
+    /// Whether each of the first `count` echoes to an address comes back, however late. Use
+    /// [`Self::reaches`] if the echo is expected to fail, or is retried.
     pub fn pings(&self, addr: IpAddr, count: u32) -> bool {
         self.pings_with("", addr, count)
     }

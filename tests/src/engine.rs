@@ -39,8 +39,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts one that finds the plugin at a socket, or, without one, where
-    /// Docker looks, and gives it the image.
+    /// Starts an engine that finds the plugin at `socket`, or at Docker's default path, and loads
+    /// the image into it.
     pub fn start(
         namespace: &Namespace,
         dir: &Path,
@@ -100,14 +100,14 @@ impl Engine {
 
     /// A docker command.
     pub fn command(&self) -> Command {
-        // Of the daemon's own version, where there are several.
+        // The client has the daemon's version, if there are several.
         let mut command = Command::new("nsenter");
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.mounts.id()));
         let debians = Path::new("/usr/bin/docker");
         let here = debians.exists() || env::var_os(ROOT).is_some();
         command.arg(if here { debians } else { Path::new("docker") });
         command.arg("-H").arg(format!("unix://{}", self.socket().display()));
-        // Nothing of whoever runs this.
+        // The caller's own Docker settings do not apply.
         command.env("DOCKER_CONFIG", &self.dir).env_remove("DOCKER_HOST");
         command
     }
@@ -136,7 +136,7 @@ impl Engine {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
-        // The next one brings its own.
+        // The next dockerd starts its own containerd.
         self.end_containerd();
     }
 
@@ -157,13 +157,13 @@ impl Engine {
         fs::read_to_string(self.dir.join("dockerd.log")).unwrap_or_default()
     }
 
-    /// Ends the containerd that dockerd started and left behind, with the files
-    /// by which the next one would take it for alive.
+    /// Ends the containerd that dockerd started and left behind, and removes the files by which
+    /// the next dockerd would believe it alive.
     fn end_containerd(&self) {
         let folder = self.dir.join("exec/containerd");
         let pid = fs::read_to_string(folder.join("containerd.pid")).ok();
         if let Some(pid) = pid.and_then(|text| text.trim().parse::<u32>().ok()) {
-            // The number may be somebody else's by now.
+            // The pid may belong to another process by now.
             let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             if command.contains(&*self.dir.to_string_lossy()) {
                 drop(say(Command::new("kill").args(["-9", &pid.to_string()])));
@@ -184,7 +184,7 @@ impl Engine {
         }
     }
 
-    /// Makes the image: no registry is asked for anything.
+    /// Builds the image without any registry.
     fn import(&self) {
         let root = self.dir.join("image");
         let bin = root.join("bin");
@@ -235,8 +235,8 @@ impl Drop for Engine {
     }
 }
 
-/// Mounts of its own: where Docker looks for plugins is fixed, and each engine
-/// has others. Another Debian's engine has a root of its own, too.
+/// A mount namespace per engine: Docker's plugin path is fixed, and each engine has other
+/// plugins. Another Debian's engine also has its own root.
 fn mounts(dir: &Path, own: bool, bound: bool) -> Process {
     let ready = dir.join("mounted");
     let root = env::var(ROOT).map(|root| enter(dir, &root)).unwrap_or_default();
@@ -254,10 +254,10 @@ fn mounts(dir: &Path, own: bool, bound: bool) -> Process {
     process
 }
 
-/// The shell's words that make another root the process's own, with what all roots of this
-/// machine share. The root itself is only read: what is written lies above it.
+/// The shell commands that enter another root, with the mounts that all roots of this machine
+/// share. The root itself is read-only; writes go to an overlay above it.
 fn enter(dir: &Path, root: &str) -> String {
-    // The examples are mounted into containers by their place here.
+    // Containers mount the examples by their path on this machine.
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests' folder is in it");
     format!(
         "cd {dir} && mkdir root above work && \

@@ -1,4 +1,4 @@
-//! Waiting for what another process brings about.
+//! Waiting until another process has done something.
 
 use std::{
     fmt::Debug,
@@ -7,16 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long anything may take that a test waits for. Far beyond what it does
-/// take, on a busy machine, too: a test that gets here has failed.
+/// How long a test waits for anything. Far longer than it takes even on a busy machine: a test
+/// that reaches this limit has failed.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Set by whoever was told to end: nothing is waited for any longer.
+/// Set by the signal handler of an interrupted program: all waiting then ends.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Panics if somebody was told to end.
+/// Panics if the program was interrupted.
 pub fn check_interrupt() {
     assert!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
 }

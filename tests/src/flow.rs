@@ -1,4 +1,4 @@
-//! Echoes that go on while something happens, of which none may be lost.
+//! Echoes during some event, none of which may be lost.
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
@@ -23,13 +23,13 @@ impl Flow {
     /// The echoes that were answered, by their numbers from 1.
     fn answered(&self) -> BTreeSet<u32> {
         let log = self.ping.log();
-        // An ICMP error has the number of what it is about, too.
+        // An ICMP error also carries the number of the echo that it is about.
         let answers = log.lines().filter(|line| line.contains(" ttl="));
         let numbers = answers.filter_map(|line| line.split_once("icmp_seq=")?.1.split(' ').next());
         numbers.filter_map(|number| number.parse().ok()).collect()
     }
 
-    /// Waits for answers to what was sent after now.
+    /// Waits for answers to echoes that are sent from now on.
     #[track_caller]
     fn goes_on(&self) {
         let before = self.answered().len();
@@ -38,8 +38,8 @@ impl Flow {
         });
     }
 
-    /// Ends it, once it is seen to go on: every echo that was sent before the last answered one
-    /// was answered, too, so it does not matter what was under way at the end.
+    /// Waits for further answers, then ends the ping. Every echo before the last answered one has
+    /// to be answered; echoes still under way at the end do not count.
     #[track_caller]
     pub fn end(mut self) {
         self.goes_on();

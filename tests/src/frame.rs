@@ -7,7 +7,7 @@ use etherparse::{EtherType, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, Pack
 /// The MAC of the gateway.
 pub const GATEWAY: [u8; 6] = [0xee; 6];
 
-/// A frame in the making: UDP unless said otherwise.
+/// A frame under construction: UDP by default.
 #[derive(Clone)]
 pub struct Frame {
     /// Source MAC.
@@ -147,7 +147,7 @@ fn write6(builder: etherparse::PacketBuilderStep<etherparse::Icmpv6Header>, payl
     bytes
 }
 
-/// An ARP packet: operation, who asks, whom for.
+/// An ARP packet: operation, sender, target.
 pub fn arp(eth_src: [u8; 6], operation: u16, sender: ([u8; 6], [u8; 4]), target: [u8; 4]) -> Vec<u8> {
     let mut frame = [[0xff; 6], eth_src].concat();
     frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4]);

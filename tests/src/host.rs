@@ -20,7 +20,7 @@ use crate::{
 
 /// The uplink of every host.
 pub const UPLINK: &str = "up0";
-/// What an agent says that has not come to a request within its patience.
+/// The error of an agent that could not serve a request in time.
 const BUSY: &str = "the kernel or the store did not finish this within";
 
 /// A host.
@@ -35,10 +35,9 @@ pub struct Host {
     pub flags: Vec<String>,
     pub(crate) dir: PathBuf,
     pub(crate) bpffs: PathBuf,
-    /// Whether its agent finds everything out by itself.
+    /// Whether its agent runs without flags for node and uplink, and detects both.
     pub bare: bool,
-    /// Whether its Docker and its agent meet where Docker looks by itself: one
-    /// host of a machine at most.
+    /// Whether its agent uses Docker's default plugin path: at most one host of a machine.
     pub usual: bool,
     /// Whether its agent masquerades.
     pub masquerade: bool,
@@ -220,7 +219,7 @@ impl Host {
         }
     }
 
-    /// What containers get where a test does not say.
+    /// The kind of device for containers, unless a test sets it.
     fn usual_device(&self) -> Option<String> {
         let device = std::env::var("MARGAY_TEST_CONTAINER_DEVICE").ok()?;
         (!self.flags.iter().any(|flag| flag == "--container-device")).then_some(device)
@@ -240,8 +239,8 @@ impl Host {
         });
     }
 
-    /// Whether a node of a listing is this host, alive and with its addresses; a bare one's
-    /// are its agent's affair.
+    /// Whether a node of a listing is this host, alive and with its addresses. A bare host's
+    /// addresses are not compared, since its agent chooses them.
     fn is(&self, node: &Value) -> bool {
         let addresses = self.bare || node["addresses"] == json!(self.addresses);
         node["name"] == *self.name && node["healthy"] == true && addresses
@@ -295,7 +294,7 @@ impl Host {
         id
     }
 
-    /// Takes everything off this host, with these flags besides its folders.
+    /// Runs `margay cleanup` on this host, with these flags besides its folders.
     pub fn cleanup(&self, more: &[&str]) -> Said {
         let path = |path: PathBuf| path.display().to_string();
         let (state, run) = (path(self.dir.join("state")), path(self.dir.join("run")));

@@ -1,8 +1,7 @@
 //! Counts the instructions that a program executes for one packet, by interpreting the
 //! compiled object (RFC 9669). The count is exact: it depends on the object alone and on no
-//! machine. Helpers do what the fast path needs of them, and maps are the kernel's own. What
-//! becomes of the packet is told besides, so that it can be compared with what the kernel makes
-//! of it.
+//! machine. Helpers do what the fast path needs of them, and maps are the kernel's own. A run
+//! also returns action and frame, so that a test can compare them with the kernel's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +20,11 @@ use crate::bpf::Context;
 const PERCPU_ARRAY: u32 = 6;
 /// More instructions than any packet takes.
 const LIMIT: u64 = 100_000;
-/// Where the context begins. Nothing lies there: fields are answered for one by one.
+/// The address of the context. No memory is there: each field is answered separately.
 const CONTEXT: u64 = 1 << 48;
 /// The stack of all calls together; each has 512 bytes.
 const STACK: usize = 8 * 512;
-/// Descriptors of what is no map of the kernel's.
+/// Descriptors that stand for memory of the interpreter instead of a kernel map.
 const NOT_PINNED: i32 = 1 << 20;
 
 /// The object, its programs linked and its maps found.
@@ -110,7 +109,7 @@ impl Interpreter {
         run.function(&code, 0);
         let (instructions, action) = (run.executed, run.registers[0] as i32);
         let frame = self.memory[&data].to_vec();
-        // What is each CPU's own stays for the next run.
+        // Per-CPU values stay for the next run.
         self.values.retain(|(map, _), _| self.maps[map].kind == PERCPU_ARRAY);
         let kept: BTreeSet<usize> = self.values.values().copied().collect();
         let sections = self.object.maps.len();
@@ -156,7 +155,7 @@ fn fields(program: Program, frame: &[u8], context: Context, data: u64) -> BTreeM
 }
 
 impl Run<'_> {
-    /// Runs a function to its end. Each call has a part of the stack of its own.
+    /// Runs a function to its end. Each call has its own part of the stack.
     fn function(&mut self, code: &[bpf_insn], mut at: usize) {
         loop {
             let instruction = code[at];

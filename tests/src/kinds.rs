@@ -25,11 +25,11 @@ pub struct Kind {
     pub counted: &'static str,
     /// Look-ups in hashes and tries, where nothing is denied.
     pub lookups: u64,
-    /// Whether it can pass the program many times, a hop less each time.
+    /// Whether it can pass the program many times, with a lower TTL each time.
     pub repeats: bool,
-    /// Whether one between the same addresses went before it.
+    /// Whether a packet between the same addresses went before it.
     pub again: bool,
-    /// Whether it is the first of its flow, which only programs that remember none see
+    /// Whether it is the first of its flow. Only programs that remember no flows see such a packet
     /// more than once.
     pub first: bool,
 }
@@ -59,7 +59,7 @@ const OUTSIDE: [&str; 2] = ["203.0.113.9", "2001:db8:9::9"];
 /// This node and the one that the routes lead to.
 const NODES: [[&str; 2]; 2] = [["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]];
 
-/// Prepares a node: nothing is blocked, and XDP has its next hop.
+/// Prepares a node: the deny list is empty, and XDP has a fresh next hop.
 pub fn prepare(node: &mut Node) {
     deny_nothing(node);
     addresses(NODES[1]).into_iter().for_each(|addr| node.confirm(addr, WIRE, 600));

@@ -127,8 +127,8 @@ impl Lab {
     pub fn without_etcd(plan: Plan) -> Self {
         fs::create_dir_all(&plan.dir).expect("a folder");
         let wire = Namespace::new(&format!("{}-wire", plan.prefix));
-        // Its own MAC, lest it take that of a port that comes later, and the
-        // hosts' neighbours go stale.
+        // A fixed MAC: otherwise the bridge takes the MAC of a later port, and the hosts' neighbour
+        // entries go stale.
         wire.sh("ip link add br0 address 02:00:00:00:00:fe type bridge");
         wire.sh(&format!("ip link set br0 mtu {} up", plan.mtu));
         wire.sh(&format!("ip addr add {}/24 dev br0", plan.etcd()));
@@ -163,8 +163,8 @@ impl Lab {
         let plan = &self.plan;
         let name = format!("h{i}");
         let namespace = Namespace::new(&format!("{}-{name}", plan.prefix));
-        // The lab's addresses are unique; while the kernel still makes sure, it
-        // asks for no neighbours.
+        // The lab's addresses are unique. While the kernel probes for duplicates, it resolves no
+        // neighbours.
         namespace.sysctl("net.ipv6.conf.default.accept_dad", "0");
         self.connect(i, &namespace);
         let mut addresses: Vec<IpAddr> = vec![[192, 0, 2, i as u8].into()];
@@ -210,7 +210,7 @@ impl Lab {
         });
     }
 
-    /// Puts etcd's data aside, or back: an empty one is in its place.
+    /// Swaps etcd's data with an empty folder, or back.
     pub fn swap_etcd_data(&mut self) {
         assert!(self.etcd.is_none(), "etcd is dead meanwhile");
         let (data, aside) = (self.plan.dir.join("etcd"), self.plan.dir.join("etcd-aside"));
@@ -288,7 +288,7 @@ impl Lab {
         outside
     }
 
-    /// Lets everything live on; the ids of its processes.
+    /// Leaves everything running, and returns the ids of its processes.
     pub fn release(mut self) -> Vec<u32> {
         let mut ids: Vec<u32> = std::mem::take(&mut self.hosts).into_iter().map(Host::release).collect();
         if let Some(etcd) = self.etcd.take() {
@@ -312,7 +312,7 @@ impl Drop for Lab {
             }
         }
         for host in &mut self.hosts {
-            // Docker first: it has the agent take its containers down.
+            // Docker ends first: it calls the agent for each of its containers.
             host.engine = None;
             host.kill();
         }

@@ -1,8 +1,8 @@
-//! The lab: what the suites that need root stand on.
+//! The lab: hosts, networks and stores for the suites that need root.
 //!
 //! Everything here assumes the private machine that `cargo xtask test` makes:
 //! its own network, mount and process namespaces, with a bpffs and a /run of
-//! its own, so that nothing of a test outlives the run, whatever happens.
+//! its own, so that nothing of a test outlives the run, even if it crashes.
 
 pub mod bpf;
 pub mod container;

@@ -1,4 +1,4 @@
-//! An etcd of three members, each of which can be broken by itself.
+//! An etcd of three members, each of which a test can break separately.
 
 use std::fs;
 
@@ -19,15 +19,15 @@ pub const MEMBERS: usize = 3;
 pub enum Broken {
     /// Its process is dead; its host refuses connections.
     Killed,
-    /// It hears nothing of the other members, and is without a leader.
+    /// It is cut off from the other members, and has no leader.
     CutOff,
     /// It accepts connections and never answers.
     Hanging,
-    /// It does what it is asked, and its answers are lost.
+    /// It executes requests, and its answers are lost.
     Mute,
 }
 
-/// Every way.
+/// Every way to break a member.
 pub const EVERY_WAY: [Broken; 4] = [Broken::Killed, Broken::CutOff, Broken::Hanging, Broken::Mute];
 
 /// The members, on the wire of a lab.
@@ -110,7 +110,7 @@ impl Members {
         }
     }
 
-    /// Mends what is wrong with a member.
+    /// Repairs a member.
     pub fn mend(&mut self, lab: &Lab, k: usize) {
         if self.members[k].process.is_none() {
             self.run(lab, k);

@@ -1,12 +1,12 @@
-//! What a test needs and a machine may lack: then it is skipped, and that is told.
+//! What a test needs and a machine may lack. Such a test is skipped, and the run reports it.
 
 use std::{fs::File, io::Write, thread};
 
-/// Names the file that skipped tests are told to: `cargo xtask test` tells of them at the end.
+/// Names the file that lists skipped tests; `cargo xtask test` prints them at the end.
 const TOLD_TO: &str = "MARGAY_TEST_SKIPPED";
 
-/// Tells that the calling test cannot be done here, and why: a line of its own for who reads
-/// its output, and one for the run's summary.
+/// Reports that the calling test is skipped, and why: one line in its output, and one for the
+/// run's summary.
 pub fn skip(why: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
     println!("skipped: {test}: {why}");

@@ -1,10 +1,10 @@
-//! What iproute2 of the oldest system that we run on cannot say.
+//! Netlink requests that the oldest supported iproute2 cannot make.
 
 use margay::kernel::{self, link};
 
 use crate::container::Namespace;
 
-/// Has an interface of a namespace take super-packets of `size` bytes.
+/// Sets the size of super-packets, bytes, on an interface of a namespace.
 pub fn big_tcp(namespace: &Namespace, interface: &str, size: u32) {
     let netns = std::fs::File::open(namespace.path()).expect("the namespace");
     let set = || {

@@ -1,4 +1,4 @@
-//! Processes of the lab: ended by their id, at the latest with their owner.
+//! Processes of the lab. Each ends with its owner, by its pid.
 
 use std::{
     fs::File,

@@ -1,5 +1,5 @@
-//! Programs of a few instructions: for the far end of a cable, and as the least that
-//! can be done at a hook.
+//! Programs of a few instructions: for the far end of a cable, and as the minimum of work at a
+//! hook.
 
 use std::path::Path;
 
@@ -15,11 +15,10 @@ const fn instruction(opcode: u8, dst: u8, src: u8, offset: i16, immediate: u32) 
     opcode as u64 | registers << 8 | (offset as u16 as u64) << 16 | (immediate as u64) << 32
 }
 
-/// Writes the first bytes of a frame of IPv4, whose number is a multiple of four, and
-/// sends it out of an interface. Of the source's last two bytes it draws those bits at
-/// random that the mask has, in the host's order. They and the identification are zero in
-/// the frame, which is 30 bytes or more, and its checksum stays right, since the one
-/// becomes the other's complement.
+/// Writes the first bytes of an IPv4 frame, a multiple of four, and sends it out of an
+/// interface. The bits of `drawn` (host byte order) in the source's last two bytes are random.
+/// In the given frame of 30 bytes or more these bits and the identification are zero. The
+/// program sets the identification to their complement, so the checksum stays right.
 pub fn sender(header: &[u8], ifindex: u32, drawn: u16) -> Vec<u64> {
     let len = header.len() as u32;
     let words = header.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
@@ -55,8 +54,8 @@ pub fn sender(header: &[u8], ifindex: u32, drawn: u16) -> Vec<u64> {
     code
 }
 
-/// Reads the destination of a packet of IPv4, writes the last bytes of its source's
-/// MAC, and sends it back: the least that one who forwards has to do.
+/// Reads the destination of an IPv4 packet, writes the last bytes of its source MAC, and sends
+/// it back: the minimum of work to forward.
 pub fn transmitter() -> Vec<u64> {
     let mut code = vec![
         // r2 = data; r3 = data_end; r4 = r2 + 34; if r4 > r3 goto the end
@@ -77,8 +76,8 @@ pub fn transmitter() -> Vec<u64> {
     code
 }
 
-/// Sends whatever comes out of an interface, or straight into the namespace behind
-/// it: the least that a program at tc can do to carry a packet.
+/// Redirects every packet out of an interface, or straight into the namespace behind it: the
+/// minimum of work for a tc program that carries packets.
 pub fn redirector(ifindex: u32, peer: bool) -> Vec<u64> {
     // bpf_redirect_peer or bpf_redirect
     let helper = if peer { 155 } else { 23 };

@@ -1,4 +1,4 @@
-//! Frames as only a raw socket sends them.
+//! Sending and receiving raw frames.
 
 use std::{
     fs::File,
@@ -35,7 +35,7 @@ pub fn mac(namespace: &Namespace, interface: &str) -> [u8; 6] {
     bytes.try_into().expect("six")
 }
 
-/// What comes and goes at an interface, from now on.
+/// Captures the frames at an interface, from now on.
 pub struct Capture(OwnedFd);
 
 impl Capture {
@@ -68,8 +68,8 @@ impl Capture {
     }
 }
 
-/// Sends a frame out of the interface of an index in a namespace, as one of an
-/// EtherType, whatever its own says (packet(7)).
+/// Sends a frame out of an interface of a namespace. The socket has the given EtherType, even
+/// if the frame has another (packet(7)).
 pub fn send(netns: &Path, index: i32, ether_type: u16, frame: &[u8]) -> io::Result<()> {
     send_times(netns, index, ether_type, frame, 1)
 }
@@ -84,7 +84,7 @@ pub fn send_times(netns: &Path, index: i32, ether_type: u16, frame: &[u8], times
     })
 }
 
-/// Does something in a network namespace, which is a thread's.
+/// Runs a closure in a network namespace, on a thread of its own.
 fn inside<T: Send>(netns: &Path, act: impl FnOnce() -> nix::Result<T> + Send) -> io::Result<T> {
     let netns = File::open(netns)?;
     let enter_and_act = || setns(netns, CloneFlags::CLONE_NEWNET).and_then(|()| act());

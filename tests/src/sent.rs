@@ -1,4 +1,4 @@
-//! Where the programs sent a packet: as they tell it, and as it has to be.
+//! Where the programs sent a packet: recorded and expected.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,11 @@ use zerocopy::FromBytes;
 
 use crate::bpf::{ENDPOINTS, UPLINK, both, interface};
 
-/// The map in which the programs tell.
+/// The map in which the programs record it.
 pub struct Telling(Array<MapData, [u8; size_of::<Sent>()]>);
 
 impl Telling {
-    /// Begins to listen to the programs whose map is pinned there; `None` if they do not tell.
+    /// Opens the map that is pinned there; `None` if these programs do not record.
     pub fn of(pin: &Path) -> Option<Self> {
         let map = MapData::from_pin(pin).ok()?;
         let map = Map::from_map_data(map).expect("a map");
@@ -27,7 +27,7 @@ impl Telling {
         Some(Self(told))
     }
 
-    /// What they have told since, in words.
+    /// What they have recorded since, in words.
     pub fn told(&self, ifindexes: &BTreeMap<String, u32>) -> String {
         let sent = self.0.get(&0, 0).expect("the map");
         let sent = Sent::read_from_bytes(&sent).expect("its size");
@@ -45,9 +45,8 @@ impl Telling {
     }
 }
 
-/// Where a packet has to go that a program counts under a verdict, by its destination and the
-/// interface that it came from. The node's containers, its uplink and the node h2 are those of
-/// [`crate::bpf`].
+/// Where a program has to send a packet with this verdict, by its destination and ingress
+/// interface. The node's containers, its uplink and the node h2 are those of [`crate::bpf`].
 pub fn expected(program: &str, verdict: &str, from: &str, dst: IpAddr) -> String {
     match verdict {
         "local" => {
@@ -72,7 +71,7 @@ pub fn expected(program: &str, verdict: &str, from: &str, dst: IpAddr) -> String
     }
 }
 
-/// Where an answer goes to what came from an interface.
+/// Where the answer to a packet from an interface goes.
 pub fn back(from: &str) -> String {
     let way = if from == HOST_INTERFACE { "into" } else { "out of" };
     format!("{way} {from}")

@@ -1,16 +1,16 @@
-//! Streams of TCP between containers, by iperf3, and what is seen of them on the way.
+//! TCP streams between containers, by iperf3, and captures of them on the way.
 
 use std::{net::IpAddr, path::Path};
 
 use crate::{container::Namespace, eventually::eventually, process::Process};
 
-/// Takes streams at an address, one after the other, for as long as the value lives.
+/// Serves streams at an address, one after the other, for as long as the value lives.
 pub fn serve(namespace: &Namespace, addr: IpAddr, log: &Path) -> Process {
     namespace.start(&format!("iperf3 -s -B {addr}"), log)
 }
 
-/// Sends a stream of `bytes`, as iperf3 counts them (`20M`): what it says, or why it could
-/// not; that nobody listens yet is a reason, too.
+/// Sends a stream of `bytes`, in iperf3's notation (`20M`). Returns its output, or the error,
+/// also if no server listens yet.
 pub fn send(from: &Namespace, addr: IpAddr, bytes: &str) -> Result<String, String> {
     // Through a black hole it would take hours.
     let said = from.run(&format!("timeout 120 iperf3 -c {addr} -n {bytes}"));

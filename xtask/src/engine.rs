@@ -119,7 +119,7 @@ mod tests {
     use super::of_targets;
 
     #[test]
-    fn the_mirror_is_the_one_that_the_machine_uses() {
+    fn mirror_of_this_machine_is_found_in_apts_targets() {
         let listed = "Debian main bookworm-security http://a.example/debian-security/\n\
             Other main bookworm http://b.example/other/\n\
             Debian contrib bookworm http://c.example/debian/\n\

@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nextest_writes_is_understood() {
+    fn nextest_report_is_parsed() {
         let text = r#"<testsuites><testsuite name="margay-tests::node">
             <testcase name="xdp::a" classname="margay-tests::node" time="1.5"/>
             <testcase name="xdp::b" classname="margay-tests::node" time="0.5"><failure type="x"/></testcase>
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_console_tells_what_became_of_each() {
+    fn test_results_are_parsed_from_the_console() {
         let console =
             "test a ... ok\r\ntest b ... FAILED\r\nskipped: c: no card\r\ntest c ... ok\r\nfailures:\r\n";
         let told = of_console(console);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn both_runners_are_told_the_same() {
+    fn nextest_and_the_machine_get_the_same_filters() {
         let filter = ["mtu::".to_owned(), "reach".to_owned()];
         let chosen = Chosen { suites: &["unit", "node"], filter: &filter };
         assert_eq!(

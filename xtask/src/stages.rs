@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_tells_of_stages_the_slowest_tests_and_what_was_skipped() {
+    fn summary_lists_stages_slowest_tests_and_skipped_tests() {
         let mut run = Stages::begin();
         assert!(run.stage("first", |tally| {
             let took = (0..12).map(|n| (f64::from(n), format!("t{n}"))).collect();

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_the_emulator_ended_is_booted_once_more() {
+    fn machine_killed_by_an_emulator_fault_is_booted_once_more() {
         let (died, passed) = (died("", "kmem_cache_free+0x105/0x450"), "MACHINE PASSED");
         let died = died.as_str();
         assert_eq!(booted([died, passed]), (true, 2));
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_kernels_own_code_is_the_emulators_fault() {
+    fn crash_outside_kernel_code_is_no_emulator_fault() {
         for place in [
             "bpf_prog_0ad648801171d53e_from_network+0x1b/0x4a",
             "bpf_trampoline_6442536467+0x5/0x1000",

@@ -30,7 +30,7 @@ fn v6(addr: [u8; 16]) -> Addr {
     Addr(zerocopy::transmute!(addr))
 }
 
-/// Mostly the first, now and then one of the others.
+/// Mostly the first value, sometimes one of the others.
 fn mostly<T: Clone + core::fmt::Debug + 'static>(first: T, others: Vec<T>) -> impl Strategy<Value = T> {
     prop_oneof![5 => Just(first), 1 => select(others)]
 }

@@ -27,7 +27,7 @@ fn gateway(family: Family) -> Addr {
     }
 }
 
-/// Whether the rules of the RFCs let anybody be told of a packet.
+/// Whether the RFCs allow an error about a packet.
 fn may_be_told(built: &Built) -> bool {
     let known = built.known.as_ref().expect("it is in order");
     let is_error = built.icmp_type().is_some_and(|kind| match built.family {
@@ -41,7 +41,7 @@ fn may_be_told(built: &Built) -> bool {
     host && !known.later && !is_error
 }
 
-/// A draft in which another packet's error stands.
+/// A draft that still holds the error about another packet.
 fn dirty() -> icmp::Draft {
     icmp::Draft::read_from_bytes(&[0xa5; icmp::LONGEST]).expect("its size")
 }
@@ -94,7 +94,7 @@ fn message(built: &Built, error: IcmpError, mtu: u32) -> Vec<u8> {
     [&[error.kind, error.code, 0, 0][..], &mtu.to_be_bytes(), quoted].concat()
 }
 
-/// A message as far as its checksum does not matter.
+/// A message with its checksum set to 0.
 fn without_checksum(message: &[u8]) -> Vec<u8> {
     [&message[..2], &[0, 0], &message[4..]].concat()
 }

@@ -1,4 +1,5 @@
-//! Packets with all that the programs look at, and what is known of each.
+//! Generated packets with every feature that the programs look at, and the expected result of
+//! parsing each.
 
 use std::{vec, vec::Vec};
 
@@ -10,12 +11,12 @@ use proptest::{collection::vec as many, prelude::*, sample::select};
 
 use crate::Buffer;
 
-/// Who asks.
+/// The sender's MAC.
 pub const ASKER: Mac = Mac([2, 0, 0, 0, 0, 7]);
 /// The MAC that a frame is addressed to.
 pub const TO: [u8; 6] = [2, 1, 1, 1, 1, 1];
 
-/// What is known of a packet that is in order.
+/// The fields of a well-formed packet.
 #[derive(Clone, Debug)]
 pub struct Known {
     pub src: Addr,
@@ -27,7 +28,7 @@ pub struct Known {
     pub later: bool,
     /// Whether it has neither options nor extensions.
     pub plain: bool,
-    /// Bytes of what it carries by its own length; the rest is padding.
+    /// Bytes of payload by the packet's own length; the rest is padding.
     pub carries: usize,
 }
 
@@ -39,7 +40,7 @@ pub struct Built {
     /// Bytes that are directly accessible.
     pub linear: usize,
     pub gso: u32,
-    /// What it is, or why it is refused.
+    /// Its fields, or the reason for which it is refused.
     pub known: Result<Known, DropReason>,
 }
 
@@ -64,7 +65,7 @@ impl Built {
 enum Flaw {
     None,
     Version,
-    /// It says that it is longer than the frame.
+    /// The header's length exceeds the frame.
     Truncated,
     /// The frame ends within it.
     Cut,
@@ -74,7 +75,7 @@ enum Flaw {
     Length,
 }
 
-/// What both families have.
+/// The parts that both families have.
 #[derive(Clone, Debug)]
 struct Parts {
     ttl: u8,
@@ -95,7 +96,7 @@ fn parts(family: Family) -> impl Strategy<Value = Parts> {
     use Flaw::{Cut, Header, Length, Truncated, Version};
     let flaw = prop_oneof![2 => Just(SOUND), 1 => select(vec![Version, Truncated, Cut, Header, Length])];
     let ttl = prop_oneof![0_u8..3, any::<u8>()];
-    // Its own ICMP, TCP, UDP, the other family's ICMP, and one that is not looked into.
+    // The family's own ICMP, TCP, UDP, the other family's ICMP, and a protocol that is not parsed.
     let (protos, kinds) = match family {
         Family::V4 => (vec![1, 1, 1, 6, 17, 58, 132], vec![8, 8, 8, 0, 3, 4, 5, 11, 12, 128, 129]),
         Family::V6 => (vec![58, 58, 58, 6, 17, 1, 132], vec![128, 128, 128, 129, 135, 1, 2, 137, 0, 8]),
@@ -115,7 +116,7 @@ fn parts(family: Family) -> impl Strategy<Value = Parts> {
     })
 }
 
-/// An option of IPv4, and what it makes of the packet where it ends the walk.
+/// An IPv4 option, and the result of parsing if the option ends the walk.
 type Optional = (Vec<u8>, Option<Result<(), DropReason>>);
 
 /// Options of IPv4.
@@ -125,7 +126,7 @@ fn options() -> impl Strategy<Value = Vec<Optional>> {
         (vec![1], None),
         (vec![148, 4, 0, 0], None),
         (vec![7, 7, 4, 0, 0, 0, 0], None),
-        // Those that look like source routes inside of another.
+        // An option whose data looks like source routes.
         (vec![7, 6, 131, 137, 131, 137], None),
         (vec![0], Some(Ok(()))),
         (vec![131, 3, 4], refused(DropReason::SourceRoute)),
@@ -136,7 +137,7 @@ fn options() -> impl Strategy<Value = Vec<Optional>> {
     prop_oneof![2 => Just(Vec::new()), 1 => many(one, 1..5)]
 }
 
-/// Addresses of which some are no host's.
+/// Addresses, some of which are no single host's.
 fn v4_source() -> impl Strategy<Value = [u8; 4]> {
     prop_oneof![4 => any::<[u8; 4]>(), 1 => select(vec![[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]])]
 }
@@ -202,7 +203,7 @@ fn extensions() -> impl Strategy<Value = Vec<Extension>> {
     prop_oneof![2 => Just(Vec::new()), 2 => many(one.clone(), 1..4), 1 => many(one, 5..9)]
 }
 
-/// An extension header of that many units more than one, `first` behind its length.
+/// An extension header of one unit and that many more, with `first` behind its length.
 fn vec_of(units: u8, first: u8) -> Vec<u8> {
     let mut bytes = vec![units, first];
     bytes.resize(7 + 8 * usize::from(units), 0);
@@ -242,7 +243,7 @@ fn build_v6((parts, chosen, mut src, mut dst): V6) -> Built {
     finish(Family::V6, parts, bytes, if wrong { Err(DropReason::Malformed) } else { known })
 }
 
-/// What extension headers make of a packet.
+/// The result of parsing a packet with these extension headers.
 fn walk(chosen: &[Extension], parts: &Parts, src: &[u8], dst: &[u8]) -> Result<Known, DropReason> {
     let addr = |bytes: &[u8]| Addr(zerocopy::transmute!(<[u8; 16]>::try_from(bytes).expect("16 bytes")));
     let mut known = Known {
@@ -287,7 +288,7 @@ pub fn built() -> impl Strategy<Value = Built> {
     prop_oneof![v4(), v6()]
 }
 
-/// Any packet of which a few bytes are wrong; what is known of it holds no more.
+/// Any packet with a few bytes changed; its `known` is no longer valid.
 pub fn broken() -> impl Strategy<Value = Built> {
     (built(), many((any::<u16>(), any::<u8>()), 0..6)).prop_map(|(mut built, wrong)| {
         for (at, byte) in wrong {

@@ -1,6 +1,6 @@
-//! Whatever a container or the wire sends: packets of which the test knows what they are, and
-//! those with wrong bytes. No test says what the code says; each knows from how it made the
-//! packet.
+//! Property tests with generated packets: well-formed ones, malformed ones, and ones with
+//! random bytes changed. The expected result comes from how a packet was built, so no test
+//! repeats the code under test.
 
 mod answers;
 mod errors;
@@ -17,12 +17,12 @@ use proptest::{
 
 use crate::checksum::finish;
 
-/// Packets that each test looks at.
+/// Packets per test.
 const CASES: u32 = 3_072;
-/// How often each of what a test is about happens at least.
+/// How often each wanted case has to occur at least.
 const OFTEN: u32 = 20;
 
-/// How often something happened.
+/// Counts the cases that occurred.
 #[derive(Default)]
 struct Hits(RefCell<BTreeMap<&'static str, u32>>);
 
@@ -32,7 +32,7 @@ impl Hits {
     }
 }
 
-/// Runs a test over many values and sees to it that each of `wanted` happened often.
+/// Runs a test over many values, and fails unless each of `wanted` occurred often enough.
 fn run<S: Strategy>(strategy: S, wanted: &[&str], test: impl Fn(S::Value, &Hits) -> TestCaseResult) {
     let hits = Hits::default();
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };

@@ -1,4 +1,4 @@
-//! What a packet pays that goes on.
+//! Size check and TTL of forwarded packets.
 
 use margay_common::{net::Family, verdict::DropReason};
 use proptest::prelude::*;

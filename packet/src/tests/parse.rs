@@ -1,4 +1,4 @@
-//! What is read of headers.
+//! Parsing of headers.
 
 use margay_common::{net::Family, verdict::DropReason};
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Frame, Headers, addresses, echo, source};
 
-/// The ports that a packet has by how it was made.
+/// The ports that a packet was built with.
 fn ports(built: &Built) -> Option<[u16; 2]> {
     let known = built.known.as_ref().ok()?;
     let carried = &built.bytes[known.l4..][..known.carries];

@@ -1,6 +1,6 @@
-//! Hundreds of agents against a real etcd: everything of their control plane, on
-//! kernels that only record what they are told. All of them share the processors
-//! of this machine with etcd, so what grows with their square ends soon.
+//! Hundreds of agents against a real etcd, with their whole control plane, on kernels that only
+//! record the changes. All share the processors of this machine with etcd, so costs that grow
+//! with the square of the agents set the limit early.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,7 @@ const REFUSALS: u32 = 20;
 /// Containers that start in a second.
 const PER_SECOND: u32 = 100;
 
-/// A kernel that holds what it is told.
+/// A kernel that only records its entries.
 #[derive(Clone, Default)]
 struct Recorder {
     tables: Arc<Mutex<Tables>>,
@@ -81,7 +81,7 @@ impl Kernel for Recorder {
     }
 }
 
-/// One agent without doors; it ends as if killed.
+/// One agent without sockets; it ends as if killed.
 struct Agent {
     name: String,
     kernel: Recorder,
@@ -132,7 +132,7 @@ impl Agent {
         let membership = Membership::new(store, Arc::clone(&endpoints), journal.clone(), instance, 600);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            // What would tell of the host stays open and silent.
+            // The host's event channels stay open and silent.
             let _silent = (links, routes, world, vanishing);
             drop(control_loop.run().await);
         });

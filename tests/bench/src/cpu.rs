@@ -62,8 +62,8 @@ pub struct Machine {
     /// Clock of the processors in the same seconds and at the end, MHz.
     pub mhz: Vec<f64>,
     /// How long a fixed computation took on one processor, again and again, after the
-    /// same seconds, us. It takes longer while somebody else is on the same core, which
-    /// no clock tells.
+    /// same seconds, us. It takes longer while another virtual machine uses the same core, which
+    /// the clock does not show.
     pub computed: Vec<f64>,
     /// What puts idle processors to sleep.
     pub idle: String,

@@ -1,5 +1,5 @@
-//! The bench works: two candidates in its quick form, and the loads of its own. Its figures
-//! are nobody's business here.
+//! The bench works: two candidates in its quick form, and its own loads. This test does not
+//! check figures.
 
 use std::{fs, process::Command};
 
@@ -65,7 +65,7 @@ fn load_server_as_process_1_answers_until_it_is_interrupted() {
         assert_eq!(told.len(), numbers, "{kind}: how often, for how long, and how long each took: {said}");
         assert!(told.iter().all(|n| *n > 0.0) && told[2..].is_sorted(), "{kind}: {said}");
     }
-    // A first process is spared what a signal does by itself; it has to see to it.
+    // Process 1 has no default action for signals, so it needs a handler.
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.id()));
     let first = children.expect("children").trim().parse().expect("one child");
     kill(Pid::from_raw(first), Signal::SIGINT).expect("it runs");

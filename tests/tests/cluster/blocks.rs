@@ -159,7 +159,7 @@ fn overlapping_networks_are_never_both_created(lab: &Lab) {
         });
         for (name, said) in &said {
             let right = if *name == there { said.ok() } else { said.err.contains("overlaps") };
-            // Who has waited too long does not know what came of it.
+            // A request that timed out may have succeeded or not.
             let late = ["the store is away", "did not finish this within"];
             let late = late.iter().any(|reason| said.err.contains(reason));
             assert!(right || late, "{name}, while {there} is there: {said:?}");
@@ -167,7 +167,7 @@ fn overlapping_networks_are_never_both_created(lab: &Lab) {
     }
 }
 
-/// The names of the store's networks that begin so.
+/// The names of the store's networks that begin with a prefix.
 fn named(lab: &Lab, prefix: &str) -> Vec<String> {
     let values = etcdctl(lab, &["get", "--prefix", "--print-value-only", "/margay/v1/networks/"]);
     let name = |line: &str| {

@@ -1,4 +1,4 @@
-//! The deny list, when the store or a node is not as it was.
+//! The deny list after a store lost its data, and for a node that it names.
 
 use margay_tests::{
     eventually::eventually,
@@ -28,7 +28,7 @@ fn deny_list_survives_an_emptied_store() {
     let noise = blocked.as_array().expect("a list").iter().find(|blocked| blocked["cidr"] == noisy);
     assert_eq!(noise.map(|noise| &noise["comment"]), Some(&"noise".into()));
     assert!(!outside.reaches(own));
-    // As if the host had been booted, with no store to ask.
+    // As after a boot of the host without the store.
     lab.host(1).kill();
     lab.kill_etcd();
     remove_pins(&lab.plan.bpffs.join("h1"));

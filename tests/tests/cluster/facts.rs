@@ -1,4 +1,4 @@
-//! What a host says of itself changes while agents run: addresses, routes, families.
+//! Facts of a host that change while agents run: addresses, routes, families.
 
 use std::net::IpAddr;
 
@@ -81,7 +81,7 @@ fn node_follows_its_new_addresses_and_another_may_take_the_old_ones() {
     lab.h(2).well();
     find_addresses(lab.host(3));
     readdress(lab.h(3), &["192.0.2.2/24", "2001:db8::2/64"]);
-    // Who had met the old owner would ask that first.
+    // The others' neighbour entries still point to the old owner.
     [1, 2].iter().for_each(|i| drop(lab.h(*i).namespace.sh("ip neigh flush all")));
     lab.host(3).up();
     node_has(lab.h(1), "h3", &["192.0.2.2", "2001:db8::2"]);
@@ -114,7 +114,7 @@ fn temporary_and_deprecated_addresses_are_not_used_as_node_addresses() {
     // The kernel lists the newest first.
     lab.host(1).start();
     node_has(lab.h(1), "h1", &["192.0.2.1", "2001:db8:7::1"]);
-    // Nor is one that a neighbour's advertisements put into a network of the cluster.
+    // An address inside a network of the cluster, as a router's advertisements may cause.
     lab.h(1).ok(&["network", "create", "blue", "--subnet", "fd00:1::/64"]);
     let (a, addr) = lab.attached(1, "blue");
     lab.h(1).namespace.sh("ip addr add fd00:1::77/64 dev up0 nodad");
@@ -198,7 +198,7 @@ fn node_is_on_link_if_the_kernel_routes_it_to_the_link() {
         a.pings(lab.h(2).addresses[0], 1) && a.pings(lab.h(2).addresses[1], 1),
         "the node's own addresses"
     );
-    // The kernel's word is followed while agents run.
+    // The agent follows the kernel's routes while it runs.
     let off = ["ip route del 192.0.2.0/24 dev up0", "ip -6 route del 2001:db8::/64 dev up0"];
     off.iter().for_each(|line| drop(lab.h(1).namespace.sh(line)));
     tells(lab.h(1), &["node h2 is not on the link of up0", "ip route get 192.0.2.2"]);
@@ -206,7 +206,7 @@ fn node_is_on_link_if_the_kernel_routes_it_to_the_link() {
     to_the_link.iter().for_each(|line| drop(lab.h(1).namespace.sh(line)));
     reached(true);
     lab.h(1).well();
-    // A route may also say that there is no way, whatever the prefixes are.
+    // A route may also make the node unreachable, although the prefix is on the link.
     for kind in ["unreachable", "prohibit", "blackhole"] {
         let routes =
             [format!("ip route add {kind} 192.0.2.2/32"), format!("ip -6 route add {kind} 2001:db8::2/128")];
@@ -215,7 +215,7 @@ fn node_is_on_link_if_the_kernel_routes_it_to_the_link() {
         routes.iter().for_each(|line| drop(lab.h(1).namespace.sh(&line.replace(" add ", " del "))));
         lab.h(1).well();
     }
-    // By a gateway it is not on the link, however the prefixes look.
+    // A node behind a gateway is not on the link, although its prefix is.
     lab.h(1).namespace.sh("ip route add 192.0.2.2/32 via 192.0.2.254 dev up0");
     lab.h(1).namespace.sh("ip -6 route add 2001:db8::2/128 via 2001:db8::fe dev up0");
     tells(lab.h(1), &["node h2 is not on the link of up0"]);
@@ -238,13 +238,13 @@ fn pool_subnets_avoid_the_routes_of_every_host() {
         Err(subnet)
     });
     lab.h(2).well();
-    // One that comes later is told where it is, and no more once it is gone.
+    // A route that appears later is reported, until it is removed.
     h2.sh("ip route add 10.193.17.0/24 via 192.0.2.254");
     tells(lab.h(2), &[subnet.as_str().expect("a prefix"), "10.193.17.0/24", "network auto"]);
     lab.h(1).well();
     h2.sh("ip route del 10.193.17.0/24");
     lab.h(2).well();
-    // A route around all of a pool leaves nothing of it; the reason is told.
+    // A route that covers a whole pool leaves nothing of it; the refusal names the route.
     h2.sh("ip route add 10.0.0.0/8 via 192.0.2.254");
     tells(lab.h(2), &["10.0.0.0/8", "network auto"]);
     let refusal = eventually("nothing is left", || {

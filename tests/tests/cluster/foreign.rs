@@ -1,4 +1,4 @@
-//! A store that is not what it was: emptied, restored, somebody else's.
+//! A store that was emptied, restored from a snapshot, or replaced by another cluster's.
 
 use margay_tests::{container::Namespace, eventually::eventually, host::Host, lab::Lab};
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ fn populated() -> (Lab, Vec<(Namespace, IpAddr)>) {
         (container, addresses[0])
     });
     routed(&lab);
-    // What an agent tells of it may be ahead of its kernel.
+    // The agent's answers may be ahead of its kernel.
     for (from, _) in &members {
         for (_, to) in &members {
             eventually("every container reaches every other", || from.pings(*to, 1).then_some(()).ok_or(to));
@@ -45,7 +45,7 @@ fn all_reach_all(members: &[(Namespace, IpAddr)]) {
     }
 }
 
-/// Every address that the store says somebody has.
+/// Every address that is allocated in the store.
 fn allocated(lab: &Lab) -> Vec<String> {
     let values = etcdctl(lab, &["get", "--prefix", "--print-value-only", "/margay/v1/ipam/"]);
     let mut found: Vec<String> = values
@@ -78,7 +78,7 @@ fn emptied_store_is_restored_by_the_nodes() {
     lab.hosts.iter().for_each(Host::settled);
     assert_eq!(kernel(lab.h(1)), before, "nothing was removed");
     all_reach_all(&members);
-    // One of them is the first to see it.
+    // One of the nodes is the first to see it.
     let log = lab.h(1).log() + &lab.h(2).log();
     assert!(log.contains("was emptied"), "{log}");
     for host in [1, 2] {
@@ -153,13 +153,13 @@ fn store_of_another_cluster_is_ignored_until_an_operator_adopts_it() {
     all_reach_all(&members);
     let keys = etcdctl(&lab, &["get", "--prefix", "--keys-only", "/margay/v1/nodes"]);
     assert_eq!(keys.trim(), "", "and nothing is written to it");
-    // The right one again: all is well without anybody's help.
+    // With the right store again the cluster recovers without an operator.
     lab.kill_etcd();
     lab.swap_etcd_data();
     lab.start_etcd();
     lab.hosts.iter().for_each(Host::settled);
     lab.h(1).well();
-    // Theirs once more, and this time it is meant.
+    // The other store once more, and now the operator adopts it.
     lab.kill_etcd();
     lab.swap_etcd_data();
     lab.start_etcd();
@@ -191,7 +191,7 @@ fn missing_node_is_awaited_until_an_operator_adopts_the_store() {
         let found = allocated(&lab);
         if found.contains(&addr[0].to_string()) { Ok(()) } else { Err(found) }
     });
-    // Late, but nobody has its addresses.
+    // The node returns late, but its addresses are still its own.
     lab.host(2).up();
     routed(&lab);
     all_reach_all(&members);

@@ -1,4 +1,4 @@
-//! Stores that have no space left: they can be read, and nothing can be written.
+//! Stores without space: agents can read them, and cannot write.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use margay_tests::{
 
 use crate::{matrix::routed, store::etcdctl};
 
-/// Waits until an agent says that its store takes no writes, in which words.
+/// Waits until an agent reports that its store refuses writes, and returns the report.
 fn takes_no_writes(host: &Host, words: &str, mend: &str) {
     eventually("it is told", || {
         let status = host.json(&["status"]);
@@ -70,12 +70,12 @@ fn full_etcd_is_reported_and_used_again_once_it_has_space() {
     lab.h(2).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
 }
 
-/// A disk of its own that is small.
+/// A small file system.
 struct Disk<'a>(&'a Path);
 
 impl Disk<'_> {
     fn fill(&self) {
-        // It ends with an error: that is its point.
+        // dd ends with an error when the disk is full, as intended.
         let filler = format!("dd if=/dev/zero of={}/filler bs=4k", self.0.display());
         let mut words = filler.split_whitespace();
         let mut dd = std::process::Command::new(words.next().expect("a program"));

@@ -108,7 +108,7 @@ fn hosts_and_remote_containers_reach_each_other() {
         routed(&lab);
         for family in 0..2 {
             let [this, other] = [lab.h(1), lab.h(2)].map(|h| h.addresses[family]);
-            // First, so that both know the other's MAC: README's limits tell why.
+            // First, so that both know the other's MAC: README's limits say why.
             assert!(lab.h(1).namespace.pings(other, 2), "host to host, which is none of ours");
             assert!(
                 lab.h(2).namespace.pings(addr[family], 2),

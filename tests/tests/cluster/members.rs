@@ -57,7 +57,7 @@ fn no_request_fails_while_one_etcd_member_of_three_is_broken() {
     }
 }
 
-/// What an agent says is wrong, told without etcd's own words.
+/// The agent's report of the problem, which must not quote etcd's error text.
 fn problems(host: &Host) -> String {
     let status = host.json(&["status"]);
     let text = status["problems"].to_string();

@@ -1,4 +1,4 @@
-//! Nodes that go, come back, or claim to be another; what a newer agent wrote.
+//! Nodes that leave, return, or claim another's name; values of a newer agent.
 
 use margay_tests::{
     eventually::eventually,
@@ -20,7 +20,7 @@ fn removed_node_frees_its_blocks_and_reports_its_removal() {
     let (b, addr_b) = lab.attached(2, "blue");
     let (c, addr_c) = lab.attached(2, "blue");
     routed(&lab);
-    // Its lease may have run out on a machine that is busy, and be renewed.
+    // On a busy machine its lease may have expired and be renewed.
     eventually("h2 is healthy", || {
         let nodes = lab.h(1).json(&["node", "ls"]);
         if nodes[1]["healthy"] == true { Ok(()) } else { Err(nodes) }
@@ -135,7 +135,7 @@ fn fields_of_a_newer_agent_are_kept_and_newer_versions_are_read_only() {
         let told = status["store"]["unreadable"]["/margay/v1/networks/1"].to_string();
         if told.contains("version 2") { Ok(()) } else { Err(status) }
     });
-    // An agent that has never read it has it from its journal.
+    // A restarted agent cannot read the value, and takes the last one from its journal.
     lab.host(1).kill();
     lab.host(1).up();
     let status = lab.h(1).margay(&["status"]);

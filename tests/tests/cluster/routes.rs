@@ -1,4 +1,4 @@
-//! Routes: who hears of what, and what decides the way.
+//! Routes: which nodes get which events, and what decides a packet's path.
 
 use std::net::IpAddr;
 
@@ -24,14 +24,13 @@ fn attach_in_an_owned_block_causes_no_event_elsewhere() {
     });
     assert_eq!(containers.len(), 200);
     assert_eq!(lab.h(1).json(&["status"])["endpoints"], 201);
-    // A change that does concern h2 comes behind all of them, so whatever they
-    // caused has been counted by then.
+    // This change concerns h2 and comes last, so all earlier events are counted by then.
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
     eventually("h2 sees the network", || match lab.h(2).json(&["network", "ls"]).as_array() {
         Some(networks) if networks.len() == 2 => Ok(()),
         other => Err(other.cloned()),
     });
-    // The new network, and at times a node whose lease is another: nothing for each container.
+    // The new network, and sometimes a node's new lease: no event per container.
     let events = events() - before;
     assert!(events < 50, "{events} events");
 }
@@ -46,7 +45,7 @@ fn packets_between_nodes_follow_the_gateway_and_the_maps() {
     the_gateway_answers_whichever_node_has_its_block([&a, &b]);
     traceroute_shows_the_gateway_and_the_destination(&a, &addr_b);
     the_next_hop_follows_the_hosts_addresses(&lab, &a, &addr_b);
-    // Last: the hosts are without routes of their own behind it, to the store, too.
+    // Last, because it removes the hosts' own routes, also those to the store.
     the_next_hop_comes_from_the_map(&lab, &a, &addr_b);
 }
 
@@ -88,7 +87,7 @@ fn the_next_hop_follows_the_hosts_addresses(lab: &Lab, a: &Namespace, addr_b: &[
         kinds => Err(kinds),
     });
     eventually("it answers again", || if a.reaches(addr_b[0]) { Ok(()) } else { Err("it does not") });
-    // The kernel dropped its route with the source address; ours is back.
+    // The kernel dropped the route with its source address; the agent has restored it.
     eventually("the host's route is back", || {
         if host.reaches(addr_b[0]) { Ok(()) } else { Err(host.sh("ip route")) }
     });

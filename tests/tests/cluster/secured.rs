@@ -1,4 +1,4 @@
-//! etcd as careful people run it: TLS both ways, users with passwords.
+//! etcd with TLS both ways and users with passwords.
 
 use std::path::Path;
 
@@ -100,7 +100,7 @@ fn secured_etcd_is_used_with_the_right_credentials_only() {
     lost_etcd_permission_is_reported_until_it_is_granted_again(&mut lab);
 }
 
-/// Has h1's agent say why the store is away, with other flags than its own.
+/// Starts h1's agent with other flags, and returns its reason why the store is away.
 fn away_with(lab: &mut Lab, flags: Vec<String>, words: &str) {
     let right = std::mem::replace(&mut lab.host(1).flags, flags);
     lab.host(1).start();

@@ -44,10 +44,10 @@ fn containers_come_and_go_while_the_store_is_away() {
         assert!(refusal.contains(reason), "{refusal}");
     }
     assert!(!c.run("ip link show eth0").ok(), "nothing is half-done");
-    // Detaching needs no store either, and frees for the stash what was of it.
+    // Detaching needs no store either, and returns an address of the stash to it.
     lab.h(1).detach(&stashed[0].0);
     lab.h(1).detach(&first);
-    // A restarted agent knows its endpoints and what is left of the stash.
+    // A restarted agent knows its endpoints and the rest of the stash.
     lab.host(1).kill();
     lab.host(1).start();
     away(lab.h(1));
@@ -74,8 +74,7 @@ fn a_booted_host_serves_its_endpoints_without_the_store() {
     let (_b, addr_b) = lab.attached(1, "blue");
     lab.host(1).kill();
     lab.kill_etcd();
-    // Programs and maps go as if the host had been booted; the namespaces stay
-    // to see with.
+    // Programs and maps are removed as by a boot; the namespaces stay for the check.
     margay_tests::lab::remove_pins(&lab.plan.bpffs.join("h1"));
     lab.h(1).namespace.sh("ip link del margay0");
     // The kernel takes a moment to free the links.

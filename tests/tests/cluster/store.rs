@@ -11,7 +11,7 @@ use margay_tests::{
 
 use crate::matrix::routed;
 
-/// Flags by which etcdctl waits longer than the five seconds and less that it has by itself.
+/// Flags that raise etcdctl's timeouts above its defaults of five seconds and less.
 pub const PATIENT: [&str; 2] = ["--dial-timeout=60s", "--command-timeout=60s"];
 
 /// Runs etcdctl against the lab's etcd.

@@ -1,5 +1,4 @@
-//! Values in the store that no agent would write, and networks and denied prefixes that
-//! would cut nodes off.
+//! Invalid values in the store, and networks and denied prefixes that would cut nodes off.
 
 use margay_tests::{
     eventually::eventually,
@@ -83,7 +82,7 @@ fn overlapping_network_waits_until_the_other_is_removed() {
     let refusal = lab.h(1).refused(&["endpoint", "attach", "--network", "late", "--netns", &path]);
     assert!(refusal.contains("overlaps 10.66.0.0/16"), "{refusal}");
     assert!(a.pings(addr_b[0], 1));
-    // An older id does not push out what is followed.
+    // A network with an older id does not replace the one that is served.
     etcdctl(&lab, &["del", "/margay/v1/networks/1"]);
     eventually("the other one is followed", || {
         let names = lab.h(1).json(&["network", "ls"]);
@@ -125,7 +124,7 @@ fn store_and_gateways_of_a_node_stay_reachable() {
     assert!(refusal.contains("198.51.100.9, by which node h1"), "{refusal}");
     let refusal = lab.h(2).refused(&["guard", "add", "192.0.2.254/32"]);
     assert!(refusal.contains("192.0.2.254"), "{refusal}");
-    // Written past every check, both are left out where they would cut off.
+    // Written past every check, both are ignored on nodes that they would cut off.
     let subnet = r#"{"cidr":"198.51.100.0/24","gateway":"198.51.100.1","block_len":30}"#;
     etcdctl(&lab, &["put", "/margay/v1/networks/77", &network(77, "evil", subnet)]);
     etcdctl(&lab, &["put", "/margay/v1/refused/198.51.100.0-24", r#"{"v":1,"since":1}"#]);
@@ -138,7 +137,7 @@ fn store_and_gateways_of_a_node_stay_reachable() {
         ],
     );
     assert!(lab.h(1).namespace.sh("ip route get 198.51.100.9").contains("via 192.0.2.254"));
-    // So it still hears, and may mend it, whatever else cannot be read.
+    // So the node still gets events, also of a correction.
     lab.h(1).ok(&["guard", "rm", "198.51.100.0/24"]);
     lab.h(1).ok(&["network", "rm", "evil"]);
     let refusal = lab.h(1).refused(&["network", "create", "red", "--subnet", "10.66.0.0/16"]);

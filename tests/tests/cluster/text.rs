@@ -1,11 +1,11 @@
-//! What stands in the store may be anybody's.
+//! Text in the store may come from an attacker.
 
 use margay_tests::{eventually::eventually, lab::Lab};
 use serde_json::json;
 
 use crate::store::etcdctl;
 
-/// What clears a terminal, and what turns text around.
+/// Control sequences that clear a terminal, and characters that reverse text.
 const HOSTILE: &str = "a\u{1b}[2J\u{202e}b\u{9b}31m";
 
 #[test]

@@ -1,11 +1,11 @@
-//! What an agent hears of the store, and what it does not.
+//! Which changes of the store reach an agent as events.
 
 use std::collections::BTreeMap;
 
 use margay_tests::{eventually::eventually, host::Host, lab::Lab, plugin::ok};
 use serde_json::json;
 
-/// Changes of the store that came in at a host, by what they are of.
+/// Events of the store that a host has received, by kind of key.
 fn events(host: &Host) -> BTreeMap<String, u64> {
     let metrics = host.ok(&["metrics"]);
     let lines = metrics.lines().filter_map(|line| line.strip_prefix("margay_store_events_total{kind=\""));
@@ -16,7 +16,8 @@ fn events(host: &Host) -> BTreeMap<String, u64> {
     counted.collect()
 }
 
-/// What a runtime keeps for networks to come lies in the store and concerns nobody.
+/// Subnets that a runtime reserves for future networks are in the store, but no node watches
+/// them.
 #[test]
 fn pool_requests_cause_no_event_on_other_nodes() {
     let lab = Lab::new(2);
@@ -30,14 +31,13 @@ fn pool_requests_cause_no_event_on_other_nodes() {
     for pool in &pools[..3] {
         ok(lab.h(1), "/IpamDriver.ReleasePool", &json!({ "PoolID": pool }));
     }
-    // A change that does concern both comes behind all of them, so whatever they caused has
-    // been counted by then.
+    // This change concerns both nodes and comes last, so all earlier events are counted by then.
     lab.h(1).ok(&["network", "create", "red", "--subnet", "10.2.0.0/16"]);
     eventually("h2 knows the other", || if network(lab.h(2)) == 2 { Ok(()) } else { Err(()) });
     for (i, mut expected) in [1, 2].into_iter().zip(before) {
         *expected.entry("networks".into()).or_default() += 1;
         let found = events(lab.h(i));
-        // A lease may have come to be another meanwhile.
+        // A lease may have been replaced meanwhile.
         let all_but_leases = |events: BTreeMap<String, u64>| -> Vec<(String, u64)> {
             events.into_iter().filter(|(kind, _)| kind != "alive").collect()
         };

@@ -1,5 +1,5 @@
-//! What a hostile container tries that no other room is about: detours to what it may not
-//! reach, and frames that no honest stack sends.
+//! Attacks of a hostile container that no other module covers: detours to forbidden
+//! destinations, and frames that no honest stack sends.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ fn to(dst: IpAddr) -> Frame {
     Frame::udp(mac("c2"), both(1, 3)[usize::from(dst.is_ipv6())], dst)
 }
 
-/// The same packet in every disguise that the programs look through.
+/// The same packet behind every option, extension and fragment header that the programs parse.
 fn disguised(frame: &Frame) -> Vec<Frame> {
     let behind = |kind: u8, header: [u8; 8]| {
         let header = [&[frame.proto][..], &header[1..]].concat();
@@ -224,7 +224,7 @@ fn neighbour_discovery_behind_extension_headers_is_dropped() {
         Some((44, [58, 0, 0, 1, 0, 0, 0, 9])),
     ];
     let own = both(1, 3)[1];
-    // To a neighbour by its address or by all of them, as itself, as the gateway, as the link.
+    // To a neighbour and to all nodes; from its own, the gateway's and a link-local address.
     for before in headers {
         for kind in [133, 134, 136, 137] {
             for src in [own, both(1, 1)[1], addr("fe80::1")] {
@@ -283,8 +283,8 @@ fn numbers() -> impl FnMut() -> usize {
     }
 }
 
-/// Whether a frame that goes on is what its sender may send: from its MAC before, from its
-/// address still, and within its network unless it is the host's business or another node's.
+/// Whether a forwarded frame respects its sender's limits: sent from its MAC, still from its
+/// address, and not into another network.
 fn may_go_on(sent: &[u8], out: &[u8], family: usize) -> bool {
     let (at, len) = if family == 0 { (26, 4) } else { (22, 16) };
     let bytes = |addr: IpAddr| match addr {
@@ -308,7 +308,7 @@ fn corrupted_packets_keep_sender_and_network() {
         let forms = disguised(&to(dst));
         let mut frame = forms[next() % forms.len()].bytes();
         for _ in 0..1 + next() % 3 {
-            // Behind the EtherType: what says which parser reads it stays.
+            // The EtherType stays, since it selects the parser.
             let at = [14 + next() % 50, 6 + next() % 6][usize::from(next().is_multiple_of(8))];
             frame[at] = next() as u8;
         }

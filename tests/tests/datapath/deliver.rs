@@ -1,4 +1,4 @@
-//! Where packets of a container go when nothing is wrong with them.
+//! Where valid packets of a container go.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use margay_tests::{
 
 use crate::{dropped, explained, forwarded};
 
-/// The bytes of a frame with one taken off its TTL and the checksum right.
+/// The bytes of a frame with its TTL decremented and the checksum right.
 fn one_hop_later(frame: &Frame) -> Vec<u8> {
     frame.clone().ttl(frame.ttl - 1).bytes()
 }
@@ -28,8 +28,8 @@ fn packet_to_a_local_endpoint_is_delivered() {
     }
 }
 
-/// A netkit's packets to a container here leave by the host side of its interface. In all else
-/// they are as a veth's: verdict, bytes and counters.
+/// Packets of a netkit to a container here leave by the host side of its interface. Verdict,
+/// bytes and counters are the same as for a veth.
 #[test]
 fn netkit_sender_gets_the_verdicts_of_a_veth_sender() {
     let mut node = node();

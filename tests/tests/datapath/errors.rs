@@ -57,7 +57,7 @@ fn packet_with_an_expired_ttl_gets_time_exceeded() {
 fn undeliverable_packet_gets_the_icmp_error_of_its_reason() {
     let mut node = node();
     let cases = [
-        // Nobody has it, a node that is not on-link has it, another network's.
+        // An unused address, one of a node that is not on-link, one of another network.
         (1, 200, "no_endpoint", [(3, 1), (1, 3)]),
         (1, 130, "node_unreachable", [(3, 1), (1, 0)]),
         (2, 3, "isolated", [(3, 13), (1, 1)]),
@@ -106,7 +106,7 @@ fn no_icmp_error_about_icmp_errors() {
             let frame = frame.carrying(proto, &[*kind, 0, 0, 0, 0, 0, 0, 0]);
             dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "no_endpoint");
         }
-        // But about echo there is one.
+        // An echo request does get an error.
         let echo = Frame::echo(mac("c1"), both(1, 2)[family], both(1, 200)[family]);
         explained(&node.from_workload("c1", &echo.bytes()), "from_workload", "no_endpoint");
     }
@@ -139,8 +139,8 @@ fn icmp_errors_are_rate_limited() {
     let frame = Frame::udp(mac("c1"), both(1, 2)[0], both(1, 200)[0]).bytes();
     let counts = |node: &Node| ["icmp_sent", "icmp_limited"].map(|reason| node.count(program, reason));
     let before = counts(&node);
-    // The budget is 100 in a second: this many are all in it only if they take half a minute.
-    // So the counters, hundreds of system calls, are not read in between.
+    // The budget is 100 per second, so 3000 packets exceed it unless they take half a minute.
+    // The counters are read only at the end, since that takes hundreds of system calls.
     for _ in 0..3000 {
         node.nanoseconds(program, &frame, own, 1);
     }
@@ -153,7 +153,7 @@ fn icmp_errors_are_rate_limited() {
     explained(&node.from_workload("c2", &other), "from_workload", "no_endpoint");
 }
 
-/// Passes so many frames through `from_network`, faster than any of them would be read.
+/// Passes frames through `from_network` without reading results, and so as fast as possible.
 fn flood(node: &Node, frames: impl Iterator<Item = Vec<u8>>) {
     let uplink = node.ifindex("up0");
     for frame in frames {
@@ -175,7 +175,7 @@ fn the_icmp_budget_is_per_sender() {
     }
 }
 
-/// Outsiders can write any source: many of them have one budget.
+/// Outsiders can forge any source, so they share one budget.
 #[test]
 fn outsiders_share_one_icmp_budget() {
     let node = node();
@@ -188,7 +188,7 @@ fn outsiders_share_one_icmp_budget() {
     let (sent, limited) = (after[0] - before[0], after[1] - before[1]);
     assert_eq!(sent + limited, 3000);
     assert!(sent >= 100 && limited > 0, "{sent} sent, {limited} withheld");
-    // Which takes nothing from the cluster's own.
+    // The budgets of the cluster's own senders are untouched.
     let mut node = node;
     let own = Frame::udp(REMOTE, both(1, 70)[0], both(1, 20)[0]).bytes();
     explained(&node.from_network(&own), "from_network", "no_endpoint");
@@ -198,7 +198,7 @@ fn outsiders_share_one_icmp_budget() {
 fn too_big_errors_are_not_limited() {
     let mut node = node();
     for family in 0..2 {
-        // Of one who has spent its budget otherwise.
+        // The sender has already spent its budget on other errors.
         flood(&node, (0..300).map(|_| Frame::udp(REMOTE, both(1, 70)[family], both(1, 20)[family]).bytes()));
         let big = Frame::udp_of(REMOTE, both(1, 70)[family], both(1, 4)[family], 1350);
         for _ in 0..300 {

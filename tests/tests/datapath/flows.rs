@@ -1,5 +1,4 @@
-//! What XDP remembers of what passed through: for a moment, and never against what
-//! has to be said or refused.
+//! XDP's memory of transit flows. It lasts for a moment, and never overrides a drop or a reply.
 
 use std::net::IpAddr;
 
@@ -22,8 +21,8 @@ fn addr(text: &str) -> IpAddr {
     text.parse().expect("a literal")
 }
 
-/// A node whose XDP remembers for so long, and has its next hops. Each processor
-/// remembers for itself.
+/// A node whose XDP remembers flows for `hold` and has fresh next hops. Each processor has its
+/// own memory.
 fn remembering(hold: Option<u64>) -> Node {
     stay();
     let mut node = Node::with(Extras { tally: true, hold });
@@ -36,7 +35,7 @@ fn through(family: usize) -> Frame {
     Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 0x43)[family])
 }
 
-/// Has XDP know a flow: what follows of it costs the deny list's look-up alone.
+/// Makes XDP remember a flow: its next frames cost only the look-up in the deny list.
 #[track_caller]
 fn know(node: &mut Node, frame: &Frame) -> Outcome {
     node.xdp(&frame.bytes());
@@ -79,7 +78,7 @@ fn xdp_passes_frames_of_remembered_flows_that_need_a_reply() {
 #[test]
 fn flow_in_a_shared_slot_is_looked_up() {
     let mut node = remembering(Some(MINUTE));
-    // Destinations, then sources, whose words add up to the same.
+    // Destinations, then sources, whose words have the same sum and so share a slot.
     know(&mut node, &through(1));
     let refused = Frame::udp(WIRE, addr(OUTSIDE[1]), both(1, 0x46)[1]);
     assert_eq!(counted(&mut node, &refused), "xdp_uplink outside");
@@ -100,9 +99,9 @@ fn denied_prefix_applies_to_remembered_flows_at_once() {
     }
 }
 
-/// Waits until a node that knows a flow has forgotten it.
+/// Waits until a node has forgotten a flow.
 fn forgets(node: &mut Node, frame: &Frame) {
-    eventually("it is decided anew", || match &*counted(node, frame) {
+    eventually("the flow is looked up again", || match &*counted(node, frame) {
         "xdp_uplink passed" => Ok(()),
         other => Err(other.to_owned()),
     });
@@ -122,7 +121,7 @@ fn change_applies_to_remembered_flows_once_they_expire() {
 fn next_hop_expires_with_its_freshness() {
     let mut node = remembering(Some(MINUTE));
     for (family, h2) in H2.into_iter().enumerate() {
-        // For between one second and two, which may be over before the packet comes.
+        // Fresh for one to two seconds, which may end before the packet arrives.
         eventually("it goes on while the next hop is fresh", || {
             node.confirm(addr(h2), NEXT, 2);
             match &*counted(&mut node, &through(family)) {

@@ -1,4 +1,4 @@
-//! What the host sends by `margay0`.
+//! Packets that the host sends by `margay0`.
 
 use std::net::IpAddr;
 
@@ -86,7 +86,7 @@ fn forwarded_packet_passes_with_the_reply_mark_only() {
         let context =
             |mark| Context { ifindex: margay0, ingress_ifindex: uplink, mark, ..Context::default() };
         dropped(&node.run(Program::FromHost, &frame, context(0)), "from_host", "outside");
-        // Other bits of the mark are others' business.
+        // Other bits of the mark do not matter.
         let answer = node.run(Program::FromHost, &frame, context(REPLY_MARK | 0x1234));
         forwarded(&answer, "from_host", "local");
         dropped(

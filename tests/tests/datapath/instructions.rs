@@ -1,5 +1,5 @@
-//! Instructions that the programs execute for each kind of packet, exact numbers that depend on
-//! the object alone.
+//! Instructions that the programs execute for each kind of packet. The numbers are exact and
+//! depend on the object alone.
 
 use margay_common::verdict::Program;
 use margay_tests::{
@@ -8,11 +8,11 @@ use margay_tests::{
     kinds::{all, prepare},
 };
 
-/// By how many percent a count may differ from what is told here.
+/// By how many percent a count may differ from the table below.
 const TOLERANCE: u64 = 3;
 
-/// Instructions for a packet of IPv4 and of IPv6, in the order of [`all`]. Whoever changes the
-/// programs and finds them within the tolerance need not touch them; else the commit says why.
+/// Instructions for an IPv4 and an IPv6 packet, in the order of [`all`]. A change of the
+/// programs within the tolerance needs no update here; otherwise the commit says why.
 const TOLD: &[(Program, &str, [u64; 2])] = &[
     (Program::FromWorkload, "to another node", [331, 324]),
     (Program::FromWorkload, "to a container here", [257, 273]),
@@ -53,7 +53,7 @@ fn each_packet_kind_executes_its_documented_instructions() {
             }
             let executed = interpreter.run(kind.program, &frame, context);
             let out = node.run(kind.program, &frame, context);
-            // What interprets a program wrongly counts wrongly, too.
+            // An interpreter with a wrong result would also count wrongly.
             assert_eq!((executed.action, &executed.frame), (out.action, &out.frame), "{}", kind.what);
             executed.instructions
         });

@@ -15,7 +15,7 @@ use crate::{dropped, explained, forwarded};
 fn packet_from_a_container_to_another_network_is_isolated() {
     let mut node = node();
     for family in 0..2 {
-        // On this node, on another, and where nobody is.
+        // On this node, on another, and an unused address.
         for host in [3, 70, 200] {
             let frame = Frame::udp(mac("c2"), both(1, 3)[family], both(2, host)[family]);
             explained(&node.from_workload("c2", &frame.bytes()), "from_workload", "isolated");
@@ -66,7 +66,7 @@ fn packet_from_the_wire_with_a_source_of_another_network_is_isolated() {
 fn packet_routed_through_the_host_does_not_reach_another_network() {
     let mut node = node();
     for family in 0..2 {
-        // Whatever the host forwards to a network that is not routable.
+        // The host forwards a packet to a network that is not routable.
         for host in [3, 70] {
             let frame = Frame::udp([0xee; 6], both(2, 3)[family], both(1, host)[family]);
             dropped(&node.from_host_forwarded(&frame.bytes()), "from_host", "outside");

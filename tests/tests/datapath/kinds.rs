@@ -64,7 +64,7 @@ fn broadcast_and_multicast_are_dropped_with_their_own_reasons() {
     for (dst, family, reason) in cases {
         let frame = Frame::udp(mac("c1"), both(1, 2)[family], dst.parse().expect("a literal"));
         dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", reason);
-        // As senders address them on a link. Of the sender's own subnet no look is taken.
+        // With a group MAC, as on a link. Addresses in the sender's own subnet are not checked.
         let reason = if dst == "10.1.255.255" { "other_host" } else { reason };
         for group in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 2]] {
             let frame = frame.clone().to_mac(group);
@@ -204,8 +204,8 @@ fn truncated_and_contradictory_packets_are_dropped() {
 fn ipv4_mapped_addresses_are_malformed() {
     let mut node = node();
     let mapped = |addr: &str| addr.parse::<IpAddr>().expect("a literal");
-    // The source is the container's own IPv4 address in IPv6 clothes: in the
-    // maps both are one key.
+    // The source is the container's own IPv4 address, mapped to IPv6: in the maps both have the
+    // same key.
     for dst in [both(1, 3)[1], both(2, 3)[1], both(1, 70)[1]] {
         let frame = Frame::udp(mac("c1"), mapped("::ffff:10.1.0.2"), dst);
         dropped(&node.from_workload("c1", &frame.bytes()), "from_workload", "malformed");

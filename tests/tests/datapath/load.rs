@@ -34,7 +34,7 @@ fn xdp_attaches_in_native_and_generic_mode_and_detaches() {
         let (pins, program) = node.xdp_program();
         let id = program.info().expect("it is loaded").id();
         for native in [true, false, true] {
-            // Twice: the second takes the place of the first, as another way does.
+            // Twice: the second replaces the first, as does another mode.
             for _ in 0..2 {
                 xdp::attach(&pins, &netlink, UPLINK, native, program).await.expect("attaches");
                 let found = xdp::attached(&pins, &netlink, UPLINK, Some(id)).await.expect("netlink");
@@ -68,7 +68,7 @@ fn attaches_and_detaches(mode: TcMode) {
         for program in Program::ALL {
             let Some(hook) = attach::hook(*program) else { continue };
             let (pins, loaded) = node.program(*program);
-            // Twice: the second takes the place of the first.
+            // Twice: the second replaces the first.
             for _ in 0..2 {
                 attach::attach(mode, &pins, &netlink, UPLINK, hook, loaded).await.expect("attaches");
             }
@@ -100,7 +100,7 @@ fn interfaces_with_colliding_slots_are_both_served() {
     let beyond = send(&mut node);
     let workloads = &mut node.maps().workloads;
     workloads.remove(other).expect("it is there");
-    // Where it is, it stays, and once: what is replaced while it is read is whole.
+    // A spilled entry stays in the hash, and its replacement is atomic for readers.
     let changed = Workload { flags: INTERNAL, ..workload };
     workloads.put(own, changed).expect("it is there");
     let (all, spilled) = (workloads.read().expect("the map"), workloads.spilled().expect("the map"));
@@ -116,7 +116,7 @@ fn interfaces_with_colliding_slots_are_both_served() {
     dropped(&gone, "from_workload", "unknown_interface");
 }
 
-/// As an agent does with those of an earlier version.
+/// An agent empties the tables of an earlier version in this way.
 #[test]
 fn a_table_of_another_layout_is_emptied() {
     let dir = Path::new("/sys/fs/bpf").join(format!("margay-test-layout-{}", std::process::id()));
@@ -148,7 +148,7 @@ fn full_map_refuses_new_entries_and_keeps_old_ones() {
     let mut node = node();
     let workloads = &mut node.maps().workloads;
     let before = workloads.read().expect("the map");
-    // All of one slot: the first has it, the others are kept beyond.
+    // All keys share one slot: the first takes it, the others spill into the hash.
     let keys = (64..).map(|i| i * MAX_WORKLOADS);
     let mut added = Vec::new();
     let refusal = keys.take(MAX_WORKLOADS as usize + 2).find_map(|key| {

@@ -27,8 +27,8 @@ use margay_tests::{
 /// Nanoseconds for which XDP remembers flows in tests that rest on it.
 const MINUTE: u64 = 60_000_000_000;
 
-/// Far from the million instructions at which the kernel gives up, so that another compiler or
-/// kernel does not lose a program, and stages to come find room.
+/// Far below the kernel's limit of a million instructions, so that programs still load with
+/// another compiler or kernel, and further stages have room.
 const VERIFIED: u32 = 80_000;
 
 #[test]
@@ -39,7 +39,7 @@ fn programs_verify_within_the_instruction_budget() {
     }
 }
 
-/// What a packet costs is bounded and known, whatever stands in the maps.
+/// The look-ups of a packet are bounded and known for any content of the maps.
 #[test]
 fn each_packet_kind_costs_its_documented_look_ups() {
     stay();
@@ -53,7 +53,7 @@ fn each_packet_kind_costs_its_documented_look_ups() {
     }
 }
 
-/// The packet was dropped for this reason, counted once, and nobody told.
+/// The packet was dropped for this reason, counted once, and caused no error.
 #[track_caller]
 fn dropped(out: &Outcome, program: &str, reason: &str) {
     assert_eq!(out.counted, [format!("{program} {reason}")], "{out:?}");
@@ -69,7 +69,7 @@ fn explained(out: &Outcome, program: &str, reason: &str) {
     assert_eq!((out.action, &out.sent), (REDIRECT, &sent::back(&out.from)), "{out:?}");
 }
 
-/// The packet went on, to where its destination is.
+/// The packet went to its destination.
 #[track_caller]
 fn forwarded(out: &Outcome, program: &str, verdict: &str) {
     let dst = sent::destination(&out.frame);
@@ -78,14 +78,14 @@ fn forwarded(out: &Outcome, program: &str, verdict: &str) {
     forwarded_to(out, program, verdict, &expected);
 }
 
-/// The packet went on, to there.
+/// The packet went to `sent`.
 #[track_caller]
 fn forwarded_to(out: &Outcome, program: &str, verdict: &str, sent: &str) {
     assert_eq!(out.counted, [format!("{program} {verdict}")], "{out:?}");
     assert_eq!((out.action, &*out.sent), (REDIRECT, sent), "{out:?}");
 }
 
-/// The packet is none of ours: not a byte of it changed.
+/// The packet passed as foreign: not a byte of it changed.
 #[track_caller]
 fn passed(out: &Outcome, program: &str, frame: &[u8]) {
     assert_eq!(out.counted, [format!("{program} passed")], "{out:?}");

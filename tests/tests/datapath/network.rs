@@ -1,4 +1,4 @@
-//! What comes in on the uplink.
+//! Packets that come in on the uplink.
 
 use std::net::IpAddr;
 
@@ -45,7 +45,7 @@ fn packet_from_outside_reaches_routable_networks_only() {
         for network in [1, 2, 3] {
             let frame = Frame::udp(WIRE, addr(src), both(network, 2)[family]);
             dropped(&node.from_network(&frame.bytes()), "from_network", "outside");
-            // Nor is anybody told who is there and who is not.
+            // Outsiders cannot find out which addresses are in use.
             let frame = Frame::udp(WIRE, addr(src), both(network, 200)[family]);
             dropped(&node.from_network(&frame.bytes()), "from_network", "outside");
         }
@@ -119,7 +119,7 @@ fn foreign_packets_pass_unchanged() {
     for frame in frames {
         passed(&node.from_network(&frame), "from_network", &frame);
     }
-    // Broken, but for somebody else.
+    // Malformed, but not for the cluster.
     let mut broken = Frame::udp(WIRE, addr("203.0.113.9"), addr("192.0.2.1")).bytes();
     broken[14] = 0x44;
     passed(&node.from_network(&broken), "from_network", &broken);

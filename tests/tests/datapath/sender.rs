@@ -1,5 +1,5 @@
-//! What the bench makes its frames with: from as many sources as it says, each a right
-//! packet.
+//! The program that generates the bench's frames: it has as many sources as asked for, and
+//! every frame is valid.
 
 use std::{collections::BTreeSet, path::Path};
 

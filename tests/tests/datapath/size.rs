@@ -1,4 +1,4 @@
-//! Packets that are too big for the way, super-packets included.
+//! Packets that are too big for their path, super-packets included.
 
 use margay_common::verdict::Program;
 use margay_tests::{

@@ -25,8 +25,7 @@ fn packet_with_a_foreign_mac_is_dropped() {
 fn packet_with_a_foreign_source_address_is_dropped() {
     let mut node = node();
     let others = [
-        // A neighbour on this node, one elsewhere, the gateway, a node, the
-        // world, nobody.
+        // A container on this node, one on another, the gateway, a node, the world, no host at all.
         ["10.1.0.3", "10.1.0.70", "10.1.0.1", "192.0.2.2", "203.0.113.9", "0.0.0.0", "127.0.0.1"],
         ["fd00:1::3", "fd00:1::46", "fd00:1::1", "2001:db8::2", "2001:db8:9::9", "::", "::1"],
     ];

@@ -1,5 +1,5 @@
-//! XDP of the uplink: what ends there, what goes on at once, and that everything
-//! else is left to `from_network`.
+//! XDP of the uplink: what it drops, what it forwards, and that it leaves all else to
+//! `from_network`.
 
 use std::net::IpAddr;
 
@@ -95,7 +95,7 @@ fn xdp_passes_frames_that_need_a_reply() {
             to(both(4, 200)[family]),
             // Its node is not on the link.
             to(both(5, 130)[family]),
-            // An endpoint of another network asks: it is told.
+            // The sender is an endpoint of another network, and gets an error.
             Frame::udp(WIRE, both(1, 70)[family], both(4, 70)[family]),
             Frame::udp(WIRE, both(1, 70)[family], both(2, 2)[family]),
             Frame::udp(WIRE, both(2, 70)[family], both(2, 200)[family]),
@@ -124,7 +124,7 @@ fn xdp_drops_denied_spoofed_and_outside_frames() {
             ends(&node.xdp(&frame), reason);
             dropped(&node.from_network(&frame), "from_network", reason);
         }
-        // Blocked is blocked, also with headers that contradict themselves.
+        // The deny list also applies to malformed headers.
         let mut broken = Frame::udp(WIRE, addr(BLOCKED[family]), both(1, 2)[family]).bytes();
         broken[14] = 0x15;
         ends(&node.xdp(&broken), "guarded");
@@ -141,7 +141,7 @@ fn xdp_passes_frames_for_the_host_and_for_unknown_addresses() {
             Frame::udp(WIRE, addr(OUTSIDE[family]), addr(H2[family])),
             Frame::udp(WIRE, both(1, 70)[family], both(1, 2)[family]),
             Frame::udp(WIRE, addr(OUTSIDE[family]), both(4, 2)[family]),
-            // One here that a load balancer outside has sent back.
+            // The source is a container here: a load balancer outside has sent its packet back.
             Frame::udp(WIRE, both(1, 3)[family], both(1, 2)[family]),
             // A node, and a container of another network, to a container here.
             Frame::udp(WIRE, addr(H2[family]), both(1, 2)[family]),

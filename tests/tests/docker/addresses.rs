@@ -50,7 +50,7 @@ fn a_container_keeps_its_addresses_while_it_exists() {
         h1.docker("restart -t 0 web");
         assert_eq!(is(), was);
     }
-    // While it is stopped nobody else gets them, however many come.
+    // While it is stopped no other container gets its addresses.
     h1.docker("stop -t 0 web");
     for i in 0..3 {
         run(h1, &format!("other{i}"), "--network blue");
@@ -100,7 +100,7 @@ fn twenty_containers_restarted_at_once_keep_their_addresses() {
     for _ in 0..10 {
         scope(|scope| {
             for name in &names {
-                // Without a time: Docker 20.10 that is busy kills what it has just started, too.
+                // Without -t: a busy Docker 20.10 would also kill the container that it has just started.
                 scope.spawn(move || h1.docker(&format!("restart {name}")));
             }
         });
@@ -139,7 +139,7 @@ fn stopped_container_gives_its_address_up_if_no_other_is_free() {
     assert_eq!(address(h1, "new", "small"), was);
     let refused = h1.docker_refuses("start c2");
     assert!(refused.contains("10.65.0.0/29 is exhausted"), "{refused}");
-    // Who names an address that a stopped container keeps has it.
+    // A container that asks for a stopped container's address by name gets it.
     let was = address(h1, "c3", "small");
     h1.docker("stop -t 0 c3");
     h1.docker("rm -f new");

@@ -115,7 +115,7 @@ fn compose_may_come_up_and_go_down_on_all_hosts_at_once() {
         scope(|scope| {
             for host in &lab.hosts {
                 scope.spawn(move || {
-                    // Who was not the first to create a network may be asked to come again.
+                    // A host that was not the first to create a network may have to retry.
                     eventually(&format!("{} comes up", host.name), || {
                         let said = host.engine().compose(&file(host), &["up", "-d"]);
                         if said.ok() { Ok(()) } else { Err(said) }

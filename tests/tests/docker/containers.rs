@@ -105,7 +105,7 @@ fn networks_come_and_go_while_traffic_flows() {
     h2.docker("network connect blue only-inner");
     assert!(reaches(h2, "only-inner", "192.0.2.200"), "masqueraded as the host");
     assert!(reaches(h2, "only-inner", &address(h1, "c1", "blue")));
-    // From the start on several networks, one of them Docker's own.
+    // Started on several networks, one of them Docker's own.
     h1.docker(&format!("create --name both --network blue {IMAGE} sleep 1000"));
     h1.docker("network connect plain both");
     h1.docker("network connect inner both");
@@ -176,7 +176,7 @@ fn other_docker_network_modes_work_beside_margay() {
     h1.docker(&format!("{CREATE} blue"));
     run(h1, "c1", "--network blue");
     let addr = address(h1, "c1", "blue");
-    // What takes eight commands by hand takes one.
+    // The example that needs eight commands by hand needs one.
     run(h1, "bare", "--network none");
     let pid = h1.docker("inspect -f {{.State.Pid}} bare");
     h1.ok(&["endpoint", "attach", "--network", "blue", "--pid", &pid, "--name", "bare"]);
@@ -206,7 +206,7 @@ fn docker_firewall_rules_and_bridges_do_not_block_containers() {
     let world = "192.0.2.200";
     for host in &lab.hosts {
         run(host, "c1", "--network blue");
-        // Docker drops what is forwarded, and says so.
+        // As Docker sets it: forwarded packets are dropped.
         host.namespace.sh("iptables -P FORWARD DROP");
     }
     let policy = lab.h(1).namespace.sh("iptables -S FORWARD");

@@ -46,7 +46,7 @@ pub fn appears(host: &Host, network: &str) {
     });
 }
 
-/// Waits until it has it no more.
+/// Waits until a host's Docker no longer has a network.
 #[track_caller]
 pub fn vanishes(host: &Host, network: &str) {
     eventually(&format!("network {network} gone from {}'s docker", host.name), || {
@@ -85,19 +85,20 @@ pub fn reaches(host: &Host, container: &str, addr: &str) -> bool {
     host.try_docker(&format!("exec {container} ping -c 1 -W 20 {addr}")).ok()
 }
 
-/// Whether it hears nothing from there. Echoes take far less than is waited.
+/// Whether a container gets no answer from an address. Echoes take far less time than ping
+/// waits.
 pub fn hears_nothing(host: &Host, container: &str, addr: &str) -> bool {
     !host.try_docker(&format!("exec {container} ping -c 1 -W 1 {addr}")).ok()
 }
 
-/// What is wrong on a host, in words.
+/// The problems of a host, as text.
 pub fn problems(host: &Host) -> String {
     let status = host.json(&["status"]);
     let list = status["problems"].as_array().expect("a list");
     list.iter().map(|p| format!("{} ({})\n", p["problem"], p["mend"])).collect()
 }
 
-/// What has happened on a host, in words.
+/// The notices of a host, as text.
 pub fn notices(host: &Host) -> String {
     let status = host.json(&["status"]);
     let list = status["notices"].as_array().expect("a list");
@@ -113,7 +114,7 @@ pub fn well(host: &Host) {
     });
 }
 
-/// Waits until a host's status tells of something.
+/// Waits until a host's status reports a problem.
 #[track_caller]
 pub fn tells(host: &Host, what: &str) {
     eventually(&format!("{}'s status tells: {what}", host.name), || {
@@ -122,7 +123,7 @@ pub fn tells(host: &Host, what: &str) {
     });
 }
 
-/// Waits until a host's status tells of something that has happened and is not wrong now.
+/// Waits until a host's status has a notice.
 #[track_caller]
 pub fn notes(host: &Host, what: &str) {
     eventually(&format!("{}'s status tells: {what}", host.name), || {

@@ -16,7 +16,7 @@ use crate::{address, appears, lab, notes, notices, problems, reaches, run, settl
 const CREATE: &str = "network create -d margay --ipam-driver margay";
 
 fn inspect(host: &margay_tests::host::Host, network: &str) -> Value {
-    // It is away for a moment where it is made again.
+    // The network is missing for a moment on the host where the agent creates it again.
     let said = eventually("Docker has the network", || {
         let said = host.try_docker(&format!("network inspect {network}"));
         if said.ok() { Ok(said.out) } else { Err(said) }
@@ -47,12 +47,12 @@ fn network_created_on_one_host_appears_on_every_host() {
         assert!(refused.contains(&format!("1 on node {} (c-{})", host.name, host.name)), "{refused}");
     }
     lab.h(3).docker_refuses("network rm blue");
-    // Docker forgets what it has no container on; the others still do.
+    // Docker removes the network where no container uses it; the others still have one.
     lab.h(3).docker("rm -f c-h3");
     lab.h(3).docker("network rm blue");
     notes(lab.h(3), "docker network rm has no effect: network blue has endpoints: 1 on node h1 (c-h1)");
     appears(lab.h(3), "blue");
-    // That is over: nothing is wrong.
+    // The conflict is over: no problem is left.
     well(lab.h(3));
     lab.h(3).docker("network prune -f");
     appears(lab.h(3), "blue");
@@ -108,7 +108,7 @@ fn network_options_and_labels_appear_on_every_host() {
     assert!(reaches(lab.h(1), "c1", &address(lab.h(2), "c1", "wide")));
     let v6 = lab.h(2).docker("inspect -f {{.NetworkSettings.Networks.wide.GlobalIPv6Address}} c1");
     assert!(reaches(lab.h(1), "c1", &v6), "{v6}");
-    // Another gets neither what is somebody else's nor what is taken.
+    // Another container gets neither a foreign address nor a used one.
     for (ip, reason) in
         [("10.65.5.3", "reserved for nas"), (&*address(lab.h(2), "c1", "wide"), "is taken by")]
     {
@@ -121,7 +121,7 @@ fn network_options_and_labels_appear_on_every_host() {
     appears(lab.h(2), "six");
     let subnets = inspect(lab.h(2), "six")["IPAM"]["Config"].to_string();
     assert!(subnets.contains("10.192.0.0/20") && subnets.contains("fd00:77::/64"), "{subnets}");
-    // Removed and created at once, with other options: that is another network.
+    // Removed and created at once with other options: this is a different network.
     lab.h(1).docker("network rm six");
     lab.h(1).docker(&format!("{CREATE} --internal six"));
     // By their names alone the other host's may still be the one that was removed.
@@ -178,7 +178,7 @@ fn impossible_network_requests_are_refused_without_a_trace() {
     }
     let refused = h1.refused(&["network", "create", "x", "--subnet", "172.16.0.0/12"]);
     assert!(refused.contains("overlaps 172.17.0.0/16, which is on a link of node h1"), "{refused}");
-    // What does no harm is kept.
+    // Harmless unknown options are kept.
     h1.docker(&format!("{CREATE} -o org.example.note=x noted"));
     assert_eq!(inspect(h1, "noted")["Options"]["org.example.note"], "x");
     h1.docker("network rm noted");
@@ -188,7 +188,7 @@ fn impossible_network_requests_are_refused_without_a_trace() {
     });
     let dump = h1.ok(&["store", "export"]);
     assert!(!dump.contains("reservations"), "{dump}");
-    // Publishing is refused while it cannot be done.
+    // Publishing ports is refused, since Margay does not support it.
     let refused = h1.docker_refuses(&format!("run --rm --network taken -p 8080:80 {IMAGE} true"));
     assert!(refused.contains("does not publish ports yet"), "{refused}");
     assert_eq!(h1.json(&["endpoint", "ls"]).as_array().map(Vec::len), Some(0));
@@ -199,7 +199,7 @@ fn same_create_on_every_host_makes_one_network() {
     let lab = lab(3);
     scope(|scope| {
         for host in &lab.hosts {
-            // A host whose agent was faster than its user is told that it exists.
+            // On a host whose agent was faster than its user, Docker says that the network exists.
             scope.spawn(move || {
                 let said = host.try_docker(&format!("{CREATE} red"));
                 assert!(said.ok() || said.err.contains("already exists"), "{said:?}");
@@ -321,7 +321,7 @@ fn docker_finds_the_agent_at_the_default_socket() {
     lab.h(1).docker("rm -f c1");
     lab.host(1).stop();
     assert!(!Path::new("/run/docker/plugins/margay.sock").exists());
-    // Somewhere it cannot be: whoever asked for it is told.
+    // A host that cannot create the network reports it to the caller.
     lab.host(1).flags.extend(["--docker-plugin".into(), "/proc/no/margay.sock".into()]);
     let said = lab.h(1).namespace.command(margay()).args(lab.h(1).own_flags()).output().expect("it runs");
     let told = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -351,10 +351,10 @@ fn subnet_that_docker_refuses_is_replaced_by_another() {
     h1.namespace.sh("ip route add 10.193.0.0/16 dev up0");
     let refused = h1.docker_refuses(&format!("{CREATE} --ipam-opt margay.network=there other"));
     assert!(refused.contains("Docker refuses 10.193.0.0/20"), "{refused}");
-    // With all of the pool in the way it is told, and not asked for ever.
+    // If the whole pool conflicts, the caller gets an error and no further attempts.
     h1.namespace.sh("ip route add 10.192.0.0/10 dev up0");
     let refused = h1.docker_refuses(&format!("{CREATE} red"));
-    // By Docker's word, or by the route itself where the agent knows of it already.
+    // Docker's error, or the route if the agent already knows it.
     let reasons =
         ["64 subnets of the pools were refused on this host", "node h1 has a route to 10.192.0.0/10"];
     assert!(reasons.iter().any(|reason| refused.contains(reason)), "{refused}");
@@ -381,12 +381,13 @@ fn ip_option_works_on_every_host_with_an_automatic_subnet() {
         assert_eq!(address(host, "fixed", "blue"), addr);
     }
     assert!(reaches(lab.h(1), "fixed", "10.192.0.201"));
-    // One that was used is left alone, also when nobody is on it: it may be known by its id.
+    // A network that was used keeps its id, even without containers: somebody may refer to it.
     let id = || lab.h(1).docker("network inspect -f {{.Id}} used");
     let before = id();
     lab.h(1).docker("restart -t 0 c1");
     lab.h(1).docker("rm -f c1");
-    // Made later than that one was left, it has been made again: so the other would have been.
+    // A network created after the last use of `used` has been recreated, so `used` would have
+    // been recreated by now, too.
     lab.h(1).docker(&format!("{CREATE} later"));
     let later = lab.h(1).docker("network inspect -f {{.Id}} later");
     eventually("a network that nobody uses is made again", || {

@@ -41,7 +41,7 @@ fn recorded_dockerd_requests_get_answers_with_the_expected_fields() {
             Value::String(text) => text.clone(),
             value => value.to_string(),
         };
-        // The plugin of the capture named its space and its pools otherwise.
+        // The recorded plugin had other names for its address space and pools.
         let request = request.replace("XLocal", "margay").replace("pool-", "");
         let (status, answer) = call(lab.h(1), path, &request);
         seen.insert((path.to_owned(), status));
@@ -50,10 +50,9 @@ fn recorded_dockerd_requests_get_answers_with_the_expected_fields() {
             continue;
         }
         let ports = path.contains("ProgramExternal") && request.contains("HostPort");
-        // Of an endpoint whose making is not among the exchanges.
+        // The endpoint's creation is not among the exchanges.
         let strange = answer["Err"].as_str().is_some_and(|told| told.contains("create it first"));
-        // The capture hands out of one subnet for all networks, also what is
-        // auxiliary.
+        // The recorded plugin used one subnet for all networks, and gave out auxiliary addresses.
         let foreign = request.contains("10.65.0.11/32") || request.contains("10.65.0.9/32\",\"AddressIPv6");
         assert_eq!(status != 200, ports || foreign || strange, "{path} {request}: {answer}");
         if status == 200 {
@@ -128,7 +127,7 @@ fn malformed_plugin_requests_are_refused_and_change_nothing() {
     }
     assert_eq!(h1.json(&["network", "ls"]), before);
     assert_eq!(h1.json(&["endpoint", "ls"]), json!([]));
-    // A request that breaks off is nothing, and its repetition is empty.
+    // A truncated request changes nothing, and Docker repeats it without a body.
     let mut stream = UnixStream::connect(h1.plugin()).expect("the plugin listens");
     write!(
         stream,
@@ -160,12 +159,12 @@ fn repeated_and_reordered_plugin_calls_are_accepted() {
     ok(h1, "/NetworkDriver.CreateNetwork", &create);
     ok(h1, "/NetworkDriver.CreateNetwork", &create);
     assert_eq!(h1.json(&["network", "ls"]).as_array().map(Vec::len), Some(1));
-    // Giving the gateway up is nothing: other hosts have it, too.
+    // Releasing the gateway changes nothing, since other hosts have it, too.
     ok(h1, "/IpamDriver.ReleaseAddress", &json!({"PoolID": id, "Address": "10.65.0.1"}));
     let address = json!({"PoolID": id, "Address": "", "Options": null});
     let given = ok(h1, "/IpamDriver.RequestAddress", &address)["Address"].clone();
     let endpoint = json!({"NetworkID": net, "EndpointID": "e1"});
-    // Leave without Join, Revoke without Program, DeleteEndpoint of nobody.
+    // Leave without Join, Revoke without Program, DeleteEndpoint without an endpoint.
     for path in
         ["Leave", "RevokeExternalConnectivity", "DeleteEndpoint", "DeleteEndpoint", "EndpointOperInfo"]
     {
@@ -185,7 +184,7 @@ fn repeated_and_reordered_plugin_calls_are_accepted() {
         first["StaticRoutes"][0],
         json!({"Destination": "10.65.0.1/32", "RouteType": 1, "NextHop": ""})
     );
-    // Given up while an endpoint still has it: that goes, too.
+    // Released while an endpoint still has it: the endpoint is removed, too.
     let plain = given.as_str().and_then(|text| text.split('/').next()).expect("an address");
     ok(h1, "/IpamDriver.ReleaseAddress", &json!({"PoolID": id, "Address": plain}));
     eventually("the interface is gone", || {
@@ -197,14 +196,14 @@ fn repeated_and_reordered_plugin_calls_are_accepted() {
         ok(h1, &format!("/NetworkDriver.{path}"), &endpoint);
     }
     ok(h1, "/IpamDriver.ReleaseAddress", &json!({"PoolID": id, "Address": plain}));
-    // Docker releases before it deletes, and deletes what nobody knows.
+    // Docker releases before it deletes, and deletes unknown networks.
     ok(h1, "/IpamDriver.ReleasePool", &json!({"PoolID": id}));
     ok(h1, "/NetworkDriver.DeleteNetwork", &json!({"NetworkID": net}));
     ok(h1, "/NetworkDriver.DeleteNetwork", &json!({"NetworkID": net}));
 }
 
-/// Docker asks again for as long as the plugin does not answer. Meanwhile the agent may have taken
-/// the address back, and given it to another.
+/// Docker retries while the plugin does not answer. Meanwhile the agent may have freed the
+/// address and given it to another container.
 #[test]
 fn late_release_of_an_address_does_not_free_it_for_its_new_owner() {
     let mut lab = Lab::without_agents(Plan::for_test(1));
@@ -250,7 +249,7 @@ fn each_request_for_any_subnet_gets_a_different_one() {
         ok(h1, "/IpamDriver.ReleasePool", &json!({"PoolID": pool}));
     }
     assert!(!h1.ok(&["store", "export"]).contains("reservations/"));
-    // One that asks for ever is told so.
+    // A caller that retries for ever gets the reason.
     let mut told = String::new();
     for _ in 0..100 {
         let (status, answer) = call(h1, "/IpamDriver.RequestPool", &any.to_string());
@@ -271,19 +270,19 @@ fn several_requests_for_one_networks_subnet_share_it() {
         let request = json!({"AddressSpace": "margay", "Pool": pool, "Options": {"margay.network": "there"}});
         call(h1, "/IpamDriver.RequestPool", &request.to_string())
     };
-    // The agent, for this host's Docker, and users who name the network.
+    // The callers are the agent for this host's Docker, and users who name the network.
     for pool in ["10.66.0.0/16", "", "", "10.66.0.0/16", ""] {
         let (status, answer) = ask(pool);
         assert_eq!((status, &answer["Pool"]), (200, &json!("10.66.0.0/16")), "{answer}");
     }
-    // Who takes it goes on to the gateway, and then nobody counts as refusing.
+    // A caller that takes the subnet asks for the gateway next, and no longer counts as refusing.
     let gateway =
         json!({"PoolID": "10.66.0.0/16", "Options": {"RequestAddressType": "com.docker.network.gateway"}});
     for _ in 0..20 {
         assert_eq!(ask("").0, 200);
         ok(h1, "/IpamDriver.RequestAddress", &gateway);
     }
-    // Who only asks again is told why that is vain.
+    // A caller that only repeats its request gets the reason why it cannot succeed.
     let answers: Vec<(u16, Value)> = (0..9).map(|_| ask("")).collect();
     assert!(answers[..8].iter().all(|(status, _)| *status == 200), "{answers:?}");
     let told = answers[8].1["Error"].as_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Agent and dockerd come and go, each without the other.
+//! Restarts and crashes of the agent and of dockerd, each without the other.
 
 use std::{fs, os::fd::AsRawFd, os::unix::net::UnixListener};
 
@@ -78,7 +78,7 @@ fn endpoints_are_reconciled_after_docker_or_the_agent_forgot_them() {
     lab.host(1).kill();
     fs::remove_file(lab.h(1).dir().join("state/journal.redb")).expect("a file");
     lab.host(1).up();
-    eventually("the container is connected anew", || {
+    eventually("the container is connected again", || {
         let listed = lab.h(1).json(&["endpoint", "ls"]);
         if listed[0]["name"] == "stays" { Ok(()) } else { Err((listed, problems(lab.h(1)))) }
     });
@@ -124,7 +124,7 @@ fn containers_keep_addresses_when_dockerd_restarts_or_dies() {
     lab.h(1).docker("start c1");
     assert!(reaches(lab.h(1), "c1", &peer));
     assert_eq!(address(lab.h(1), "c1", "blue"), own);
-    // Killed, it ends what lives when it comes back.
+    // A killed dockerd ends its old containers when it starts again.
     lab.host(1).engine_mut().kill();
     lab.host(1).engine_mut().run();
     holds(lab.h(1), &wanted);
@@ -160,7 +160,7 @@ fn unused_address_and_subnet_reservations_are_freed() {
     h1.docker(&format!("{CREATE} --subnet 10.65.0.0/16 blue"));
     let pool = r#"{"PoolID":"10.65.0.0/16","Address":"10.65.9.9"}"#;
     assert_eq!(call(h1, "/IpamDriver.RequestAddress", pool).0, 200);
-    // It may be over by now, so what has been is read.
+    // The reservation may be freed already, so the store's history is read.
     let mut history = lab.wire.command("etcdctl");
     let etcd = format!("http://{ETCD}:2379");
     history.args(["--endpoints", &etcd, "watch", "--rev=1", "--prefix", "/margay/v1/ipam/"]);
@@ -180,11 +180,11 @@ fn unused_address_and_subnet_reservations_are_freed() {
     });
 }
 
-/// Starts the agent as a service manager does: with sockets that stay.
+/// Starts the agent as a service manager does, with handed-over sockets.
 fn start_with(host: &Host, sockets: &[&UnixListener]) -> Process {
     let mut script = String::new();
     for (i, socket) in sockets.iter().enumerate() {
-        // Away from the numbers that they are to get.
+        // Move the sockets away from the descriptors that they will get.
         script += &format!("exec {}<&{}; ", 50 + i, socket.as_raw_fd());
     }
     for i in 0..sockets.len() {
@@ -214,7 +214,7 @@ fn handed_over_sockets_stay_open_while_the_agent_restarts() {
     agent.signal(Signal::SIGTERM);
     assert!(agent.wait().success(), "{}", agent.log());
     assert!(lab.h(1).plugin().exists() && lab.h(1).socket().exists(), "they are not the agent's to remove");
-    // Asked while nobody listens, answered by the next agent.
+    // A request while no agent runs is answered by the next agent.
     let mut command = lab.h(1).engine().command();
     command.args([
         "run",
@@ -231,7 +231,7 @@ fn handed_over_sockets_stay_open_while_the_agent_restarts() {
     let _agent = start_with(lab.h(1), &[&plugin, &api]);
     assert!(waiting.wait().success(), "{}", waiting.log());
     assert!(reaches(lab.h(1), "waits", &address(lab.h(1), "c1", "blue")));
-    // One that nobody serves is a mistake of whoever wrote the unit.
+    // An unknown socket is a mistake in the unit.
     let stray = UnixListener::bind(lab.h(1).dir().join("stray.sock")).expect("a socket");
     let mut refused = start_with(lab.h(1), &[&stray]);
     assert!(!refused.wait().success());
@@ -239,7 +239,7 @@ fn handed_over_sockets_stay_open_while_the_agent_restarts() {
     lab.host(1).engine = None;
 }
 
-/// An etcd that hangs is worse than one that is dead: every request waits.
+/// An etcd that hangs is worse than a dead one, since every request waits.
 #[test]
 fn without_the_store_containers_restart_with_their_addresses() {
     let mut lab = lab(1);

@@ -93,7 +93,7 @@ fn recreated_container_is_attached_again_under_its_name() {
         let addr = lab.h(1).attach(&container, "blue", &["--name", "web"]);
         assert!(container.pings("10.1.0.1".parse().expect("an address"), 1));
         assert_ne!(before.replace(addr.clone()), Some(addr), "a freed address rests");
-        // The namespace goes, and nobody has noticed yet when the next one comes.
+        // The namespace is removed, and the agent has not noticed yet when the next one comes.
         drop(container);
     }
 }

@@ -1,5 +1,4 @@
-//! What the socket answers to requests that fail: a status as HTTP means it, and what is
-//! wrong and what mends it.
+//! Answers of the socket to requests that fail: the HTTP status, the problem, and the advice.
 
 use margay_tests::{eventually::eventually, lab::Lab};
 use serde_json::{Value, json};
@@ -87,7 +86,7 @@ fn missing(free: &str) -> [Case; 8] {
     ]
 }
 
-/// Requests that what exists is in the way of.
+/// Requests that conflict with something that exists.
 fn in_the_way(netns: &str, free: &str) -> [Case; 9] {
     let attach = |netns: &str, more: Value| endpoint("blue", netns, &more);
     let (web, db) = (json!({"name": "web"}), json!({"name": "db"}));
@@ -117,7 +116,7 @@ fn for_the_store(free: &str) -> [Case; 4] {
     ]
 }
 
-/// Whether a listing says that it is old.
+/// Whether a listing is marked stale.
 fn dated(lab: &Lab, path: &str) -> bool {
     let answer = ask(lab, "GET", path, &json!({}));
     assert_eq!(answer.status, 200, "{path}: {answer:?}");
@@ -141,7 +140,7 @@ fn each_api_error_has_its_http_status_problem_and_advice() {
         if status["store"]["away"].is_string() { Ok(()) } else { Err(status) }
     });
     refused(&lab, 503, for_the_store(&free));
-    // What the agent knows it tells, and since when that may be old.
+    // The agent answers from memory, and says since when the answer may be stale.
     for path in listings {
         assert!(dated(&lab, path), "{path}");
     }

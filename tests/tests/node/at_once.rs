@@ -1,5 +1,5 @@
-//! What is attached is reachable: the first packet gets through, whatever the kernel has yet to
-//! do when it has answered.
+//! An attached container is reachable at once: the first packet gets through, even if the
+//! kernel is still working when it has answered.
 
 use std::{
     fs::File,
@@ -22,7 +22,7 @@ use crate::attach::one_host;
 /// Pairs of interfaces. The kernel's link watch opens the queues of 200 at once and has the
 /// others wait for up to a second.
 const PAIRS: usize = 150;
-/// How often two meet.
+/// Rounds of two simultaneous attaches.
 const ROUNDS: usize = 10;
 /// Containers that are attached meanwhile.
 const CONTAINERS: usize = 12;
@@ -36,7 +36,7 @@ fn first_packets_after_an_attach_get_through_while_many_interfaces_change() {
     let batch = lab.h(1).dir().join("batch");
     std::fs::write(&batch, (0..PAIRS).map(pair).collect::<String>()).expect("a file");
     elsewhere.sh(&format!("ip -batch {}", batch.display()));
-    // All of a group are set up in one go.
+    // One command sets all interfaces of a group up.
     let mut toggle = elsewhere.command("sh");
     toggle.args(["-c", "while true; do ip link set group 7 up; ip link set group 7 down; done"]);
     let _busy = Process::start(toggle, &lab.h(1).dir().join("busy.log"), true);
@@ -66,8 +66,8 @@ fn first_packets_get_through(lab: &Lab) {
     assert!(lost.is_empty(), "{lost:#?}");
 }
 
-/// Nobody can have the kernel make an IPv6 address the namespace's own as late as it pleases; but
-/// without the rule for such addresses it looks as if it had not.
+/// A test cannot delay the kernel's acceptance of an IPv6 address. Removing the routing rule for
+/// local addresses has the same effect.
 #[test]
 fn attach_returns_once_ipv6_is_delivered() {
     let lab = one_host();
@@ -114,7 +114,7 @@ fn attach_waits_until_the_peer_interface_is_up() {
     scope(|scope| {
         let waiting = scope.spawn(|| {
             setns(&netns, CloneFlags::CLONE_NEWNET).expect("root may enter");
-            // Its one thread is this one, which is in the namespace.
+            // The runtime's only thread is this one, which is in the namespace.
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async { ready::queue(&netlink().expect("netlink"), "v0").await })
         });
@@ -124,14 +124,15 @@ fn attach_waits_until_the_peer_interface_is_up() {
     });
 }
 
-/// Whatever has nothing to wait for has ended by the time that a process has come and gone.
+/// Checks that a thread still waits. Without a reason to wait it would end before a process
+/// has started and ended.
 #[track_caller]
 fn still_waits<T>(namespace: &Namespace, waiting: &ScopedJoinHandle<'_, T>) {
     namespace.sh("ip addr");
     assert!(!waiting.is_finished(), "it does not wait");
 }
 
-/// One that is just being attached has no interface yet, like one that is gone.
+/// An endpoint that is being attached has no interface yet, like one whose container is gone.
 #[test]
 fn one_of_two_simultaneous_attaches_under_one_name_is_refused() {
     let lab = one_host();

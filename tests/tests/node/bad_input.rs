@@ -1,5 +1,5 @@
-//! Every wrong request: refused with a reason that names the thing and the
-//! mend, and without a trace.
+//! Invalid requests: each is refused with a reason that names the object and the correction,
+//! and leaves no trace.
 
 use std::process::Command;
 
@@ -119,7 +119,7 @@ fn endpoints(lab: &Lab) {
         &["endpoint", "attach", "--network", "blue", "--netns", &path, "--ip", "10.1.0.77"],
         &["already"],
     );
-    // Detaching what is not there is what was wanted.
+    // Detaching an endpoint that does not exist succeeds.
     h.ok(&["endpoint", "detach", "nobody"]);
     h.detach(&taken);
 }

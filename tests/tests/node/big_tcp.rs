@@ -49,7 +49,7 @@ fn larger_super_packets_cross_whole(lab: &Lab) {
         eventually("a packet above 100,000 bytes is seen", || {
             stream::send(&a, addr, "200M")?;
             let log = dump.log();
-            // tcpdump wonders about the length that such a packet does not tell.
+            // tcpdump warns about such a packet, whose length field is 0.
             let seen = log.lines().any(|line| line.contains(" IP"));
             if seen { Ok(()) } else { Err(log) }
         });

@@ -22,7 +22,7 @@ fn manager(host: &Host) -> PathBuf {
     host.dir().join("manager.sock")
 }
 
-/// Waits until the service manager is told something.
+/// Waits until the service manager gets a message.
 #[track_caller]
 fn manager_hears(socket: &UnixDatagram, what: &str) {
     eventually(&format!("the service manager hears {what}"), || {
@@ -33,7 +33,7 @@ fn manager_hears(socket: &UnixDatagram, what: &str) {
     });
 }
 
-/// Waits until whoever asks the agent is told what it waits for.
+/// Waits until the agent's status says what it waits for.
 #[track_caller]
 fn waits_for(host: &Host, what: &[&str]) {
     eventually(&format!("it waits: {what:?}"), || {
@@ -57,10 +57,10 @@ fn agent_waits_for_its_uplink_and_reports_what_is_missing() {
     host.sh("ip link set up0 up");
     waits_for(h, &["node address 192.0.2.1 is not on uplink up0"]);
     assert!(!host.run("ip link show margay0").ok(), "nothing is begun");
-    // Who waits can be told to end.
+    // An agent that waits can be ended.
     agent.signal(Signal::SIGTERM);
     assert!(agent.wait().success(), "{}", agent.log());
-    // The service manager is told the same, and that the agent serves only when it does.
+    // The service manager gets the same message, and READY only when the agent serves.
     let told = UnixDatagram::bind(manager(h)).expect("a socket");
     told.set_nonblocking(true).expect("a socket's mode");
     let mut agent = start(h);

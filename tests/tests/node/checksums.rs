@@ -1,4 +1,4 @@
-//! Checksums are finished in whatever leaves, also where no device finishes them.
+//! Checksums of all packets that leave are finished, also where no device finishes them.
 
 use std::net::IpAddr;
 

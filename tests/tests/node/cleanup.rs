@@ -1,4 +1,4 @@
-//! Taking everything off a host, whatever state it is in.
+//! `margay cleanup` in every state of a host.
 
 use margay_common::maps;
 use margay_tests::{
@@ -29,8 +29,8 @@ fn look(lab: &Lab) -> Vec<String> {
         "tc qdisc show dev up0",
         "tc filter show dev up0 ingress",
     ];
-    // Whether the kernel still probes its own addresses is its affair, and so
-    // is a secret that it makes up for each interface.
+    // Left out: whether the kernel still probes its addresses, and the secret that it generates
+    // for each interface.
     let stable = |text: String| {
         let lines = text.lines().filter(|line| !line.contains("stable_secret"));
         lines.map(|line| line.replace(" tentative", "")).collect::<Vec<_>>().join("\n")
@@ -98,7 +98,7 @@ fn cleanup_restores_a_half_broken_host() {
         host.sh(&format!("{program} -P FORWARD DROP"));
     }
     std::fs::remove_file(lab.h(1).pin(&maps::ROUTES)).expect("a pin");
-    // What agents of other layouts left, and did not come to remove.
+    // Pins that agents of other layouts have left behind.
     for layout in [1, maps::LAYOUT + 1] {
         let dir = lab.h(1).bpffs().join(format!("v{layout}"));
         std::fs::create_dir(&dir).expect("a bpffs");

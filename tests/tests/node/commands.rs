@@ -1,4 +1,4 @@
-//! The command line: what it takes, what it says, and what it knows without an agent.
+//! The command line: its arguments, its output, and what it can show without an agent.
 
 use std::process::Command;
 
@@ -169,7 +169,7 @@ fn route_get_shows_a_packets_path_and_reason() {
     who_has_an_address(&lab, &remote);
 }
 
-/// Every node tells who has an address anywhere.
+/// Every node can list who has an address in the cluster.
 fn who_has_an_address(lab: &Lab, addr: &str) {
     for host in &lab.hosts {
         let all = host.json(&["endpoint", "ls", "--all"]);

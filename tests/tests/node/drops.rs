@@ -47,7 +47,7 @@ fn drops_are_logged_while_switched_on() {
     outside.sh("ip route add 10.1.0.0/16 via 192.0.2.1");
     assert!(!outside.reaches("10.1.0.2".parse().expect("a literal")));
     is_logged(host, "from_network dropped 98 bytes from 192.0.2.200: outside, to web (10.1.0.2)");
-    // Nobody to whom the log owes what came before, and what comes after.
+    // Drops are not logged while the log is switched off.
     switch(host, "off");
     let before = host.count("from_workload", "isolated");
     assert!(!web.reaches("10.2.0.10".parse().expect("a literal")));
@@ -60,7 +60,8 @@ fn drops_are_logged_while_switched_on() {
     drop(db);
 }
 
-/// What one container does fills no disk and hides no other; what is left out is told.
+/// A flood of one container neither fills the log nor hides other containers' drops, and the
+/// log says how many drops it left out.
 #[test]
 fn a_flood_of_drops_is_rate_limited_and_counted() {
     const FLOOD: u64 = 20_000;
@@ -69,7 +70,7 @@ fn a_flood_of_drops_is_rate_limited_and_counted() {
     let other = lab.container();
     host.attach(&other, "blue", &["--name", "other"]);
     switch(host, "on");
-    // Under a name that changes nothing: it is the interface that counts.
+    // Forged source addresses change nothing, since the budget belongs to the interface.
     let frame = Frame::udp(raw::mac(&web, "eth0"), [10, 1, 0, 3].into(), [10, 1, 0, 4].into()).bytes();
     let index = raw::index(&web, "eth0");
     raw::send_times(&web.path(), index, 0, &frame, FLOOD as usize).expect("a raw socket sends them");

@@ -1,4 +1,4 @@
-//! What a holder of the socket's group may send: not all of it is what the command sends.
+//! Requests that a member of the socket's group may send and the command never sends.
 
 use std::{
     io::{Read, Write},
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::attach::one_host;
 
-/// Says bytes to the agent's socket; what it says until it closes.
+/// Sends bytes to the agent's socket, and returns the answer up to its end.
 pub fn say(host: &Host, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(host.socket()).expect("the agent listens");
-    // It may have heard enough before the end, and says so.
+    // The agent may answer and close before it has read everything.
     drop(stream.write_all(bytes));
     let mut said = Vec::new();
     drop(stream.read_to_end(&mut said));
@@ -39,7 +39,7 @@ fn refused(lab: &Lab, bytes: &[u8]) -> String {
     answer
 }
 
-/// All that an agent has made.
+/// All objects that an agent has created.
 fn made(lab: &Lab) -> (Value, Value, Value, String) {
     let h1 = lab.h(1);
     let lists = [["network", "ls"], ["endpoint", "ls"], ["pool", "ls"]].map(|list| h1.json(&list));

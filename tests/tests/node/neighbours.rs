@@ -1,5 +1,4 @@
-//! Others on the host: programs that manage interfaces, another XDP program,
-//! few privileges.
+//! Other software on the host (interface managers, another XDP program), and few privileges.
 
 use std::{net::IpAddr, os::unix::fs::chown, process::Command};
 
@@ -59,7 +58,7 @@ fn another_xdp_program_on_the_uplink_is_left_alone() {
     let attach = format!("ip link set dev {UPLINK} xdpgeneric pinned {}", pin.display());
     let shown =
         |lab: &Lab| lab.h(1).namespace.sh(&format!("ip -d link show {UPLINK}")).contains("xdpgeneric");
-    // One that is there before us, and one that comes later.
+    // An XDP program that was attached before the agent started, and one attached later.
     lab.h(1).namespace.sh(&attach);
     for i in [1, 2] {
         lab.host(i).up();
@@ -103,7 +102,7 @@ fn agent_runs_with_exactly_the_capabilities_of_its_unit() {
     });
     lab.h(1).ok(&["network", "create", "blue"]);
     let (a, _) = lab.attached(1, "blue");
-    // By the process of somebody else, too.
+    // Also by the pid of another user's process.
     let c = lab.container();
     let mut sleeper = c.command("setpriv");
     sleeper.args(["--reuid", "12345", "--clear-groups", "sleep", "infinity"]);

@@ -37,7 +37,7 @@ fn makes_netkits() -> bool {
     symbols.lines().any(|line| line.split_whitespace().nth(2) == Some("netkit_xmit"))
 }
 
-/// Starts the first host's agent anew with other flags.
+/// Restarts the first host's agent with other flags.
 fn restart(lab: &mut Lab, flags: Vec<String>) {
     lab.host(1).stop();
     lab.host(1).flags = flags;
@@ -127,7 +127,7 @@ fn tcp_stream_through_a_netkit_survives_the_agent() {
     lab.host(1).agent().kill();
     reach(&a, &addr_near);
     reach(&a, &addr_far);
-    // Programs that no folder of this object's names are another's: new ones take their place.
+    // Programs outside this object's folder belong to another version, and are replaced.
     let programs = lab.plan.bpffs.join("h1/programs");
     for object in std::fs::read_dir(&programs).expect("pins").filter_map(Result::ok) {
         std::fs::rename(object.path(), programs.join("another")).expect("there is one");
@@ -162,7 +162,7 @@ fn netkit_without_its_program_passes_nothing() {
     reach(&a, &addr_b);
 }
 
-/// It is the device that a packet leaves by that counts, not that of the address.
+/// The device that a packet leaves by decides, not the device of its source address.
 #[test]
 fn container_with_a_veth_and_a_netkit_sends_by_either() {
     let Some(mut lab) = netkits() else { return };
@@ -211,7 +211,7 @@ fn spoofed_frames_behind_a_netkit_are_dropped() {
     a.sh("ip addr add 10.1.0.77/32 dev eth0");
     let before = lab.h(1).count("from_workload", "spoofed_source");
     assert!(!a.run(&format!("ping -n -q -c 2 -i 0.05 -W 1 -I 10.1.0.77 {}", addr_b[0])).ok());
-    // The sender hears of each, and tries some again.
+    // The sender gets an error for each, and retries some.
     assert!(lab.h(1).count("from_workload", "spoofed_source") >= before + 2);
 }
 
@@ -230,7 +230,7 @@ fn wrong_ether_type_behind_a_netkit_is_dropped() {
         n if n >= local + 2 => Ok(n),
         n => Err(n),
     });
-    // Whether the sender hears of it is the kernel's affair.
+    // Whether the sender gets an error depends on the kernel.
     drop(raw::send(&a.path(), index, 0x86dd, &frame));
     assert_eq!((count("local"), count("ether_type")), (local, refused + 1));
 }

@@ -1,5 +1,5 @@
-//! Who the host is: what it made itself reaches every network, what it forwards does not,
-//! whatever the kernel has made of it on its way.
+//! The host's own packets reach every network, and packets that it forwards do not, even if
+//! the kernel has reassembled or fragmented them on the way.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ fn router() -> (Lab, Namespace) {
     }
     host.sysctl("net.ipv4.ip_forward", "1");
     host.sysctl("net.ipv6.conf.all.forwarding", "1");
-    // Whoever looks at connections has fragments put together.
+    // Connection tracking makes the kernel reassemble fragments.
     host.sh("nft add table inet looks");
     host.sh("nft add chain inet looks forward { type filter hook forward priority 0 ; }");
     host.sh("nft add rule inet looks forward ct state established accept");
@@ -92,7 +92,7 @@ fn forwarded_ipv6_fragments_do_not_reach_isolated_networks() {
     }
 }
 
-/// Connects by TCP, which nobody listens to.
+/// Connects by TCP to a port on which no process listens.
 fn connect(from: &Namespace, addr: IpAddr, port: u16) -> Said {
     // Bash's own way to do so.
     let line = format!("exec 3<>/dev/tcp/{addr}/{port}");
@@ -125,7 +125,7 @@ fn host_processes_and_kernel_replies_reach_containers() {
     }
 }
 
-/// What a firewall of the host's refuses in TCP it answers with packets of no socket.
+/// If the host's firewall rejects TCP, the kernel replies with packets that have no socket.
 #[test]
 fn tcp_resets_without_a_socket_reach_containers() {
     let (lab, _behind) = router();

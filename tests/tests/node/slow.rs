@@ -1,4 +1,4 @@
-//! What takes its time on a host keeps nobody waiting.
+//! A slow program on the host delays nothing else.
 
 use std::{
     os::unix::fs::PermissionsExt,

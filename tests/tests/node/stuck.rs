@@ -1,4 +1,4 @@
-//! Nothing that a caller names keeps the agent from others, or from its end.
+//! A path given by a caller can block neither other requests nor the agent's end.
 
 use std::{
     os::unix::process::CommandExt,

@@ -1,5 +1,5 @@
-//! VLAN tags on the uplink: a priority tag (VLAN 0) is as if it were not there, and what bears
-//! a VLAN is none of ours.
+//! VLAN tags on the uplink: a priority tag (VLAN 0) is ignored, and a frame of a VLAN is not
+//! Margay's.
 
 use std::net::IpAddr;
 
@@ -109,7 +109,7 @@ fn priority_tagged_frames_are_checked_like_untagged_ones() {
         let to_host = wire.frame(outside[family], own[family]);
         wire.counted(&to_host, &[], "from_network", "guarded");
         PRIORITIES.iter().for_each(|tags| wire.counted(&to_host, tags, "from_network", "guarded"));
-        // More of them than anybody sends are not counted through.
+        // A frame with more priority tags than real senders use is dropped.
         wire.counted(&to_host, &[(C, 0); 5], "from_network", "vlan");
     }
 }
@@ -121,12 +121,12 @@ fn vlan_frames_do_not_reach_isolated_networks() {
     let (closed, addresses) = wire.lab.attached(1, "blue");
     let arrivals = Capture::of(&closed, "eth0");
     let sources = ["198.51.100.2", "fd88::2"];
-    // Nobody here is of that VLAN.
+    // The host has no interface of that VLAN.
     for (src, dst) in both(OUTSIDE).into_iter().zip(&addresses) {
         let frame = wire.frame(src, *dst);
         VLANS.iter().for_each(|tags| wire.counted(&frame, tags, "from_network", "passed"));
     }
-    // Now somebody is, and forwards.
+    // Now it has one, and forwards.
     host.sysctl("net.ipv4.ip_forward", "1");
     host.sysctl("net.ipv6.conf.all.forwarding", "1");
     for (name, protocol) in [("c5", "802.1q"), ("s5", "802.1ad")] {

@@ -52,7 +52,7 @@ fn container_is_still_served_after_the_upgrade_of_a_file_based_journal() {
         let left: Vec<_> = fs::read_dir(state.join("endpoints")).expect("a folder").flatten().collect();
         assert!(left.len() == 1 && !state.join("networks").exists(), "{left:?}");
         h.well();
-        // Nothing was made anew.
+        // Nothing was created again.
         let same =
             h.namespace.sh("ip -o link").lines().find(|line| line.contains(": mgy")).map(str::to_owned);
         assert_eq!(same, link);

@@ -1,5 +1,5 @@
-//! What others write reaches no terminal as it is, files are root's alone, and what
-//! stands in them is looked at before it is acted on.
+//! Foreign text is escaped before it is printed, files belong to root alone, and the agent
+//! checks their contents before it acts on them.
 
 use std::{
     fs::{self, Permissions},
@@ -72,7 +72,7 @@ fn journal_entry_of_a_foreign_interface_is_set_aside_and_the_interface_stays() {
     let (good, addresses) = lab.attached(1, "blue");
     let state = lab.h(1).dir().join("state");
     lab.host(1).stop();
-    // As an agent of before would have left them, which knows of no database.
+    // As an older agent, without a database, would have left them.
     let endpoints = state.join("endpoints");
     fs::remove_file(endpoints.join("moved.json")).expect("that the files are taken over is noted");
     let hostile = r#"{"v":1,"id":"00000000000000aa","network":1,"network_name":"blue",
@@ -91,7 +91,7 @@ fn journal_entry_of_a_foreign_interface_is_set_aside_and_the_interface_stays() {
     assert!(told.contains("its interface on the host does not belong to its id"), "{told}");
     assert!(good.pings("10.1.0.1".parse().expect("an address"), 1), "the others are served");
     assert_eq!(h.json(&["endpoint", "ls"])[0]["addresses"][0], addresses[0].to_string());
-    // Whoever asks for it by its id finds nothing to remove.
+    // Detaching it by its id finds nothing to remove.
     h.ok(&["endpoint", "detach", "00000000000000aa"]);
     h.namespace.sh("ip link show victim0");
     for id in ["00000000000000aa", "00000000000000bb"] {

@@ -1,4 +1,4 @@
-//! An agent in the place of one that lays out maps otherwise, under traffic.
+//! An agent replaces one with another layout of maps, under traffic.
 
 use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
@@ -28,8 +28,8 @@ fn ids(lab: &Lab) -> BTreeMap<String, u32> {
     ids
 }
 
-/// Routes of another network, which are filled in before those that the echoes take: who
-/// used a map before it is full would lose some.
+/// Routes of another network, filled in before those of the echoes: an agent that used a map
+/// before it is filled would lose echoes.
 const ROUTES: u32 = 12_000;
 
 fn many_routes(lab: &Lab) {
@@ -84,7 +84,7 @@ impl Traffic {
         Self { lab, containers: [a, near, far], flows }
     }
 
-    /// Puts an agent in the place of h1's, and waits until all that is of the other is gone.
+    /// Replaces h1's agent, and waits until everything of the old one is removed.
     fn replace_agent(&mut self, change: impl FnOnce(&mut Lab)) {
         let told = "attached this agent's programs to every hook";
         let before = self.lab.h(1).log().matches(told).count();
@@ -145,7 +145,7 @@ fn upgrade_to_another_layout_of_one_map_and_back_loses_no_packet_with_clsact() {
     another_layout_of_one_map(&["--tc-mode", "clsact"]);
 }
 
-/// As from an agent that laid out all maps otherwise: none is this one's.
+/// As after an agent with another layout of every map: the new one can take none over.
 #[test]
 fn upgrade_to_another_layout_of_all_maps_loses_no_packet() {
     let mut traffic = Traffic::start(&[]);

@@ -1,4 +1,4 @@
-//! The way to the world: masquerading, and what of the host it needs.
+//! The way to the world: masquerading, and the host's settings that it needs.
 
 use std::{net::IpAddr, path::Path};
 
@@ -88,11 +88,11 @@ fn containers_reach_the_world_as_their_host(lab: &Lab, router: &Namespace) {
     for addr in WORLD {
         assert!(container.pings_with("-s 3000", ip(addr), 2));
     }
-    // The other way there is nothing but answers.
+    // In the other direction only replies pass.
     router.sh("ip route add 10.1.0.0/16 via 192.0.2.1");
     assert!(!router.reaches(addresses[0]));
     router.sh("ip route del 10.1.0.0/16");
-    // What leaves a network in another way is not masqueraded.
+    // Packets that leave a network in another way are not masqueraded.
     lab.h(1).ok(&["network", "create", "closed", "--subnet", "10.2.0.0/16", "--internal"]);
     let (closed, _) = lab.attached(1, "closed");
     assert!(!closed.reaches(ip(WORLD[0])));
@@ -151,7 +151,7 @@ fn another_default_route_is_followed(lab: &Lab) {
     assert_eq!(forwarding("lan0").trim(), "1");
 }
 
-/// The reading that says that it is missing may be older than it.
+/// A reading without the exception may be older than the exception.
 #[test]
 fn firewall_exception_added_twice_exists_once() {
     let lab = Lab::without_etcd(Plan::for_test(1));

@@ -95,7 +95,7 @@ fn without_the_agent_the_kernel_forwards(lab: &mut Lab, outside: &Namespace) {
     let (_c, addrs) = lab.attached(2, "open");
     forwards_all(lab, outside, addrs[0]);
     lab.host(1).kill();
-    // The second host's MAC changes, and nobody tells XDP.
+    // The second host's MAC changes, and no agent updates XDP.
     lab.h(2).namespace.sh("ip link set up0 down");
     lab.h(2).namespace.sh("ip link set up0 address 02:00:00:00:77:77");
     lab.h(2).namespace.sh("ip link set up0 up");
@@ -105,7 +105,7 @@ fn without_the_agent_the_kernel_forwards(lab: &mut Lab, outside: &Namespace) {
     });
 }
 
-/// What XDP of the first host has sent on.
+/// Frames that XDP of the first host has forwarded.
 fn forwarded(lab: &Lab) -> u64 {
     lab.h(1).count("xdp_uplink", "remote")
 }
@@ -238,7 +238,7 @@ fn uplink_that_refuses_a_new_xdp_mode_keeps_the_current_one() {
     let link = lab.h(1).namespace.sh("ip -d link show up0");
     assert!(link.contains("xdpgeneric") && link.contains("name xdp_uplink"), "{link}");
     lab.wire.sh("ip link set w1 mtu 1500");
-    // As soon as it can be.
+    // It is attached as soon as the uplink allows.
     xdp_is(lab.h(1), |told| told == "native");
 }
 
@@ -266,7 +266,7 @@ fn card_that_loses_offloads_by_xdp_gets_it_only_on_request() {
         xdp_is(lab.h(1), |told| told == expected);
     };
     assert!(merges(&lab), "what there is to lose");
-    // Who insists has it.
+    // `--xdp native` forces it.
     up(&mut lab, "native", "native");
     assert!(!merges(&lab));
     up(&mut lab, "auto", "off: vmxnet3 may lose offloads or queues by it (--xdp native insists)");

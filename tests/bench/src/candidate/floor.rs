@@ -1,7 +1,6 @@
-//! The least that programs between veths and an uplink can be: each does nothing
-//! but redirect to one interface. There is no check, no look-up and no neighbour in
-//! them, so what they cost is the veths' and the redirects' own: beyond noise no
-//! program between them is faster.
+//! The floor for programs between veths and an uplink: each only redirects to one interface,
+//! without a check, a look-up or a neighbour. Their cost is that of the veths and redirects, so
+//! beyond noise no program between them is faster.
 
 use std::{fs, path::Path};
 

@@ -20,8 +20,8 @@ struct Aim {
     of: &'static str,
     /// To whom.
     to: &'static str,
-    /// Who does the same without what it costs to be a network: about what can be
-    /// reached here.
+    /// The candidate that does the same work without a network's costs: roughly the best that is
+    /// possible on this machine.
     floor: &'static str,
     /// What the ratio has to reach, or stay below where less is better.
     bound: f64,

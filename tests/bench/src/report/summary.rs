@@ -1,4 +1,4 @@
-//! What a reader who thinks of moving in wants to know first.
+//! The report's summary: what a reader who considers Margay wants to know first.
 
 use super::{
     Report,

@@ -1,5 +1,4 @@
-//! The demo: three hosts, two networks, real packets, and the proof of each
-//! claim while it is made.
+//! The demo: three hosts, two networks, real packets. It checks each claim as it prints it.
 
 mod docker;
 mod single;
