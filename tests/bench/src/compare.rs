@@ -34,7 +34,7 @@ pub struct Options {
     out: std::path::PathBuf,
 }
 
-/// When the last round of the whole and of the quick form ends, so that all of it is
+/// When the last round of the whole and of the quick form ends, so that the bench is
 /// done within 45 minutes and within four.
 const WHOLE_ENDS: Duration = Duration::from_secs(44 * 60 + 30);
 const QUICK_ENDS: Duration = Duration::from_secs(3 * 60 + 50);

@@ -17,7 +17,7 @@ const ROUNDS: usize = 20;
 /// What is compared.
 const KINDS: [&str; 4] = ["margay", "margay-dual", "bridge", "none"];
 
-/// All of it.
+/// Measures Docker on two hosts.
 pub fn docker() {
     let mut lab = Lab::without_agents(Plan::for_test(2));
     for host in &mut lab.hosts {

@@ -57,7 +57,7 @@ fn containers_come_and_go_while_the_store_is_away() {
     assert_ne!(addr_c, stashed[1].1);
     lab.start_etcd();
     lab.h(1).settled();
-    eventually("the store has all of it", || {
+    eventually("the store has all addresses", || {
         let blocks = etcdctl(&lab, &["get", "--prefix", "--print-value-only", "/margay/v1/ipam/"]);
         let has = |addr: &std::net::IpAddr| blocks.contains(&format!("\"{addr}\":{{\"endpoint\""));
         let gone = !has(&addr_first[0]) && (wanted == addr_c[0].to_string() || !has(&stashed[0].1[0]));

@@ -23,7 +23,7 @@ fn ask(lab: &Lab, method: &str, path: &str, body: &Value) -> Answer {
     Answer { status: status(&answer).expect("a status"), head: head.to_lowercase(), body }
 }
 
-/// A request and what its refusal says: method, path, body, problem, mend.
+/// A request and what its refusal says: method, path, body, problem, what to do.
 type Case = (&'static str, &'static str, Value, &'static str, &'static str);
 
 const NETWORKS: &str = "/v1/networks";
@@ -78,7 +78,7 @@ fn missing(free: &str) -> [Case; 8] {
         ("DELETE", "/v1/networks/green", json!({}), "no network green", "network ls"),
         ("DELETE", "/v1/nodes", node, "no node h7", "node ls"),
         ("DELETE", "/v1/pools", cidr.clone(), "no pool 10.0.0.0/16", "pool ls"),
-        ("DELETE", "/v1/guard", cidr, "not on the deny list", "guard ls"),
+        ("DELETE", "/v1/guard", cidr, "not on the deny list", "margay guard ls"),
         ("POST", ENDPOINTS, attach("green", free), "no network green", "network create"),
         ("POST", ENDPOINTS, attach("blue", "/run/netns/x"), "/run/netns/x", "container still exists"),
         ("POST", "/v1/routes", way, "no endpoint x", "endpoint ls"),

@@ -70,7 +70,7 @@ fn containers_follow_the_uplink_and_a_reset_uplink_is_raised_again(lab: &mut Lab
     lab.host(1).stop();
     lab.host(1).flags.clear();
     lab.host(1).up();
-    assert_eq!((size(&host, "up0"), size(&a, "eth0")), (65_536, 65_536), "both are as ever");
+    assert_eq!((size(&host, "up0"), size(&a, "eth0")), (65_536, 65_536), "both are as before");
     lab.host(1).stop();
     lab.host(1).flags = vec!["--big-tcp".into()];
     lab.host(1).up();

@@ -47,7 +47,7 @@ fn journalled(dir: &Path) -> usize {
 /// there are, and gives that number.
 fn agreed(lab: &Lab) -> usize {
     let host = lab.h(1);
-    eventually("all of it, or nothing of it", || {
+    eventually("everything, or nothing", || {
         let listed = host.json(&["endpoint", "ls"]).as_array().map_or(0, Vec::len);
         let status = host.json(&["status"]);
         let used = |name: &str| {

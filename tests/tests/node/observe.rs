@@ -162,6 +162,6 @@ fn socket_has_the_configured_owner_and_mode() {
         say(command.args(ids).arg(margay()).args(["--socket", &socket, "node", "ls"]))
     };
     let own = asks(&group.to_string());
-    assert!(own.ok(), "whoever is of the group may ask: {own:?}");
+    assert!(own.ok(), "a member of the group may ask: {own:?}");
     assert!(!asks("12345").ok(), "others may not");
 }

@@ -130,7 +130,7 @@ fn another_layout_of_one_map(flags: &[&str]) {
 
     traffic.replace_agent(|lab| lab.host(1).program = margay());
     let mut backwards = ids(&traffic.lab);
-    assert_ne!(backwards.remove(&old).expect("it is there again"), id, "it was filled anew");
+    assert_ne!(backwards.remove(&old).expect("it is there again"), id, "it was filled again");
     assert_eq!(backwards, others);
     traffic.end();
 }

@@ -17,7 +17,7 @@ use crate::{
 /// The measures that have tables; the others are for plots and readers of the JSON.
 const SHOWN: [&str; 4] = [RATE, P50, P99, COST];
 
-/// All of it, with a `bench scale` if there was one.
+/// The whole report, with a `bench scale` if there was one.
 pub fn document(report: &Report, scale: Option<&Scale>) -> Result<Document, Failure> {
     let mut blocks: Vec<Block> = summary::blocks(report).into();
     blocks.extend(legend::blocks());

@@ -130,7 +130,7 @@ impl Report {
         // Of an earlier `bench scale`, if there was one.
         let scale = fs::read(dir.join(SCALE)).ok().and_then(|scale| {
             let scale: Result<Scale, _> = serde_json::from_slice(&scale);
-            scale.inspect_err(|error| println!("bench: {SCALE}: {error}; bench scale writes it anew")).ok()
+            scale.inspect_err(|error| println!("bench: {SCALE}: {error}; bench scale writes it again")).ok()
         });
         let document = contents::document(self, scale.as_ref()).map_err(std::io::Error::other)?;
         let text = markdown::render(&document);

@@ -4,7 +4,7 @@ use margay_tests::{engine::IMAGE, eventually::eventually, lab::Lab, process::Pro
 
 use crate::{claim, note_process, plan, step};
 
-/// Shows Docker on three hosts; whether all of it was as expected.
+/// Shows Docker on three hosts; whether everything was as expected.
 pub fn show() -> bool {
     step("three hosts, a real etcd, and on each host an agent and a Docker Engine of its own");
     let plan = plan(3);

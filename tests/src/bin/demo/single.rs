@@ -9,7 +9,7 @@ use crate::{PREFIX, claim, leave_up, list, note_process, plan, run, step};
 /// An address beyond the wire.
 const WORLD: &str = "203.0.113.1";
 
-/// Shows a single host; whether all of it was as expected.
+/// Shows a single host; whether everything was as expected.
 pub fn show(keep: bool) -> bool {
     step("one host with an address and a default route; a router on its wire; no etcd, no settings");
     let plan = plan(1);
