@@ -40,7 +40,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut stages = Stages::begin();
     let mut built = BTreeMap::new();
     let ready = stages.stage("set-up", |_| setup::run(Need::Commit))
-        && stages.stage("build", |_| test::build(&mut built));
+        && stages.stage("build", |_| test::build_for_upgrades(&mut built));
     if !ready {
         return stages.end();
     }

@@ -77,14 +77,18 @@ pub fn run(options: &Options) -> Result<()> {
     let ready = stages.stage("set-up", |_| setup::run(need));
     let mut built = BTreeMap::new();
     let upgrades = options.vm.is_empty() && options.chosen().contains(&Suite::Node);
-    let built_all = |built: &mut BTreeMap<String, PathBuf>| {
-        // First: what is built last is what lies where tests look for the agent.
-        if upgrades { runner::build_other_layout().and_then(|()| build(built)) } else { build(built) }
-    };
-    if ready && stages.stage("build", |_| built_all(&mut built)) {
+    let build_all = if upgrades { build_for_upgrades } else { build };
+    if ready && stages.stage("build", |_| build_all(&mut built)) {
         options.stages(&built, &mut stages);
     }
     stages.end()
+}
+
+/// Builds everything that tests run, and an agent whose maps have another layout.
+pub fn build_for_upgrades(built: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    // First: tests look for the agent where the last build puts it.
+    runner::build_other_layout()?;
+    build(built)
 }
 
 /// Builds everything that tests run.

@@ -288,8 +288,28 @@ pub fn built() -> impl Strategy<Value = Built> {
     prop_oneof![v4(), v6()]
 }
 
-/// Any packet with a few bytes changed; its `known` is no longer valid.
+/// Any packet with a few bytes changed, or any bytes; `known` means nothing.
 pub fn broken() -> impl Strategy<Value = Built> {
+    prop_oneof![4 => changed(), 1 => noise()]
+}
+
+/// Any bytes, most of them with the first byte of an IP header in its place.
+fn noise() -> impl Strategy<Value = Built> {
+    let family = select(vec![Family::V4, Family::V6]);
+    let bytes = many(any::<u8>(), 0..200);
+    (family, bytes, any::<u8>(), 0_usize..200, 0_u32..3).prop_map(
+        |(family, mut bytes, first, linear, gso)| {
+            if let Some(byte) = bytes.get_mut(14)
+                && first & 3 != 0
+            {
+                *byte = if family == Family::V4 { 0x45 + first % 11 } else { 0x60 };
+            }
+            Built { family, bytes, linear, gso: gso * 700, known: Err(DropReason::Malformed) }
+        },
+    )
+}
+
+fn changed() -> impl Strategy<Value = Built> {
     (built(), many((any::<u16>(), any::<u8>()), 0..6)).prop_map(|(mut built, wrong)| {
         for (at, byte) in wrong {
             let at = usize::from(at) % built.bytes.len();
