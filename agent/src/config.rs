@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_named() {
+    fn wrong_and_unknown_settings_are_refused_by_name() {
         let at = |url: &str| {
             let store = StoreSettings { store: Some(url.into()), ..StoreSettings::default() };
             Settings { node: Some("h1".into()), store, ..Settings::default() }
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_roots_unless_said_otherwise() {
+    fn socket_belongs_to_root_unless_configured_otherwise() {
         let access = |owner: Option<&str>, mode: Option<&str>| {
             let (socket_owner, socket_mode) = (owner.map(str::to_owned), mode.map(str::to_owned));
             Settings { socket_owner, socket_mode, ..Settings::default() }.access()

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_agent_left_open_is_closed() {
+    fn files_that_an_older_agent_left_readable_by_all_become_private() {
         let parent = tempfile::tempdir().expect("a folder");
         let dir = parent.path().join("state");
         fs::create_dir_all(dir.join("endpoints")).expect("a folder");
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_everybodys_is_left_as_it_is() {
+    fn world_writable_folder_is_refused_and_left_as_it_is() {
         let dir = tempfile::tempdir().expect("a folder");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).expect("ours");
         let told = own(dir.path()).expect_err("refused").to_string();

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mend_stays_a_field_of_its_own_through_any_context() {
+    fn correction_stays_a_separate_field_under_any_context() {
         let down = Problem::new("uplink eth0 is down; it carries nothing", "ip link set eth0 up");
         let error = Err::<(), _>(anyhow::Error::from(down)).context("this host").expect_err("it is one");
         let told = Problem::of(&error, "wait");

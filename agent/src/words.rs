@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_printed_acts_on_a_terminal() {
+    fn printed_text_never_acts_on_a_terminal() {
         let hostile = "a\u{1b}[2Jb\r\nc\u{7f}\u{9b}31m\u{202e}d\u{200b}\u{2066}e\u{e0041}";
         let told = plain(hostile);
         assert!(!told.contains(acts), "{told:?}");
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_the_same_value_and_hides_nothing() {
+    fn escaped_json_has_the_same_value_and_no_control_characters() {
         let value = serde_json::json!({"name": "a\u{1b}\u{7f}\u{9b}\u{202e}\u{e0041}\nb", "n": [1, 2]});
         let told = serde_json::to_string_pretty(&value).expect("JSON");
         let told = plain_json(&told);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_have_words_and_no_numbers() {
+    fn errors_of_the_system_are_printed_without_numbers_and_codes() {
         let io = std::io::Error::from_raw_os_error(22);
         let told = of(&Err::<(), _>(io).context("set mgy0").expect_err("one"));
         assert_eq!(told, "set mgy0: Invalid argument");

@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_any_runtime_names_none() {
+    fn name_of_a_runtime_is_found_in_modules_for_any_runtime() {
         let named = |path: &str, text: &str| named_runtimes(Path::new(path), text).len();
         assert_eq!(named("agent/src/endpoints/life.rs", "fn f() {}\n// Docker's\nlet docker = 1;"), 2);
         assert_eq!(named("agent/src/endpoints.rs", "/// of Docker"), 1);
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attack_names_tests_that_there_are() {
+    fn attack_whose_test_does_not_exist_is_found() {
         let text = "#[test] fn a() {} #[tokio::test] async fn b() {} fn helper() {} proptest! { fn p(x in 0..9) {} }";
         let (_, tests) = look("x.rs", text);
         let table =

@@ -442,7 +442,7 @@ mod tests {
     use crate::api::client;
 
     #[tokio::test]
-    async fn a_request_that_comes_to_no_end_is_answered() {
+    async fn request_that_never_ends_is_answered_in_time() {
         let dir = tempfile::tempdir().expect("a folder");
         let socket = dir.path().join("socket");
         let listener = UnixListener::bind(&socket).expect("a socket");

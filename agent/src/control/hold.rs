@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_stay_while_the_value_that_they_hang_on_cannot_be_read() {
+    fn entries_stay_while_the_value_that_they_depend_on_cannot_be_read() {
         let state = State { trust: Trust::Whole, ..State::default() };
         let of_network = [
             "the route to 10.1.0.2",

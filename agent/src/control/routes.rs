@@ -230,7 +230,7 @@ mod tests {
 
     /// What the store tells of a node and where that is count at once.
     #[test]
-    fn a_new_node_comes_with_the_way_to_it() {
+    fn new_node_and_the_way_to_it_take_effect_together() {
         let mut state = State::default();
         state.facts.uplink = Uplink { ifindex: 3, ..Uplink::default() };
         let node = |name: &str, addr: &str| Event::Put {
@@ -263,7 +263,7 @@ mod tests {
 
     /// A gateway is known before what would hold it is judged.
     #[test]
-    fn a_network_over_the_gateway_of_the_same_look_is_not_followed() {
+    fn network_that_contains_a_gateway_found_by_the_same_look_is_barred() {
         let value = r#"{"v":1,"id":1,"name":"blue","subnets":[
             {"cidr":"10.1.0.0/16","gateway":"10.1.0.1","block_len":26}]}"#;
         let network = Event::Put { key: "/margay/v1/networks/1".into(), value: value.into(), revision: 1 };

@@ -153,7 +153,7 @@ async fn nothing_is_touched_before_the_store_is_in_sync() {
 }
 
 #[tokio::test]
-async fn a_failed_change_waits_visibly_and_stops_no_other() {
+async fn failed_change_is_shown_as_pending_and_stops_no_other() {
     let refused = Key::HostRoute("10.1.0.0/16".parse().expect("a literal"));
     let kernel = Recorder { refuse: Arc::new(Mutex::new(Some(refused.clone()))), ..Recorder::default() };
     let bench = start(kernel);
@@ -172,7 +172,7 @@ async fn a_failed_change_waits_visibly_and_stops_no_other() {
 }
 
 #[tokio::test]
-async fn xdp_that_does_not_go_is_told() {
+async fn xdp_program_that_cannot_be_removed_is_reported() {
     let stuck = Recorder { refuse: Arc::new(Mutex::new(Some(Key::Xdp("lo".into())))), ..Recorder::default() };
     let there = XdpAttachment { native: true, current: true };
     stuck.tables.lock().expect("no panic").xdp.insert("lo".into(), there);
@@ -182,7 +182,7 @@ async fn xdp_that_does_not_go_is_told() {
 }
 
 #[tokio::test]
-async fn a_driver_that_refuses_xdp_is_believed_unless_somebody_insists() {
+async fn xdp_is_off_after_the_driver_refuses_it_unless_native_is_configured() {
     for (wanted, pending, xdp) in
         [(Xdp::Auto, 0, Xdp::Off("off: no room".into())), (Xdp::Native, 1, Xdp::Native)]
     {
@@ -229,7 +229,7 @@ async fn an_in_sync_kernel_is_only_read() {
 
 /// Who looks between the minute's tick and what it has read is told what was read last.
 #[tokio::test]
-async fn what_was_read_counts_until_it_is_read_anew() {
+async fn last_reading_counts_until_the_next_one_is_complete() {
     let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
     let reads =
         || bench.kernel.calls.lock().expect("no panic").iter().filter(|call| *call == "read Own").count();
@@ -285,7 +285,7 @@ async fn a_slow_change_blocks_no_other() {
 
 /// A reading that began before a change does not undo it.
 #[tokio::test]
-async fn what_was_changed_during_a_reading_is_known_better() {
+async fn change_made_during_a_reading_outlives_the_reading() {
     let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
     let key = Key::Workload(7);
     control_loop.state.doubts = 3;
@@ -300,7 +300,7 @@ async fn what_was_changed_during_a_reading_is_known_better() {
 
 /// What is tried again is the change that failed, and nothing is folded for it.
 #[tokio::test]
-async fn a_retry_is_of_one_change_alone() {
+async fn retry_repeats_the_failed_change_alone() {
     let refused = Key::HostRoute("10.1.0.0/16".parse().expect("a literal"));
     let kernel = Recorder { refuse: Arc::new(Mutex::new(Some(refused.clone()))), ..Recorder::default() };
     let (mut control_loop, bench) = prepare(kernel, Xdp::default());
@@ -333,7 +333,7 @@ async fn a_retry_is_of_one_change_alone() {
 
 /// The minute's reading is compared with what was folded before, and folds nothing.
 #[tokio::test]
-async fn a_reading_puts_back_what_is_gone_and_folds_nothing() {
+async fn reading_restores_lost_entries_without_a_fold() {
     let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
     let listing = Listing { revision: 5, entries: vec![network()] };
     assert!(control_loop.handle(Event::Store(Some(Feed::Listing(listing)))));
@@ -472,7 +472,7 @@ async fn update_of_a_released_endpoint_does_nothing_and_says_so() {
 }
 
 #[tokio::test]
-async fn who_has_gone_is_not_waited_for() {
+async fn request_whose_sender_has_gone_is_dropped() {
     let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
     let (gone, here) = (oneshot::channel(), oneshot::channel());
     for (reply, revision) in [(gone.0, 7), (here.0, 8)] {
@@ -515,7 +515,7 @@ async fn due_change_that_may_not_be_made_waits_again() {
 }
 
 #[tokio::test]
-async fn nothing_stays_open_where_nothing_may_be_changed() {
+async fn open_changes_are_dropped_while_no_change_is_permitted() {
     let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
     let tables = Tables { workloads: [(9, Workload::default())].into(), ..Tables::default() };
     (control_loop.state.actual, control_loop.state.read) = (Some(tables), Some(0));

@@ -120,7 +120,7 @@ fn blocks_of_others_are_routed_and_own_ones_are_not() {
 }
 
 #[test]
-fn ipv6_goes_by_the_link_local_address_where_there_is_no_other() {
+fn ipv6_next_hop_is_link_local_where_the_node_has_no_other_address() {
     let tables = desired(&snapshot(), &facts());
     assert_eq!(route(&tables, 1, "fd00:1::40/122"), Some(Some(ip("fe80::2"))));
 }
@@ -162,7 +162,7 @@ fn the_host_has_one_route_for_each_subnet() {
 }
 
 #[test]
-fn the_programs_know_who_sends_by_a_netkit() {
+fn sender_behind_a_netkit_is_flagged() {
     let mut facts = facts();
     let flags = |facts: &LocalFacts| desired(&snapshot(), facts).workloads[&5].flags;
     assert_eq!(flags(&facts), 0);
@@ -173,7 +173,7 @@ fn the_programs_know_who_sends_by_a_netkit() {
 }
 
 #[test]
-fn a_borrowed_address_is_noticed() {
+fn sender_whose_address_is_borrowed_is_flagged() {
     let mut snapshot = snapshot();
     let flags = |s: &Snapshot| desired(s, &facts()).workloads[&5].flags;
     assert_eq!(flags(&snapshot), 0);
@@ -212,7 +212,7 @@ fn desired_is_memoryless() {
 }
 
 #[test]
-fn another_mtu_of_the_uplink_writes_no_route_anew() {
+fn changed_mtu_of_the_uplink_rewrites_no_route() {
     let (old, mut facts) = (desired(&snapshot(), &facts()), facts());
     facts.uplink.ifindex = 7;
     facts.uplink.mtu = 9000;
@@ -266,7 +266,7 @@ fn only_networks_that_leave_by_the_host_are_masqueraded() {
 }
 
 #[test]
-fn older_kernels_forward_ipv6_for_all_behind_a_guard() {
+fn older_kernels_forward_ipv6_for_all_and_drop_what_was_not_forwarded_before() {
     let advertised = ["lan0".to_owned()].into();
     let drops = [(true, "DOCKER-USER".to_owned())].into();
     let mut facts = worldly();

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_known_by_the_names_that_users_know() {
+    fn options_are_accepted_under_each_of_their_names() {
         for mtu in MTU {
             assert_eq!(with(&json!({mtu: "1400"})).expect("known").mtu, Some(1400));
         }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_with_what_can() {
+    fn option_that_is_not_supported_is_refused_with_an_alternative() {
         for (generic, reason) in [
             (json!({"mtu": "big"}), "mtu=big: use a number"),
             (json!({"margay.networks": "x"}), "there are mtu, margay.network, margay.routable"),

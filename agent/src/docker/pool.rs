@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_pools_are_read_as_they_are_written() {
+    fn names_of_pools_parse_to_what_was_printed() {
         for text in ["10.1.0.0/16", "10.1.0.0/16 from 10.1.5.0/24", "fd00:1::/64"] {
             let pool: PoolId = text.parse().expect("a pool");
             assert_eq!(pool.to_string(), text);

@@ -511,7 +511,7 @@ mod tests {
     use crate::{problem::Problem, store::Away};
 
     #[test]
-    fn removal_that_others_are_in_the_way_of_is_vain_and_any_other_is_tried_again() {
+    fn removal_that_endpoints_prevent_is_given_up_and_any_other_is_tried_again() {
         assert!(stays(&Rejection::conflict("network blue has endpoints", "detach them").into()));
         assert!(!stays(&Rejection::contended("other nodes used the network at every attempt").into()));
         assert!(!stays(&Rejection::Later(Problem::new("the store is read", "wait")).into()));

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runtime_gives_up_what_ended_first_and_within_a_while() {
+    fn released_address_ends_the_oldest_endpoint_that_had_it_within_the_time_limit() {
         let endpoint = |id: &str| -> Endpoint {
             serde_json::from_value(serde_json::json!({
                 "id": id, "network": 1, "network_name": "blue", "addresses": ["10.1.0.2", "fd00:1::2"],

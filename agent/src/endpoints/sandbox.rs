@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_end_below_those_of_the_kernel() {
+    fn sandbox_numbers_stay_below_inode_numbers_of_the_kernel() {
         let endpoints = [endpoint("a", "/a", INODES - 1, true)].into();
         let sandboxes = Sandboxes::after(&endpoints);
         assert_eq!(sandboxes.number(Path::new("/b"), &endpoints), 0);

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_an_endpoint_is_looked_at() {
+    fn every_field_of_an_endpoint_is_checked() {
         assert_eq!(endpoint(("mtu", json!(1400))), None);
         let of = |id: &str| json!({"runtime": {"runtime": "docker", "id": id, "network": "b", "since": 1}});
         assert_eq!(endpoint(("owner", of("a"))), None);

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agent_that_starts_waits_for_who_reads_the_journal() {
+    fn starting_agent_waits_for_a_reader_of_the_journal() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("journal.redb");
         drop(open_or_create(&path).unwrap_or_else(|refusal| panic!("{}", refusal.into_problem())));

@@ -56,7 +56,7 @@ fn kept() -> Kept {
 }
 
 #[test]
-fn what_is_written_is_found_and_strange_files_are_left() {
+fn written_values_are_found_and_foreign_files_stay() {
     let dir = tempfile::tempdir().expect("a folder");
     let journal = Journal::open(dir.path()).expect("a journal");
     let first = journal.instance(|| Ok("i1".into())).expect("made");
@@ -74,7 +74,7 @@ fn what_is_written_is_found_and_strange_files_are_left() {
 }
 
 #[test]
-fn a_step_is_there_after_a_restart_and_its_file_is_its_owners_alone() {
+fn step_survives_a_restart_in_a_file_that_only_its_owner_reads() {
     let dir = tempfile::tempdir().expect("a folder");
     let journal = Journal::open(dir.path()).expect("a journal");
     journal.write(Step::default().endpoint(&endpoint(ID)).kept(&kept())).expect("a disk");
@@ -96,7 +96,7 @@ fn a_step_is_there_after_a_restart_and_its_file_is_its_owners_alone() {
 }
 
 #[test]
-fn steps_of_many_at_a_time_are_all_written() {
+fn concurrent_steps_are_all_written() {
     let dir = tempfile::tempdir().expect("a folder");
     let journal = Journal::open(dir.path()).expect("a journal");
     let barrier = Barrier::new(8);
@@ -119,7 +119,7 @@ fn steps_of_many_at_a_time_are_all_written() {
 }
 
 #[test]
-fn after_an_error_all_is_written_anew() {
+fn journal_is_written_whole_after_a_database_error() {
     let dir = tempfile::tempdir().expect("a folder");
     let journal = Journal::open(dir.path()).expect("a journal");
     journal.write(Step::default().endpoint(&endpoint(ID))).expect("a disk");
@@ -135,7 +135,7 @@ fn after_an_error_all_is_written_anew() {
 }
 
 #[test]
-fn a_bad_entry_is_set_aside_and_told_and_the_others_load() {
+fn bad_entry_is_set_aside_and_reported_and_the_others_load() {
     let dir = tempfile::tempdir().expect("a folder");
     drop(Journal::open(dir.path()).expect("a journal"));
     for (id, host) in [(ID, "mgy000000000000"), ("00000000000000bb", "eth0")] {
@@ -231,7 +231,7 @@ fn files_stay_where_they_cannot_be_taken_over() {
 }
 
 #[test]
-fn a_broken_database_is_set_aside_as_a_whole_and_told() {
+fn broken_database_is_set_aside_whole_and_reported() {
     let dir = tempfile::tempdir().expect("a folder");
     let journal = Journal::open(dir.path()).expect("a journal");
     let mut step = Step::default();

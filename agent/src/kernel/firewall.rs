@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listing_is_understood_and_a_damaged_one_is_no_wanted_one() {
+    fn complete_listing_parses_and_a_damaged_one_never_equals_the_wanted_one() {
         let rule = |comment: &str| serde_json::json!({"rule": {"comment": comment}});
         let set = serde_json::json!({"set": {"elem": [{"prefix": {"addr": "10.1.0.0", "len": 16}}]}});
         let whole = [rule("masquerade v4"), rule("masquerade v6"), rule("reply"), set.clone()];

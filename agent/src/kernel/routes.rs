@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn many_prefixes_are_told_coarsely() {
+    fn many_changed_prefixes_are_merged_into_few() {
         let many: Vec<IpNet> =
             (0..5000_u32).map(|i| net(Ipv4Addr::from(0x0ac0_0000 + i * 2).into(), 32)).collect();
         let told = at_most(many.clone());
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_concerns_what_lies_in_it() {
+    fn route_change_concerns_addresses_within_its_prefix() {
         let mut changed = Changed::To(BTreeSet::new());
         changed.add(Some(cidr("192.0.2.0/24")));
         assert!(changed.concerns("192.0.2.7".parse().expect("a literal")));

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_names_what_is_no_switch_is_refused() {
+    fn file_of_originals_that_names_no_kernel_switch_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
         let originals = Originals::of(dir.path());
         let target = dir.path().join("target");

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_gives_up_what_would_cost() {
+    fn xdp_auto_is_off_on_a_veth_and_without_a_driver() {
         let off = |uplink: &Link, all: &[Link]| match choose(Wanted::Auto, uplink, all) {
             chosen::Xdp::Off(why) => why,
             other => panic!("{other:?}"),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_is_for_drivers_that_are_known_to_lose_nothing() {
+    fn xdp_auto_is_on_only_for_drivers_that_are_known_to_lose_nothing() {
         let chosen =
             |driver: &str| choose_mode(Wanted::Auto, &link(2, "up0", None, None), Some(driver.into()));
         assert_eq!(chosen("ice"), Ok(chosen::Xdp::Auto));
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn passing_error_is_no_refusal_of_xdp() {
+    fn transient_error_is_no_refusal_of_xdp() {
         let failed = |code| {
             let error = aya::sys::SyscallError {
                 call: "bpf_link_create",

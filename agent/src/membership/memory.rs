@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_not_written_again() {
+    fn unchanged_memory_is_not_written_again() {
         let (mut state, own) = settled();
         assert_eq!(due(&state, &own, 0, false, Some(REMEMBER)), Due::default());
         assert!(due(&state, &own, 0, true, Some(Duration::ZERO)).known.is_some(), "unless it must");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_join_at_once_are_few_writes_and_none_is_missed() {
+    fn nodes_that_join_at_once_are_remembered_in_one_write() {
         let (mut state, own) = settled();
         for i in 2..=100 {
             node(&mut state, &format!("h{i}"));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_store_lost_stays_remembered() {
+    fn values_that_the_store_lost_stay_remembered() {
         let (mut state, own) = settled();
         node(&mut state, "h2");
         put(&mut state, "refused/203.0.113.0-24", r#"{"v":1,"since":1}"#);

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_that_we_knew_is_believed() {
+    fn known_store_is_whole() {
         assert_eq!(judge(Some(&known()), 0, &store("c1", 1), 100), Trust::Whole);
         assert_eq!(judge(None, 0, &Snapshot::default(), 1), Trust::Whole);
     }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_removed_or_replaced_knows_why_its_key_is_gone() {
+    fn store_without_the_key_of_a_removed_or_replaced_node_is_whole() {
         let mut removed = store("c1", 1);
         removed.nodes = Default::default();
         removed.removed.insert("h1".into(), Removed { instance: "i1".into(), since: 5 });

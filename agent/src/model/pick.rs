@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_win_over_names_and_names_over_the_begin_of_ids() {
+    fn ids_win_over_names_and_names_over_prefixes_of_ids() {
         assert_eq!(meant("aa11"), Ok(Some("aa11")));
         assert_eq!(meant("web"), Ok(Some("aa11")));
         assert_eq!(meant("aa"), Ok(Some("aa22")), "the name");
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn several_are_listed() {
+    fn ambiguous_reference_is_refused_with_all_matches() {
         let told = meant("db").expect_err("two");
         assert!(
             told.contains("bb33 (db, network blue)") && told.contains("cc44 (db, network red)"),

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_do_not_fit_are_named() {
+    fn network_prefix_that_does_not_fit_the_pool_is_refused() {
         for (pool, len) in [("10.0.0.0/16", 15), ("10.0.0.0/16", 30), ("fd00::/64", 126)] {
             let error = Pool::new(cidr(pool), Some(len)).expect_err(pool).to_string();
             assert!(error.contains("network prefix") && error.contains(pool), "{error}");

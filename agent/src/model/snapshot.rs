@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_act_on_a_terminal_are_not_believed() {
+    fn values_whose_names_have_control_characters_are_rejected() {
         let mut snapshot = Snapshot::default();
         snapshot.apply(&put("networks/1", &BLUE.replace("blue", r"a\u001b[2Jb")));
         snapshot.apply(&put("nodes/h\u{1b}1", r#"{"v":1,"name":"h\u001b1","addresses":[]}"#));
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_and_its_events_say_the_same() {
+    fn listing_and_its_single_events_give_the_same_snapshot() {
         let events = [
             put("nodes/h1", r#"{"v":1,"name":"h1","addresses":["192.0.2.1"]}"#),
             put("alive/h1", r#"{"v":1,"since":1}"#),
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_under_anothers_key_is_not_taken() {
+    fn network_under_the_key_of_another_is_rejected() {
         let mut snapshot = Snapshot::default();
         snapshot.apply(&put("networks/2", r#"{"v":1,"id":1,"name":"blue","subnets":[]}"#));
         assert!(snapshot.networks.is_empty());

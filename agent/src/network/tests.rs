@@ -108,7 +108,7 @@ async fn with_pool() -> Networks {
 }
 
 #[tokio::test]
-async fn a_subnet_that_is_kept_is_nobody_elses() {
+async fn reserved_subnet_is_given_to_no_other() {
     let networks = with_pool().await;
     let (a, b) = (networks.reserve("h1", true, None, 10).await, networks.reserve("h2", true, None, 20).await);
     let (a, b) = (a.expect("room"), b.expect("room"));
@@ -129,7 +129,7 @@ async fn a_subnet_that_is_kept_is_nobody_elses() {
 }
 
 #[tokio::test]
-async fn runtimes_that_name_the_network_meet() {
+async fn runtimes_that_name_one_network_share_it() {
     let networks = with_pool().await;
     let first = networks.reserve("h1", true, Some("blue"), 1).await.expect("room");
     assert_eq!(networks.reserve("h2", true, Some("blue"), 1).await.expect("the same"), first);
@@ -142,7 +142,7 @@ async fn runtimes_that_name_the_network_meet() {
 }
 
 #[tokio::test]
-async fn the_first_to_tell_a_name_has_it() {
+async fn name_of_two_networks_goes_to_the_first() {
     let networks = with_pool().await;
     let mut made = Vec::new();
     for node in ["h1", "h2"] {
@@ -165,7 +165,7 @@ async fn the_first_to_tell_a_name_has_it() {
 }
 
 #[tokio::test]
-async fn a_subnet_is_one_networks_whoever_asks() {
+async fn request_for_a_subnet_in_use_gets_its_network_or_a_refusal() {
     let networks = with_pool().await;
     networks.create(request("blue", "10.1.0.0/16")).await.expect("new");
     let (same, _) = networks.establish("h1", &unnamed("a", "10.1.0.0/16"), None).await.expect("the same");

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_wish_takes_its_new_place_or_none() {
+    fn open_change_of_an_entry_that_changed_is_reordered_or_dropped() {
         let mut actual = Tables::default();
         let mut open = Open::default();
         for index in 1..=3 {

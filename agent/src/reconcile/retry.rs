@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn success_and_a_wish_withdrawn_end_retries() {
+    fn retries_end_with_success_or_when_the_change_is_no_longer_wanted() {
         let (mut retry, key) = (Retry::default(), Key::Node(()));
         retry.failed(key.clone(), Problem::new("no", "wait"), Duration::ZERO);
         retry.succeeded(&key);

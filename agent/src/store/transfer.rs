@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_export_is_refused() {
+    async fn import_of_a_file_that_is_no_export_is_refused() {
         let to = Embedded::in_memory();
         let dump = |format| Dump { margay_export: format, revision: 1, entries: BTreeMap::new() };
         for (dump, reason) in [(dump(9), "format 9"), (dump(FORMAT), "no cluster")] {

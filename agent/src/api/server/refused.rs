@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_that_has_a_type_decides_behind_any_context() {
+    fn typed_cause_decides_the_status_under_any_context() {
         let away = |kind| Away { kind, ..Away::new("no answer", "wait") };
         assert_eq!(of(NetworkError::NoSubnet), (400, false));
         assert_eq!(of(Rejection::missing("there is no network x", "list them")), (404, false));

@@ -164,7 +164,7 @@ proptest! {
 
 /// A newer agent may write keys below a prefix that this one watches.
 #[test]
-fn an_unknown_key_is_told_and_concerns_nothing() {
+fn unknown_key_is_reported_and_affects_nothing() {
     let mut state = start();
     let mut take = |event| state.take(Feed::Events { revision: 2, whole: Vec::new(), events: vec![event] });
     assert_eq!(take(put("nodes/h2/extra".into(), Some("{}".into()))), Dirty::Nothing);

@@ -62,7 +62,7 @@ fn a_listing_is_decoded_while_the_loop_answers() {
 }
 
 #[tokio::test]
-async fn looks_without_an_answer_keep_nobody_waiting() {
+async fn looks_without_an_answer_delay_no_request() {
     let (silent, _unheard) = crate::kernel::silent_netlink().expect("netlink needs no privilege to open");
     let (mut control_loop, bench) = prepare(Recorder::default(), Xdp::default());
     control_loop.netlink = silent;
@@ -87,7 +87,7 @@ async fn looks_without_an_answer_keep_nobody_waiting() {
 }
 
 #[test]
-fn a_change_during_a_look_has_another_follow() {
+fn change_during_a_look_causes_another_look() {
     with_no_thread(async |tell| {
         let (mut control_loop, _bench) = prepare(Recorder::default(), Xdp::default());
         control_loop.round().await;

@@ -69,7 +69,7 @@ fn networks_that_one_side_lacks_are_created_or_removed() {
 }
 
 #[test]
-fn a_network_without_a_named_subnet_is_made_again_once_nobody_is_on_it() {
+fn network_without_a_named_subnet_is_made_again_once_it_is_unused() {
     let (docker, cluster) = ([seen("a", "blue", DRIVER)], [network(1, "blue", false)]);
     let (id, plain) = entry("a", 1);
     let of = |since| (id.clone(), RuntimeNetwork { chosen: true, since, ..plain.clone() });
@@ -111,7 +111,7 @@ fn network_is_made_again_only_while_docker_is_quiet_or_never_is() {
 }
 
 #[test]
-fn a_name_is_learnt_or_was_asked_for() {
+fn network_gets_the_name_asked_for_or_else_that_in_docker() {
     let docker = [seen("a", "blue", DRIVER)];
     let learnt = steps(&docker, &[entry("a", 1)], &[network(1, "docker-abc", true)]);
     assert_eq!(learnt, [r#"Name { docker: "a", network: 1, name: "blue" }"#]);
@@ -125,7 +125,7 @@ fn a_name_is_learnt_or_was_asked_for() {
 }
 
 #[test]
-fn a_name_of_another_driver_is_left_alone() {
+fn network_of_another_driver_with_the_same_name_is_left_alone() {
     let blocked = steps(&[seen("x", "blue", "bridge")], &[], &[network(1, "blue", false)]);
     assert_eq!(blocked, [r#"NameTaken { name: "blue", driver: "bridge" }"#]);
 }
@@ -140,7 +140,7 @@ fn duplicate_docker_networks_leave_the_older() {
 }
 
 #[test]
-fn nothing_is_made_while_a_user_may_be_making_it() {
+fn network_is_not_made_while_its_user_may_be_making_it() {
     let cluster = BTreeMap::from([network(1, "blue", false)]);
     let making = BTreeSet::from(["10.1.0.0/16".parse().expect("a literal")]);
     let view = View {
@@ -160,7 +160,7 @@ fn nothing_is_made_while_a_user_may_be_making_it() {
 }
 
 #[test]
-fn what_a_user_removed_goes_everywhere() {
+fn network_that_its_user_removed_is_removed_from_the_cluster() {
     let (id, gone) = entry("a", 1);
     let gone = (id, RuntimeNetwork { removed: true, ..gone });
     let removed = steps(&[], &[gone], &[network(1, "blue", false)]);

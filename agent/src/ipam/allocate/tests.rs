@@ -82,7 +82,7 @@ async fn a_24_serves_a_hundred_nodes() {
 }
 
 #[tokio::test]
-async fn a_full_subnet_says_so() {
+async fn request_to_a_full_subnet_is_refused_as_exhausted() {
     let (store, network) = cluster("10.0.0.0/29").await;
     let ipam = node(&store, "h1");
     for i in 0..5 {
@@ -117,7 +117,7 @@ async fn a_wanted_address_is_given_or_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_removed_network_gives_nothing() {
+async fn request_to_a_removed_network_is_refused() {
     let (store, network) = cluster("10.0.0.0/24").await;
     let ipam = node(&store, "h1");
     ipam.allocate(&network, &request("a", &[])).await.expect("room");
@@ -159,7 +159,7 @@ fn endpoint(id: &str, addr: IpAddr) -> Endpoint {
 }
 
 #[tokio::test]
-async fn a_sweep_takes_back_what_no_endpoint_holds() {
+async fn sweep_frees_addresses_that_no_endpoint_holds() {
     let (store, network) = cluster("10.0.0.0/24").await;
     let ipam = node(&store, "h1");
     let mut last = None;
@@ -200,7 +200,7 @@ async fn the_stash_serves_while_the_store_is_away() {
 }
 
 #[tokio::test]
-async fn what_the_store_lost_is_put_back_and_a_conflict_is_told() {
+async fn addresses_that_the_store_lost_are_restored_and_conflicts_are_reported() {
     let (store, network) = cluster("10.0.0.0/24").await;
     let (h1, h2) = (node(&store, "h1"), node(&store, "h2"));
     let mut mine = Vec::new();
@@ -262,7 +262,7 @@ fn narrowed(network: &Network, range: &str, aux: &str) -> Network {
 }
 
 #[tokio::test]
-async fn address_nobody_names_comes_from_the_range() {
+async fn automatic_address_comes_from_the_range() {
     for (cidr, range, aux) in [
         // Smaller than a block, larger than one, and far into IPv6.
         ("10.0.0.0/16", "10.0.5.16/29", "10.0.5.17"),

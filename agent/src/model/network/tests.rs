@@ -72,7 +72,7 @@ fn edge_and_gateway_addresses_are_not_assignable() {
 }
 
 #[test]
-fn bad_requests_are_named() {
+fn bad_requests_are_refused_with_the_reason() {
     let with = |f: fn(&mut NetworkRequest)| {
         let mut r = request(&["10.0.0.0/24"]);
         f(&mut r);

@@ -123,7 +123,7 @@ fn state(bits: u16) -> Tables {
 }
 
 #[test]
-fn a_program_takes_anothers_place_once_the_tables_are_filled() {
+fn program_is_replaced_after_the_tables_are_filled() {
     // The host's old program is there, routes and an endpoint are not.
     let (from, to) = (state(0b1), state(0b0101_0101));
     let changes = plan(&to, &from);
@@ -151,7 +151,7 @@ fn every_state_leads_to_every_other() {
 }
 
 #[test]
-fn nothing_changes_where_nothing_differs() {
+fn equal_tables_need_no_change() {
     for bits in 0..512 {
         assert_eq!(plan(&state(bits), &state(bits)), []);
     }

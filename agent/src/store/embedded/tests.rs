@@ -39,7 +39,7 @@ async fn transactions_happen_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn what_is_watched_is_told_in_order_and_nothing_else() {
+async fn watcher_receives_exactly_the_events_of_its_prefixes_in_order() {
     let store = Embedded::in_memory();
     store.commit(txn(vec![], vec![put(1, "a")])).await.expect("memory");
     let mut feed = store.watch(&[Prefix::Networks]);
@@ -66,7 +66,7 @@ async fn what_is_watched_is_told_in_order_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn one_agent_has_it_and_finds_all_of_it_again() {
+async fn database_opens_for_one_agent_at_a_time_and_keeps_all_but_alive_keys() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = Embedded::open(dir.path()).expect("new");
     let alive = Op::Put(Key::Alive("h1".into()), b"x".to_vec());
@@ -81,7 +81,7 @@ async fn one_agent_has_it_and_finds_all_of_it_again() {
 }
 
 #[test]
-fn a_file_that_is_no_store_is_named() {
+fn file_that_is_no_store_is_refused_by_name() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(file(dir.path()), "not a database".repeat(1000)).expect("a file");
     let refusal = Embedded::open(dir.path()).expect_err("no store").to_string();
@@ -199,7 +199,7 @@ fn rounds(store: &Embedded) -> u32 {
 }
 
 #[test]
-fn power_may_fail_at_every_write() {
+fn committed_data_survives_power_loss_at_any_write() {
     let fresh = Disk::default();
     drop(open(&fresh).inner.prepare());
     // Making the file is one step, by its name; what follows may fail anywhere.

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_etcd_says_is_told_in_words() {
+    fn errors_of_etcd_are_reported_in_plain_words() {
         for (said, words, fate) in [
             ("etcdserver: no leader", "has no leader", Fate::Untouched),
             ("etcdserver: request timed out", "no agreement", Fate::Unknown),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_becomes_of_a_connection_is_told_in_words() {
+    async fn failed_connections_to_etcd_are_reported_in_plain_words() {
         let (gone, refusing) = listener().await;
         drop(gone);
         let (_silent, silent) = listener().await;

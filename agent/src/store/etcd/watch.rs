@@ -303,7 +303,7 @@ mod tests {
     use crate::model::snapshot::Snapshot;
 
     #[test]
-    fn neighbours_are_one_range_and_what_lies_between_is_not_watched() {
+    fn adjacent_prefixes_are_watched_as_one_range_without_keys_between_ranges() {
         let parts = |prefixes: &[Prefix]| -> Vec<Vec<Prefix>> {
             Range::of(prefixes, 5).into_iter().map(|range| range.prefixes).collect()
         };
