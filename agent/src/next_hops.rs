@@ -27,7 +27,7 @@ use crate::{
 /// How often the kernel is asked.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long its answer counts.
-const VOUCHED: Duration = Duration::from_secs(3);
+const FRESH: Duration = Duration::from_secs(3);
 
 /// What of the control loop's knowledge is needed here.
 struct Wanted {
@@ -93,7 +93,7 @@ async fn refresh_once(
     table: &mut HashTable<Addr, Neighbour>,
 ) -> Result<()> {
     let seen = neighbours::read(netlink, wanted.uplink).await?;
-    let until = neighbours::now() + VOUCHED.as_nanos() as u64;
+    let until = neighbours::now() + FRESH.as_nanos() as u64;
     for addr in table.read()?.into_keys() {
         if !wanted.next_hops.contains(&IpAddr::from(addr)) {
             table.remove(addr)?;

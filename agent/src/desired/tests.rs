@@ -305,8 +305,8 @@ fn values_that_would_cut_this_node_off_are_ignored() {
     snapshot.apply(&put("networks/3", over_the_store));
     snapshot.settle(&facts.vital(), &BTreeMap::new());
     let tables = desired(&snapshot, &facts);
-    let guards: Vec<_> = tables.denied.keys().copied().collect();
-    assert_eq!(guards, [prefix_key(cidr("198.51.100.16/28"))], "the others hold what is needed");
+    let denied: Vec<_> = tables.denied.keys().copied().collect();
+    assert_eq!(denied, [prefix_key(cidr("198.51.100.16/28"))], "the others hold what is needed");
     assert!(!tables.host_routes.contains_key(&cidr("198.51.100.0/24")));
     assert!(snapshot.barred[&3].1.contains("198.51.100.9, an address of the store"));
     // What a neighbour gives this host later does not take a network that is followed.

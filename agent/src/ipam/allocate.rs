@@ -45,7 +45,7 @@ pub enum Refusal {
     #[error("address {addr} is taken by endpoint {holder}; choose another")]
     Taken { addr: IpAddr, holder: String },
     #[error("address {addr} is in the stash of node {owner}, for store outages; choose another")]
-    KeptBack { addr: IpAddr, owner: String },
+    InStash { addr: IpAddr, owner: String },
     #[error("{0} is exhausted: endpoints have every address, except those in the stashes of other nodes")]
     Exhausted(IpNet),
     #[error("network {0} was removed")]

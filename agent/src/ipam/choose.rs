@@ -102,7 +102,7 @@ impl Chooser<'_> {
             return Err(Refusal::Taken { addr, holder: format!("another on node {}", self.node) });
         }
         if others && (allocations.reserved.contains(&addr) || !self.view.blocks.contains_key(&block)) {
-            return Err(Refusal::KeptBack { addr, owner: owner.cloned().unwrap_or_default() });
+            return Err(Refusal::InStash { addr, owner: owner.cloned().unwrap_or_default() });
         }
         Ok(Some(Found { block, addr }))
     }

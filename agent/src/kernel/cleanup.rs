@@ -27,7 +27,7 @@ pub struct Done {
 pub async fn everything(netlink: &Handle, root: &Path, state_dir: &Path) -> Result<Done> {
     let mut done = Vec::new();
     let originals = Originals::of(state_dir);
-    // Forwarding ends before what guards it.
+    // Forwarding ends before the rules that restrict it.
     let mut switches: Vec<String> = originals.read()?.into_keys().collect();
     switches.sort_by_key(|path| path.ends_with("/accept_ra"));
     for path in switches {

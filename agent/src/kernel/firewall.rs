@@ -69,7 +69,7 @@ fn script(firewall: &Firewall) -> String {
         let list: Vec<String> = subnets.map(ToString::to_string).collect();
         if list.is_empty() { String::new() } else { format!("elements = {{ {} }}", list.join(", ")) }
     };
-    let guard = if firewall.drop_forwarded_v6 {
+    let drop_v6 = if firewall.drop_forwarded_v6 {
         format!(
             "meta nfproto ipv6 iifname != \"{HOST_INTERFACE}\" oifname != \"{HOST_INTERFACE}\" drop comment \"{DROP_FORWARDED_V6}\""
         )
@@ -94,7 +94,7 @@ table inet {TABLE} {{
     chain forward {{
         type filter hook forward priority mangle; policy accept;
         oifname "{HOST_INTERFACE}" ct direction reply ct status snat meta mark set meta mark and {keep:#x} or {REPLY_MARK:#x} comment "reply"
-        {guard}
+        {drop_v6}
     }}
 }}
 "#,

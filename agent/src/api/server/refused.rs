@@ -99,7 +99,7 @@ fn of_ipam(refusal: &ipam::Refusal) -> (StatusCode, bool) {
         Away(away) => of_away(away),
         NotInNetwork(..) | Gateway(..) | Edge(_) | TwoOfOneSubnet(..) => (StatusCode::BAD_REQUEST, false),
         NetworkGone(_) => (StatusCode::NOT_FOUND, false),
-        Aux(..) | Taken { .. } | KeptBack { .. } | Exhausted(_) => (StatusCode::CONFLICT, false),
+        Aux(..) | Taken { .. } | InStash { .. } | Exhausted(_) => (StatusCode::CONFLICT, false),
         Contended(_) | NoStash { .. } | NotStashed { .. } => (StatusCode::SERVICE_UNAVAILABLE, true),
     }
 }
