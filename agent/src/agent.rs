@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     control::{Control, Loop, Sources, State},
     desired::LocalFacts,
-    drops,
+    docker, drops,
     endpoints::{Endpoints, Which, aside, new_id},
     files,
     ipam::Ipam,
@@ -111,7 +111,7 @@ pub async fn run(config: Config) -> Result<()> {
     let sources =
         Sources { store: store.watch(&Snapshot::PREFIXES), links, routes, world, requests, vanished, rounds };
     let control_loop = Loop::new(host, own_netlink, originals, state, sources);
-    let networks = Networks::new(Arc::clone(&store));
+    let networks = Networks::new(Arc::clone(&store), docker::COMPARED);
     let endpoints = Endpoints::new(ipam, networks, control, netlink, journal.clone()).with(device);
     let endpoints = Arc::new(endpoints);
     let (same_store, same_endpoints) = (Arc::clone(&store), Arc::clone(&endpoints));

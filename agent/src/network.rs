@@ -74,12 +74,25 @@ impl Reading {
 #[derive(Clone, Debug)]
 pub struct Networks {
     store: Arc<dyn Store>,
+    /// Options of the runtime in which networks are compared.
+    compared: &'static [&'static str],
 }
 
 impl Networks {
-    /// The networks in a store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+    /// The networks in a store. `compared` names options of the runtime: networks that differ
+    /// in one of them are not the same.
+    pub fn new(store: Arc<dyn Store>, compared: &'static [&'static str]) -> Self {
+        Self { store, compared }
+    }
+
+    /// Whether two networks behave the same.
+    pub fn same_options(&self, one: &Network, other: &Network) -> bool {
+        one.same_options(other, self.compared)
+    }
+
+    /// Whether the other network can replace this one, whose subnets nobody chose.
+    pub fn gives_way_to(&self, network: &Network, other: &Network) -> bool {
+        network.gives_way_to(other, self.compared)
     }
 
     /// Creates a network, or finds the same one. Gives the revision at which
@@ -91,7 +104,7 @@ impl Networks {
             if let Some(found) = reading.snapshot.network(&request.name) {
                 request.like(found);
                 let wanted = request.into_network(found.id)?;
-                return same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
+                return self.same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
             }
             if request.subnets.is_empty() {
                 request.subnets = pool::take(&reading, request.ipv6)?;
@@ -102,6 +115,11 @@ impl Networks {
             }
         }
         bail!(Rejection::contended("other nodes changed networks at every attempt"));
+    }
+
+    /// Gives the network that is there if a request wants the same one, and refuses otherwise.
+    fn same(&self, found: &Network, wanted: &Network) -> Result<Network> {
+        if self.same_options(found, wanted) { Ok(found.clone()) } else { bail!(differs(found, wanted)) }
     }
 
     /// Adds to what all agree upon, as `plan` says of what is there; nothing if
@@ -262,11 +280,8 @@ impl Networks {
     }
 }
 
-/// The same request twice is fine; another under the same name is not.
-fn same(found: &Network, wanted: &Network) -> Result<Network> {
-    if found.same_options(wanted) {
-        return Ok(found.clone());
-    }
+/// Why a request is refused whose name or subnet a network with other options has.
+fn differs(found: &Network, wanted: &Network) -> Rejection {
     let plain = |network: &Network| {
         let subnets: Vec<String> = network
             .subnets
@@ -288,7 +303,7 @@ fn same(found: &Network, wanted: &Network) -> Result<Network> {
         plain(found),
         plain(wanted)
     );
-    bail!(Rejection::conflict(what, "choose another name, or remove that network first"));
+    Rejection::conflict(what, "choose another name, or remove that network first")
 }
 
 /// That a network's subnets are nobody else's, and hold nothing that a node needs to be

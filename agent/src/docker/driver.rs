@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Docker, RUNTIME,
     ipam::ADDRESS_SPACE,
-    options,
+    options::{self, IFACE_PREFIX},
     pool::{address, cidr},
     wire::{
         CreateEndpoint, CreateNetwork, InterfaceName, IpamData, Joined, OfEndpoint, OfNetwork, StaticRoute,
@@ -20,7 +20,7 @@ use crate::{
     journal::RuntimeNetwork,
     model::{
         endpoint::{Endpoint, Handle, mac_text},
-        network::{IFACE_PREFIX, Network, NetworkRequest, max_len},
+        network::{Network, NetworkRequest, max_len},
     },
 };
 

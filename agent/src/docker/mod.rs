@@ -30,6 +30,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 use tokio::sync::Notify;
 
+pub use options::COMPARED;
 pub use server::{listen, serve};
 pub use sync::keep_in_step;
 

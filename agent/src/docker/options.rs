@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::wire::Options;
-use crate::model::network::{Dressing, IFACE_PREFIX, Network, NetworkRequest, check_new_name};
+use crate::model::network::{Dressing, Network, NetworkRequest, check_new_name};
 
 /// The network of the cluster that a network of Docker is.
 pub const NETWORK: &str = "margay.network";
@@ -18,6 +18,10 @@ const BLOCK_PREFIX: &str = "margay.block-prefix";
 const BLOCK_SIZE: &str = "margay.block-size";
 /// The names under which users know the MTU.
 const MTU: [&str; 3] = ["mtu", "com.docker.network.driver.mtu", "com.docker.network.mtu"];
+/// The option that names interfaces in containers.
+pub const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+/// Options that change what containers get: networks that differ in one of them are not the same.
+pub const COMPARED: &[&str] = &[IFACE_PREFIX];
 /// Options of the bridge driver that change what containers can do, with the
 /// value that changes nothing, and what to do instead.
 const BRIDGE: [(&str, &str, &str); 4] = [
@@ -196,7 +200,7 @@ mod tests {
             let mut again =
                 NetworkRequest { name: "blue".into(), subnets: request.subnets, ..NetworkRequest::default() };
             apply(&from_docker(of(&network), false), &mut again).expect("valid");
-            assert!(network.same_options(&again.into_network(1).expect("valid")));
+            assert!(network.same_options(&again.into_network(1).expect("valid"), COMPARED));
         }
     }
 
@@ -208,7 +212,7 @@ mod tests {
             (json!({"margay.foo": ""}), "there is no option margay.foo; there are mtu"),
             (json!({"mtuu": "9000"}), "there is no option mtuu; there are mtu"),
             (json!({"encrypted": ""}), "does not encrypt"),
-            (json!({"margay.network": "bridge"}), "one of Docker's own"),
+            (json!({"margay.network": "bridge"}), "reserved by the container runtime"),
             (json!({"margay.network": "a b"}), "network name \"a b\""),
             (json!({"com.docker.network.bridge.enable_icc": "false"}), "a network for each container"),
             (json!({IFACE_PREFIX: "much-too-long"}), "1 to 11"),

@@ -328,7 +328,7 @@ impl Docker {
             entry.map_or(Ok(()), |entry| self.register.put(RuntimeNetwork { removed: true, ..entry }))?;
             return Err(error);
         }
-        if ours.gives_way_to(&other) {
+        if networks.gives_way_to(&ours, &other) {
             info!(network = name, "another host created a network of this name; this host takes that one");
         } else {
             self.lost(name, name, &format!("the cluster has a network {name} with other options"));

@@ -67,8 +67,8 @@ impl Membership {
                 continue;
             }
             let known = members.get(&id).map(|member| &member.network);
-            let network = snapshot.networks.get(&id);
-            let same = network.filter(|found| known.is_none_or(|known| found.same_options(known)));
+            let (network, networks) = (snapshot.networks.get(&id), &self.endpoints.networks);
+            let same = network.filter(|found| known.is_none_or(|known| networks.same_options(found, known)));
             self.restore_network(same, endpoints, kept.remove(&id).unwrap_or_default()).await?;
         }
         let own = self.control.look(|state| {

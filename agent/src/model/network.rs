@@ -21,9 +21,6 @@ pub use self::{
 };
 use super::{Unknown, snapshot::single};
 
-/// The option that names interfaces in containers.
-pub const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
-
 /// The least MTU that IPv6 works with (RFC 8200 section 5).
 const MIN_MTU_V6: u32 = 1280;
 /// The least MTU that IPv4 works with (RFC 791 section 3.2).
@@ -125,21 +122,23 @@ impl Network {
         self.subnets.iter().find(|subnet| subnet.cidr.contains(&addr))
     }
 
-    /// Whether the other network behaves the same.
-    pub fn same_options(&self, other: &Self) -> bool {
-        self.subnets == other.subnets && self.same_but_subnets(other)
+    /// Whether the other network behaves the same. `compared` names the runtime's options that
+    /// change what containers get: both networks have the same values of them.
+    pub fn same_options(&self, other: &Self, compared: &[&str]) -> bool {
+        self.subnets == other.subnets && self.same_but_subnets(other, compared)
     }
 
-    /// The same, wherever their addresses lie.
-    pub fn same_but_subnets(&self, other: &Self) -> bool {
-        let of = |n: &Self| (n.mtu, n.internal, n.routable, n.runtime.options.get(IFACE_PREFIX).cloned());
-        of(self) == of(other)
+    fn same_but_subnets(&self, other: &Self, compared: &[&str]) -> bool {
+        let of = |n: &Self| (n.mtu, n.internal, n.routable);
+        let [own, others] = [self, other].map(|n| &n.runtime.options);
+        of(self) == of(other) && compared.iter().all(|option| own.get(*option) == others.get(*option))
     }
 
-    /// Whether the other can stand in for this one, whose subnets nobody chose.
-    pub fn gives_way_to(&self, other: &Self) -> bool {
+    /// Whether the other can replace this one, whose subnets nobody chose. `compared` is that of
+    /// [`Self::same_options`].
+    pub fn gives_way_to(&self, other: &Self, compared: &[&str]) -> bool {
         let families = |n: &Self| n.subnets.iter().map(|s| s.cidr.addr().is_ipv4()).collect::<Vec<_>>();
-        self.pooled && families(self) == families(other) && self.same_but_subnets(other)
+        self.pooled && families(self) == families(other) && self.same_but_subnets(other, compared)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{ATTEMPTS, Networks, Reading, pool, same};
+use super::{ATTEMPTS, Networks, Reading, pool};
 use crate::{
     model::{
         self, Unknown,
@@ -152,12 +152,12 @@ impl Networks {
                 }
                 request.like(found);
                 let wanted = request.into_network(found.id)?;
-                return same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
+                return self.same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
             }
             if let Some(found) = reading.snapshot.network(&request.name) {
                 let wanted = request.clone().into_network(found.id)?;
-                if !wanted.gives_way_to(found) {
-                    return same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
+                if !self.gives_way_to(&wanted, found) {
+                    return self.same(found, &wanted).map(|found| (found, reading.revision_of(wanted.id)));
                 }
                 request.name = format!("{}-{}", request.name, reading.sequence.next_network);
                 request.unnamed = true;

@@ -3,7 +3,7 @@ use crate::{model::block::Holder, store::embedded::Embedded};
 
 fn networks() -> (Arc<Embedded>, Networks) {
     let store = Embedded::in_memory();
-    (Arc::clone(&store), Networks::new(store))
+    (Arc::clone(&store), Networks::new(store, &[]))
 }
 
 fn request(name: &str, cidr: &str) -> NetworkRequest {
@@ -155,9 +155,9 @@ async fn name_of_two_networks_goes_to_the_first() {
         panic!("one name, two networks")
     };
     assert_eq!((red.id, &red.runtime.labels), (made[0].id, &labels));
-    assert!(made[1].gives_way_to(&red), "nobody chose its subnet");
+    assert!(networks.gives_way_to(&made[1], &red), "nobody chose its subnet");
     let chosen = networks.establish("h1", &unnamed("c", "10.9.0.0/24"), None).await.expect("new").0;
-    assert!(!chosen.gives_way_to(&red), "somebody chose its subnet");
+    assert!(!networks.gives_way_to(&chosen, &red), "somebody chose its subnet");
     assert_eq!(networks.name(red.id, "pink", &labels).await.expect("asked"), Naming::Named("red".into()));
     assert!(networks.name(chosen.id, "a b", &labels).await.is_err());
     networks.remove_id(chosen.id).await.expect("unused");

@@ -126,7 +126,7 @@ impl Agent {
         };
         let originals = Originals::of(&dir);
         let control_loop = Loop::new(kernel.clone(), shared.netlink.clone(), originals, state, sources);
-        let networks = Networks::new(Arc::clone(&store));
+        let networks = Networks::new(Arc::clone(&store), &[]);
         let endpoints = Endpoints::new(ipam, networks, control, shared.netlink.clone(), journal.clone());
         let endpoints = Arc::new(endpoints);
         let membership = Membership::new(store, Arc::clone(&endpoints), journal.clone(), instance, 600);

@@ -158,7 +158,7 @@ fn impossible_network_requests_are_refused_without_a_trace() {
             "-d margay --ipam-driver margay --subnet 172.17.128.0/24 x",
             "overlaps 172.17.0.0/16, which is on a link",
         ),
-        ("-d margay --ipam-driver margay -o margay.network=host x", "one of Docker's own"),
+        ("-d margay --ipam-driver margay -o margay.network=host x", "reserved by the container runtime"),
         ("-d margay --ipam-driver margay --subnet 10.7.1.0/24 x", "overlaps 10.7.0.0/16 of network taken"),
         ("-d margay --ipam-driver margay --subnet 10.8.0.0/31 x", "too small"),
         ("-d margay --ipam-driver margay --subnet 192.0.2.0/24 x", "the address of node h1"),
@@ -174,7 +174,7 @@ fn impossible_network_requests_are_refused_without_a_trace() {
     }
     for name in ["bridge", "host", "none", "default"] {
         let refused = h1.refused(&["network", "create", name]);
-        assert!(refused.contains("one of Docker's own"), "{refused}");
+        assert!(refused.contains("reserved by the container runtime"), "{refused}");
     }
     let refused = h1.refused(&["network", "create", "x", "--subnet", "172.16.0.0/12"]);
     assert!(refused.contains("overlaps 172.17.0.0/16, which is on a link of node h1"), "{refused}");

@@ -18,7 +18,7 @@ use crate::words::Unseemly;
 pub enum NetworkError {
     #[error("network name {0:?}: use 1 to 63 letters, digits, '-', '_' and '.', the first a letter or digit")]
     Name(String),
-    #[error("network name {0:?} is one of Docker's own; choose another")]
+    #[error("network name {0:?} is reserved by the container runtime; choose another")]
     Predefined(String),
     #[error("a network needs a subnet")]
     NoSubnet,

@@ -40,7 +40,7 @@ fn blocks_are_asked_for_by_prefix_or_by_size() {
         // What a network has is what it leaves open.
         let mut same = request(&["10.1.0.0/16", "fd00:1::/64"]);
         same.like(&network);
-        assert!(network.same_options(&same.into_network(1).expect("valid")), "{prefixes:?} {size:?}");
+        assert!(network.same_options(&same.into_network(1).expect("valid"), &[]), "{prefixes:?} {size:?}");
         [network.subnets[0].block_len, network.subnets[1].block_len]
     };
     assert_eq!(lens(&[], Some(16)), [28, 124]);
@@ -113,6 +113,21 @@ fn bad_requests_are_refused_with_the_reason() {
     assert!(with(|r| r.mtu = Some(100)).contains("576"));
     assert!(with(|r| r.name = "a/b".into()).contains("a/b"));
     assert!(with(|r| (r.internal, r.routable) = (true, true)).contains("not both"));
+}
+
+#[test]
+fn networks_that_differ_in_a_compared_runtime_option_are_not_the_same() {
+    let with = |options: &[(&str, &str)]| {
+        let mut network = request(&["10.1.0.0/16"]).into_network(1).expect("valid");
+        network.pooled = true;
+        let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        network.runtime.options = options.collect();
+        network
+    };
+    let (one, other) = (with(&[("a", "1"), ("b", "1")]), with(&[("a", "2"), ("b", "1")]));
+    let same = |compared: &[&str]| (one.same_options(&other, compared), one.gives_way_to(&other, compared));
+    assert_eq!((same(&[]), same(&["b"]), same(&["b", "a"])), ((true, true), (true, true), (false, false)));
+    assert!(!one.same_options(&with(&[("b", "1")]), &["a"]), "an option that one lacks");
 }
 
 #[test]
