@@ -1,6 +1,10 @@
-//! The one event loop: what the store and the host say becomes what the kernel holds. It waits
-//! for nobody: slow changes and reads are done beside it (`aside`), and readers look at the view
-//! that it publishes after every round.
+//! The agent's event loop. It takes in events of the store and of the host, computes the desired
+//! state, and changes the kernel's state to match.
+//!
+//! The loop makes quick changes itself, for at most 5 ms in a round (`apply`). Tasks beside the
+//! loop (`aside`) make slow changes, read the kernel, look at the host and decode listings of the
+//! store; they send reports to the loop. After every round the loop publishes a view of its
+//! state, which the API and all other readers use.
 
 mod apply;
 mod aside;
@@ -43,32 +47,32 @@ use crate::{
     tables::Key,
 };
 
-/// How often the kernel is read afresh without a reason.
+/// The interval at which the agent reads the kernel's state without a reason.
 const READ_EVERY: Duration = Duration::from_secs(60);
 
-/// How soon what could not be read is read again, and how late.
+/// The first and the longest wait before the agent repeats a failed reading.
 const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// What to do about a refusal of the kernel's that does not say it.
+/// The advice to the operator for an error of the kernel that has no advice of its own.
 const AGAIN: &str = "wait, the agent tries it again, at most 30 s apart; if it stays, see its log";
 
-/// What the loop reacts to.
+/// An event that the loop handles.
 enum Event {
-    /// The store told something, or will tell no more.
+    /// The store sent a message. Without one the store's feed has ended.
     Store(Option<Feed>),
     /// An interface or address of this host changed.
     Link,
-    /// Routes of this host's own changed.
+    /// Routes of this host changed.
     Routes(Changed),
-    /// Its routes, switches or firewall changed.
+    /// Routes, sysctls or the firewall of this host changed.
     World,
-    /// What went on beside the loop came to an end.
+    /// A task beside the loop ended.
     Report(Box<Report>),
-    /// Somebody of this process wants something.
+    /// Another task of this process sent a request. Without one no task can send any more.
     Request(Option<Request>),
-    /// It is time to try again, or to look.
+    /// A retry, a reading or a look at the host is due.
     Tick,
-    /// Nothing; there is still something to be changed.
+    /// No event, but quick changes are left for another round.
     More,
 }
 

@@ -1,5 +1,5 @@
-//! Everything that the kernel holds for us, as one value: what it should hold
-//! and what it does hold are both [`Tables`].
+//! The kernel's state that the agent manages, as one value. The desired and the actual state are
+//! both [`Tables`]; the difference of the two is what the agent changes.
 
 use std::{collections::BTreeSet, convert::Infallible, fmt, net::IpAddr};
 
@@ -13,65 +13,65 @@ use margay_common::{
 
 use crate::shared::Shared;
 
-/// Name of the host's own interface into the networks.
+/// The name of the interface by which the host itself reaches the networks.
 pub const HOST_INTERFACE: &str = "margay0";
-/// Prefix of the names of the host side of every endpoint.
+/// The prefix of the names of all endpoints' host-side interfaces.
 pub const ENDPOINT_PREFIX: &str = "mgy";
 
-/// The host side of an endpoint.
+/// The name of an endpoint's host-side interface.
 pub fn host_interface(endpoint: &str) -> String {
     format!("{ENDPOINT_PREFIX}{}", endpoint.get(..12).unwrap_or(endpoint))
 }
 
-/// An interface that is ours.
+/// An interface that the agent manages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interface {
     /// `margay0`, with its MTU.
     Host {
-        /// The largest packet without the link header.
+        /// The MTU.
         mtu: u32,
     },
-    /// The host side of an endpoint. Attaching makes it; the
-    /// tables only know that it is wanted.
+    /// The host side of an endpoint. The attach creates the interface, not a change of this
+    /// entry.
     Endpoint,
 }
 
 /// A program at its hook on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attachment {
-    /// The program, which knows its hook.
+    /// The program. Each program has one hook.
     pub program: Program,
-    /// Whether it is the one of this agent's object, not of an earlier one.
+    /// Whether the program is of the object that this agent loaded, not of an earlier agent's.
     pub current: bool,
 }
 
 /// The XDP program at an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct XdpAttachment {
-    /// Whether the driver runs it.
+    /// Whether the driver runs the program (native XDP).
     pub native: bool,
-    /// Whether it is the one of this agent's object, not of an earlier one.
+    /// Whether the program is of the object that this agent loaded, not of an earlier agent's.
     pub current: bool,
 }
 
-/// The host's own route to a subnet, by `margay0`.
+/// The host's route to a subnet through `margay0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostRoute {
-    /// The subnet's gateway: one neighbour entry serves the whole subnet.
+    /// The subnet's gateway, as next hop: so one neighbour entry serves the whole subnet.
     pub gateway: IpAddr,
-    /// The address that the host speaks from.
+    /// The source address of the host's own packets.
     pub source: Option<IpAddr>,
-    /// The largest packet that every endpoint of the subnet takes.
+    /// The MTU of the network's containers.
     pub mtu: u32,
 }
 
-/// Our nftables table: who is masqueraded.
+/// Margay's nftables table, which masquerades.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Firewall {
-    /// Whose addresses the world does not see.
+    /// The subnets whose containers are masqueraded towards the world.
     pub subnets: BTreeSet<IpNet>,
-    /// Whether IPv6 forwarding that has nothing to do with containers is
-    /// dropped, since it was off before.
+    /// Whether a rule drops forwarded IPv6 packets that neither come from nor go to a network.
+    /// The agent adds it where IPv6 forwarding was off before.
     pub drop_forwarded_v6: bool,
 }
 
@@ -203,12 +203,13 @@ macro_rules! tables {
                 match self { $(Self::$variant(_) => Table::$field,)* }
             }
 
-            /// What may change of its table while the store is not to be believed whole.
+            /// Which changes of its table the agent may make while it does not trust the store.
             pub fn doubt(&self) -> Doubt {
                 match self { $(Self::$variant(_) => Doubt::$doubt,)* }
             }
 
-            /// Whether it stays although nothing asks for it, as its table declares.
+            /// Whether the agent keeps it although the desired state does not have it, as its
+            /// table declares.
             pub fn held(&self) -> Held<Singly<'_>> {
                 match self { $(Self::$variant(key) => held!($held $variant key),)* }
             }

@@ -1,28 +1,29 @@
-//! All maps, each declared once: the programs' statics, the agent's tables, the order in
-//! which it fills them, what it may change while the store is not to be believed whole,
-//! the pins, and what `margay status` and the metrics say follow from a map's line here.
+//! The declarations of all eBPF maps. From them follow the programs' statics, the agent's
+//! tables and their order, the changes that the agent may make while it does not trust the
+//! store, the pins, and what `margay status` and the metrics say of each map.
 //!
-//! A map reads:
+//! A declaration has this form:
 //!
 //! ```text
-//! NAME: Kind(types)[entries] { layout 5, by its writer, what the agent makes of it }
+//! NAME: Kind(types)[entries] { layout 5, by its writer, the agent's use of it }
 //! ```
 //!
-//! - The kind is one of [`Kind`]; its types are in [`types`].
-//! - With a layout the map is pinned, and the next programs and agents take it over. Who
-//!   changes its key, its value, its kind or its size gives it the number above the
-//!   highest of all maps. The others keep their pins and what is in them. Without a
-//!   layout it belongs to one load of the programs.
-//! - `as field` names the map for parts of the agent that write or read it by themselves.
-//! - `read table: Entry(key => value), "words", doubt, held hold, after [tables]` makes it one
-//!   of the tables that the agent keeps as the store and the host want them. A person reads the
-//!   words and then the key, as its `Display` writes it; the doubt is a [`Doubt`], the hold a
-//!   [`Held`]. Its entries refer to entries of the tables that it is `after`, those of the agent
-//!   without a map among them.
-//!   They stand above it, or the agent does not compile: tables are filled in the order of
-//!   this page and emptied against it.
-//! - `opens table: …` is the same for entries that lead packets to an interface: they come
-//!   after the programs are at their hooks, and go before these do.
+//! - [`Kind`] is the type of the map in the kernel. [`types`] has the types of keys and values.
+//! - `layout N`: the agent pins the map, and later programs and agents take it over. A commit
+//!   that changes the key, the value, the kind or the size of a map gives it a new layout, one
+//!   above the highest of all maps. All other maps keep their pins and entries. A map without
+//!   a layout exists as long as the programs that were loaded with it.
+//! - `as field`: the agent's loader opens the map under this name, for a part of the agent that
+//!   reads or writes it directly.
+//! - `read table: Entry(key => value), "words", doubt, held hold, after [tables]`: the map is a
+//!   table of the agent, which makes it equal to the desired state. Messages name an entry by
+//!   the words and the key's `Display`. The doubt is a [`Doubt`], the hold a [`Held`]. Entries
+//!   refer to entries of the tables in `after`, which may be tables without a map. Those tables
+//!   stand above this one, or the agent does not compile: the agent adds entries in the order
+//!   of this page, and removes them in the reverse order.
+//! - `opens table: ...`: the same, for entries that make the programs deliver packets to an
+//!   interface. The agent adds them after the programs are attached, and removes them before
+//!   it detaches the programs.
 
 use crate::verdict;
 
@@ -111,47 +112,48 @@ macro_rules! every_map {
     };
 }
 
-/// Endpoints on one node that find room whatever the indices of their interfaces: as
-/// many slots, and as many entries beyond. A power of two.
+/// The number of endpoints for which one node has room with any interface indices: so many
+/// slots, and so many entries for those whose slot is taken. A power of two.
 pub const MAX_WORKLOADS: u32 = 16_384;
 /// Pairs of addresses that XDP remembers, on each CPU. A power of two.
 pub const MAX_FLOWS: u32 = 1_024;
-/// How long it does, nanoseconds of a clock that moves with the kernel's ticks. A change
-/// in the tables is obeyed as much later, and a tick.
+/// How long XDP remembers a pair, in nanoseconds of a clock that advances with the kernel's
+/// ticks. XDP follows a change of the tables after this time and one tick at most.
 pub const FLOW_HOLD: u64 = 10_000_000;
 
-/// The global that has look-ups tallied, 0 or 1.
+/// The global variable that makes the programs count their look-ups, 0 or 1.
 pub const TALLY: &str = "TALLY";
-/// The global that says how long XDP remembers a flow, nanoseconds; 0 for not at all.
+/// The global variable with the time for which XDP remembers a flow, in nanoseconds. With 0 it
+/// remembers none.
 pub const HOLD: &str = "HOLD";
 
-/// The routes' own layout. That of the feature `other-layout` is for tests of upgrades alone.
+/// The layout of the routes. The feature `other-layout` changes it for tests of upgrades.
 const ROUTES_LAYOUT: u32 = if cfg!(feature = "other-layout") { 6 } else { 5 };
 
-/// What a map is to the kernel.
+/// The type of a map in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// An array of one entry, which is there from the start, all zero.
+    /// An array of one entry. The entry always exists and begins as zeros.
     Single,
-    /// An array, all of whose entries are there from the start.
+    /// An array of many entries, which always exist and begin as zeros.
     Slots,
-    /// A hash that takes memory for each entry as it comes.
+    /// A hash. The kernel allocates memory for an entry when it is added.
     Hash,
-    /// A hash whose memory is there from the start.
+    /// A hash. The kernel allocates memory for all entries when the map is created.
     Reserved,
-    /// A hash of keys alone.
+    /// A hash that is used as a set: its values mean nothing.
     Set,
-    /// Prefixes of addresses, the longest match first.
+    /// A trie of address prefixes (longest prefix match).
     Trie,
-    /// A hash that forgets who was not seen for longest.
+    /// A hash that, when full, replaces the least recently used entry.
     Lru,
-    /// An array with a value for each CPU.
+    /// An array whose entries have one value for each CPU.
     PerCpu,
-    /// A ring buffer, whose entries are bytes.
+    /// A ring buffer, whose size is in bytes.
     Ring,
 }
 
-/// Who writes a map; the other side reads it.
+/// The side that writes a map. The other side reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, reason = "as they are declared")]
 pub enum Writer {
@@ -159,58 +161,62 @@ pub enum Writer {
     agent,
     /// The programs.
     programs,
-    /// The programs, where tests have them loaded to tally what they do.
+    /// The programs, if a test loads them with [`TALLY`] set.
     tallying,
 }
 
-/// What may change of a table while the store is not to be believed whole. What the
-/// store no longer says may be what it lost.
+/// The changes that the agent may make in a table while it does not trust the store: before it
+/// has read the store, after the store lost data, or if the store is another cluster's. An entry
+/// that such a store does not justify may be one that the store lost. A detach still removes the
+/// entries of its own endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// Everything: the host alone knows of it.
+    /// All changes: the entries follow from the host, not from the store.
     Free,
-    /// What is there is replaced, but not removed.
+    /// The agent adds and replaces entries, and removes none.
     Replaced,
-    /// Of what is there, only what this node knows of its own endpoints.
+    /// The agent adds entries. In an existing one it changes only the fields that this node
+    /// knows of its own endpoints. It removes none.
     Own,
-    /// What is missing is added; what is there is replaced once the host's word counts.
+    /// The agent adds entries. Once it has read a store of its own cluster, it also replaces
+    /// existing ones, except programs of another object. It removes none.
     Followed,
-    /// What is missing is added.
+    /// The agent adds entries, and replaces and removes none.
     Added,
 }
 
-/// Which entries of a table stay although nothing asks for them. `S` asks of a single entry.
+/// Which entries of a table the agent keeps although the desired state has no such entry. `S`
+/// names a single entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held<S> {
     /// None.
     Never,
-    /// All, while any network in the store cannot be read.
+    /// All, while the value of any network in the store cannot be read.
     Together,
-    /// Those of an endpoint whose network is not in the store. The fold of the endpoints names
-    /// their keys.
+    /// The entries of an own endpoint whose network is not in the store.
     WithEndpoint,
-    /// Those for which a rule of the table's own says so (`agent/src/control/hold.rs`): its
-    /// key or value names what they hang on.
+    /// The entries that a rule for this table selects (`agent/src/control/hold.rs`). The rule
+    /// finds in the entry's key or value which values of the store the entry depends on.
     Singly(S),
 }
 
-/// A map as it is declared.
+/// The declaration of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Map {
-    /// Its name, also that of its pin.
+    /// The name of the map and of its pin.
     pub name: &'static str,
-    /// What it is to the kernel.
+    /// The type of the map in the kernel.
     pub kind: Kind,
-    /// The most entries that it takes; bytes of a ring.
+    /// The maximum number of entries, or the size of a ring buffer in bytes.
     pub capacity: u32,
-    /// The version of its layout, if it is pinned.
+    /// The version of the layout, if the map is pinned.
     pub layout: Option<u32>,
-    /// Who writes it.
+    /// The side that writes the map.
     pub writer: Writer,
 }
 
 impl Map {
-    /// Whether the agent adds entries to it until there is no room.
+    /// Whether the agent adds entries to the map, so that it can become full.
     pub const fn fills_up(&self) -> bool {
         matches!(self.writer, Writer::agent) && !matches!(self.kind, Kind::Single)
     }

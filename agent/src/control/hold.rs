@@ -1,4 +1,5 @@
-//! What may change, and what stays although nothing asks for it.
+//! Which changes the agent may make now: what it leaves alone while it does not trust the store,
+//! and which entries it keeps although the desired state does not have them.
 
 use std::collections::BTreeSet;
 
@@ -22,9 +23,10 @@ use crate::{
 };
 
 impl State {
-    /// Whether a change may be made now. While the store is not to be believed
-    /// whole, this node's own endpoints come and go, what is missing is added,
-    /// and nothing else changes.
+    /// Whether the agent may make a change now. While it does not trust the store, it adds
+    /// missing entries, serves and releases this node's own endpoints, and makes only those other
+    /// changes that the table's [`Doubt`] permits. `blind` has the keys of values in the store
+    /// that cannot be read and have no last good value.
     pub fn permits(&self, change: &Change, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
         match change {
             Change::Remove(key) if self.released.contains(key) || key.doubt() == Doubt::Free => true,
@@ -40,8 +42,8 @@ impl State {
         let there = actual.get(&entry.key());
         match entry.key().doubt() {
             Doubt::Free | Doubt::Replaced => true,
-            // Another object's programs may read maps that were only just filled, by a store
-            // that lost something.
+            // A new program may read new maps, which the agent filled from a store that lost
+            // data. So the program of another object stays at its hook.
             Doubt::Followed if there.as_ref().is_some_and(|there| !there.is_current()) => false,
             Doubt::Followed => self.follows_host() || there.is_none(),
             Doubt::Added => there.is_none(),
@@ -54,13 +56,13 @@ impl State {
         }
     }
 
-    /// Whether what the host says of itself counts already.
+    /// Whether the agent follows the host's state: it has read a store of its own cluster.
     fn follows_host(&self) -> bool {
         matches!(self.trust, Trust::Whole | Trust::Lossy(_))
     }
 
-    /// Whether an entry stays although nothing asks for it, as its table declares. Blind is
-    /// what cannot be read and never was.
+    /// Whether the agent keeps an entry although the desired state does not have it, as the
+    /// entry's table declares.
     fn holds(&self, key: &Key, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
         match key.held() {
             Held::Never => false,
@@ -72,14 +74,15 @@ impl State {
         }
     }
 
-    /// Endpoints of ours whose network is not to be seen.
+    /// This node's endpoints whose network is not in the store or cannot be read.
     fn orphans(&self) -> impl Iterator<Item = &Endpoint> {
         let endpoints = self.facts.endpoints.values().filter(|e| e.lost.is_none());
         endpoints.filter(|e| !self.snapshot.networks.contains_key(&e.network))
     }
 
-    /// The same of an entry that its own key or value decides about: an interface that is just
-    /// coming, and what hangs on single values of the store.
+    /// Whether the agent keeps an entry of a table that is held singly: the interface of an
+    /// attach in progress or of an endpoint, or an entry that depends on a value that cannot be
+    /// read.
     fn holds_singly(&self, key: Singly<'_>, actual: &Tables, blind: &BTreeSet<key::Key>) -> bool {
         let network = |id: u32| blind.contains(&key::Key::Network(id));
         match key {
@@ -106,7 +109,7 @@ impl State {
         }
     }
 
-    /// Why nothing new can be given out or agreed upon, if so.
+    /// Why the agent allocates no address and creates no network now, if it cannot.
     pub fn refusal(&self) -> Option<Problem> {
         if let Some(away) = self.store.unusable() {
             return Some(away.to_problem());
@@ -121,7 +124,7 @@ impl State {
     }
 }
 
-/// What is wrong with a store, and what can be done.
+/// Describes for operators what is wrong with the store, and what they can do.
 pub fn describe(trust: &Trust) -> Problem {
     let adopt = "to go on with this store as it is: margay store adopt";
     match trust {
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
     use crate::tables::{Accept, Direction, PrefixKey, SysctlKey};
 
-    /// One key of every table, those of the endpoint `e1` where a table has endpoints.
+    /// One key of every table. Keys of endpoints are those of `e1`.
     fn keys() -> Vec<Key> {
         let addr = Addr::from(std::net::IpAddr::from([10, 1, 0, 2]));
         let prefix = PrefixKey { len: 128, addr };
@@ -192,7 +195,7 @@ mod tests {
         ]
     }
 
-    /// What stays of those keys, in words.
+    /// Those of the keys that the agent keeps, in words.
     fn held(state: &State, blind: &[key::Key]) -> Vec<String> {
         let blind = blind.iter().cloned().collect();
         let mut actual = Tables::default();

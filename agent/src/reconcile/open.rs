@@ -1,41 +1,43 @@
-//! What is still to be changed, in the order in which it may be, and beside what.
+//! The changes that the agent still has to make. Each belongs to a lane, which says who makes
+//! it: the control loop or a worker. Within a lane the changes are in the order in which the
+//! agent makes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Change;
 use crate::tables::{Key, Tables};
 
-/// How long a kind of changes takes, and beside what it is made.
+/// A kind of changes that take similarly long. The control loop makes those of the first lane
+/// itself. Each other lane has a worker of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
-    /// Calls of the kernel's that answer at once.
+    /// Writes to maps, single netlink calls and attachments to tc hooks. The loop makes them
+    /// itself, in slices of 5 ms at most, and handles other events between two slices.
     Quick,
-    /// A card's driver may restart its link for an XDP program, which takes seconds.
+    /// XDP attachments: a driver may restart its link for one, which takes seconds.
     Xdp,
-    /// Programs of the host's own are run for it, or files are written: as long as
-    /// those take.
+    /// nftables, iptables and sysctls: the agent runs programs of the host and writes files.
     Host,
 }
 
 impl Lane {
-    /// Those that nobody waits for. Changes of one are made one after the other, and begin
-    /// when what is quick and comes before them has been made.
+    /// The lanes of workers. A worker makes one change at a time. The loop gives it the next one
+    /// when no quick change is open.
     pub const SLOW: [Self; 2] = [Self::Xdp, Self::Host];
 
-    /// Which one an entry's changes belong to.
+    /// The lane of all changes of an entry.
     pub fn of(key: &Key) -> Self {
         match key {
             Key::Xdp(_) => Self::Xdp,
             Key::Firewall(()) | Key::Accept(_) | Key::Sysctl(_) => Self::Host,
-            // Maps, and calls that the kernel answers at once.
             _ => Self::Quick,
         }
     }
 }
 
-/// In what order changes are made: what is put along the tables, programs that take
-/// another's place, which may read tables that are only just filled, and what is removed,
-/// against the tables.
+/// The stages of a lane's changes. First the agent adds and changes entries, in the order of the
+/// tables. Then it replaces programs at hooks, since the new ones may read entries that were just
+/// added. Last it removes entries, in the reverse order of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Turn {
     Put,
@@ -55,34 +57,35 @@ impl Turn {
     }
 }
 
-/// Entries that are to be changed. What the change is the tables say when its turn comes.
+/// The keys of entries that the agent still has to change. When an entry's turn comes, the agent
+/// compares the desired with the actual tables to find its change.
 #[derive(Clone, Debug, Default)]
 pub struct Open(BTreeMap<(Lane, Turn), BTreeSet<Key>>);
 
 impl Open {
-    /// Adds a change. Twice is once.
+    /// Adds a change. A second change of the same entry and stage adds nothing.
     pub fn add(&mut self, change: &Change, actual: &Tables) {
         let key = change.key();
         self.0.entry((Lane::of(&key), Turn::of(change, actual))).or_default().insert(key);
     }
 
-    /// Whether a lane has anything to change.
+    /// Whether a lane has no open change.
     pub fn is_empty(&self, lane: Lane) -> bool {
         !self.0.iter().any(|((of, _), keys)| *of == lane && !keys.is_empty())
     }
 
-    /// Whether no lane has.
+    /// Whether no lane has an open change.
     pub fn is_done(&self) -> bool {
         self.0.values().all(BTreeSet::is_empty)
     }
 
-    /// Forgets every open change.
+    /// Removes all open changes.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// The next change of a lane, of those that are still to be made: `change` says what
-    /// would lead from what is to what should be.
+    /// Takes the next change of a lane. `change` gives the change that an entry needs now, or
+    /// none.
     pub fn next(
         &mut self,
         lane: Lane,
@@ -97,7 +100,7 @@ impl Open {
             if Turn::of(&found, actual) <= *turn {
                 return Some(found);
             }
-            // It has come to be another since, whose turn is later.
+            // Since it was added the change has become one of a later stage.
             self.add(&found, actual);
         }
     }
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
     use crate::{reconcile::plan, tables::Entry};
 
-    /// What leads from one state to another, and may change its mind on the way.
+    /// The change of one entry that leads from the actual to the desired state.
     fn changes(desired: &Tables, actual: &Tables, key: &Key) -> Option<Change> {
         let (wanted, found) = (desired.get(key), actual.get(key));
         match wanted {
@@ -151,7 +154,7 @@ mod tests {
         for index in 1..=3 {
             open.add(&Change::Put(Entry::Workload(index, Workload::default())), &actual);
         }
-        // Meanwhile the first is there and unwanted, the second is nobody's affair.
+        // Meanwhile the first exists and is not desired, and the second is neither.
         actual.put(Entry::Workload(1, Workload::default()));
         let mut desired = Tables::default();
         desired.put(Entry::Workload(3, Workload::default()));
