@@ -167,7 +167,7 @@ fn store_of_another_cluster_is_ignored_until_an_operator_adopts_it() {
     lab.h(1).ok(&["store", "adopt"]);
     for host in &lab.hosts {
         host.settled();
-        tells(host, "network blue is gone");
+        tells(host, "network blue does not exist any more");
     }
     let names = lab.h(2).json(&["network", "ls"]);
     assert_eq!((names.as_array().map(Vec::len), &names[0]["name"]), (Some(1), &"theirs".into()));
